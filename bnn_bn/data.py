@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastcore.basics import chunked
 
 # %% ../nbs/03_data.ipynb #60ad2139
 class TensorDL(DataLoader):
@@ -76,13 +75,16 @@ def _read_strip(file, n, sha256):
 def fashion_mini(
     bs:int=128, # batch size
     size:int=32, # side length: 28, or up to 64 by padding with black on all sides
+    n:int=10000, # training images: the first n, from bs to 10000
     device=None, # where the images live; None: fastai's default device
     augment=random_flip, # function of a uint8 batch; None for none
-)->DataLoaders: # 10,000 training and 2,000 test images (B,1,size,size), classes in `vocab`
+)->DataLoaders: # n training and 2,000 test images (B,1,size,size), classes in `vocab`
     "The embedded part of Fashion-MNIST as fastai DataLoaders."
     if size not in range(28, 65, 2): raise ValueError(f'size={size}: allowed are even numbers from 28 to 64')
+    if not bs <= n <= 10000: raise ValueError(f'n={n}: from bs={bs} to 10000 training images are possible')
     folder, pad = resources.files('bnn_bn')/'embedded', (size - 28)//2
     sets = [torch.nn.functional.pad(_read_strip(folder/f'fashion_mini_{k}.png', *v), [pad]*4) for k, v in _fashion.items()]
+    sets[0] = sets[0][:n]
     return tensor_dls(*[t for x in sets for t in (x, torch.arange(len(x)) % 10)], bs, device, augment, FASHION_CLASSES)
 
 # %% ../nbs/03_data.ipynb #fc9b28b9
@@ -116,6 +118,11 @@ _cifar10_md5 = {'data_batch_1.bin': '5dd7e06a14cb22eb9f671a540d1b7c25', 'data_ba
                 'data_batch_3.bin': '942cd6a4bcdd0dd3c604fbe906cb4421', 'data_batch_4.bin': 'ae636b3ba5c66a11e91e8cb52e771fcb',
                 'data_batch_5.bin': '53f37980c15c3d472c316c40844f3f0d', 'test_batch.bin': '803d5f7f4d78ea53de84dbe85f74fb6d'}
 
+def _cifar_folder(path, names):
+    "the folder of the files, and the names that it lacks"
+    folder = path/'cifar-10-batches-bin' if (path/'cifar-10-batches-bin').is_dir() else path
+    return folder, [n for n in names if not (folder/n).is_file()]
+
 def _read_cifar_file(file, md5):
     "images (N,3,32,32) and labels (N,) of one binary file"
     raw = file.read_bytes()
@@ -132,14 +139,22 @@ def read_cifar10(
 )->tuple: # training images (50000,3,32,32) and labels, test images (10000,3,32,32) and labels; uint8 and int64
     "Read CIFAR-10's binary version; every file is checked first, and nothing is unpickled."
     md5, path = _cifar10_md5 if md5 is None else md5, Path(path)
-    folder = path/'cifar-10-batches-bin' if (path/'cifar-10-batches-bin').is_dir() else path
-    missing = [n for n in md5 if not (folder/n).is_file()]
-    if missing: raise FileNotFoundError(f"{folder}: no {', '.join(missing)}; expected the six files of CIFAR-10's binary version (download=True fetches them)")
+    folder, missing = _cifar_folder(path, md5)
+    if missing: raise FileNotFoundError(f"{folder}: no {', '.join(missing)}; expected the six files of CIFAR-10's binary version (cifar10_dls with download=True fetches them)")
     parts = {n: _read_cifar_file(folder/n, m) for n, m in md5.items()}
     train = [p for n, p in parts.items() if n != 'test_batch.bin']
     return *(torch.cat(t) for t in zip(*train)), *parts['test_batch.bin']
 
 # %% ../nbs/03_data.ipynb #6526eb61
+def _download(path):
+    "the official archive, checked and unpacked into `path`"
+    from torchvision.datasets.utils import download_and_extract_archive
+    url, md5 = _cifar10_url
+    try: download_and_extract_archive(url, str(path), md5=md5)
+    except Exception as e:
+        raise RuntimeError(f"{path}: CIFAR-10 is not there, and fetching {url} failed ({e}); put the six files of its binary version there by hand") from e
+
+# %% ../nbs/03_data.ipynb #98788539
 def cifar10_dls(
     path, # directory with (or for) the binary version
     bs:int=128, # batch size
@@ -150,8 +165,5 @@ def cifar10_dls(
 )->DataLoaders: # 50,000 training and 10,000 test images (B,3,32,32)
     "CIFAR-10 as fastai DataLoaders."
     path = Path(path)
-    present = any((d/'test_batch.bin').is_file() for d in (path, path/'cifar-10-batches-bin'))
-    if not present and download:
-        from torchvision.datasets.utils import download_and_extract_archive
-        download_and_extract_archive(_cifar10_url[0], str(path), md5=_cifar10_url[1])
+    if download and _cifar_folder(path, _cifar10_md5)[1]: _download(path)
     return tensor_dls(*read_cifar10(path, md5), bs, device, augment, CIFAR10_CLASSES, *CIFAR10_STATS)

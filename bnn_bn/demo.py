@@ -19,15 +19,16 @@ from fastcore.script import call_parse
 from . import __version__
 from .agc import AdaptiveGradClip
 from .checkpoint import save_model, write_file, load_model
-from .data import fashion_mini, tensor_dls
+from .data import fashion_mini
 from .models import create_model, assert_bn_free
+from .sigprop import gamma_of
 
 # %% ../nbs/29_demo.ipynb #ecfce908
 labels = {'nobn': 'BN-free', 'bn': 'batch norm', 'naive': 'plain removal', 'linear': 'linear baseline'}
 
 def _network(kind):
     if kind == 'linear': return nn.Sequential(nn.Flatten(), nn.Linear(32*32, 10))
-    model = create_model(f'reactnet_mini_{kind}', n_out=10, in_chans=1)
+    model = create_model(f'reactnet_mini_{kind}', n_out=10, in_chans=1, alpha=.5, gamma=gamma_of(torch.sign, 'uniform'))
     if kind == 'nobn': assert_bn_free(model)
     return model
 
@@ -148,8 +149,7 @@ def bnn_demo(
     if not 128 <= images <= 10000: raise SystemExit(f'bnn_demo: --images {images}: from 128 to 10000 are possible')
     if threads: torch.set_num_threads(threads)
     out = Path(out); out.mkdir(parents=True, exist_ok=True)
-    settings, dls = dict(seeds=seeds, epochs=epochs, lr=lr, images=images), fashion_mini()
-    dls.train.x, dls.train.y, dls.train.n, dls.train.dataset = dls.train.x[:images], dls.train.y[:images], images, range(images)
+    settings, dls = dict(seeds=seeds, epochs=epochs, lr=lr, images=images), fashion_mini(n=images)
     results = _resume(out, settings)
     for seed in range(seeds):
         for kind in ('linear', 'nobn', 'bn', 'naive'): _contest(kind, seed, dls, settings, results, out)

@@ -111,7 +111,7 @@ def plot_sigprop(
     i = range(len(df))
     ax.plot(i, df.expected, '--', c='grey'); ax.plot(i, df[stat], '.-', c='#0072B2')
     if df.expected.notna().any(): ax.annotate('expected', (0, df.expected.iloc[0]), (0, 6), textcoords='offset points', c='grey')
-    ax.annotate('measured', (len(df)-1, df[stat].iloc[-1]), (0, 6), textcoords='offset points', c='#0072B2', ha='right')
+    ax.annotate('measured', (len(df)-1, df[stat].iloc[-1]), (0, -14), textcoords='offset points', c='#0072B2', ha='right')
     ax.set(yscale='log', xlabel='block', ylabel={'var': 'variance', 'mean_sq': 'mean square'}[stat], title=title)
     ax.set_xticks(i, [n.replace('body.', '').replace('block', '') for n in df.index], rotation=90, fontsize=7)
     ax.spines[['top', 'right']].set_visible(False)
