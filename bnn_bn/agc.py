@@ -30,7 +30,7 @@ def _unit_norms(ts, norm_type):
 
 def _clip_infinite(g, limit, norm_type):
     "the gradient of units with an infinite norm, as the limit of clipping"
-    units, limit = g.view(len(limit), -1).to(limit.dtype), limit[:, None]
+    units, limit = g.reshape(len(limit), -1).to(limit.dtype), limit[:, None]
     peak = units.abs().amax(1, keepdim=True)
     direction = torch.where(peak.isinf(), torch.where(units.isinf(), units.sign(), 0.), units / peak)
     clipped = limit * direction / torch.linalg.vector_norm(direction, norm_type, 1, keepdim=True)
@@ -61,7 +61,7 @@ def adaptive_clip_grad(
         if not v > 0: raise ValueError(f'{name}={v}: must be > 0')
     groups = {}
     for p in [parameters] if isinstance(parameters, Tensor) else parameters:
-        if p.grad is not None and p.numel(): groups.setdefault((p.device, p.dtype), []).append(p)
+        if p.grad is not None and p.numel(): groups.setdefault((p.device, p.dtype, p.grad.dtype), []).append(p)
     for ps in groups.values(): _clip_group(ps, clip_factor, eps, norm_type)
 
 # %% ../nbs/20_agc.ipynb #28741d29

@@ -15,6 +15,7 @@ def hard_sign(
     zero:float=1., # the value at 0: 1 (one bit) or 0 (as in BNN_NoBN's layers.py)
 )->Tensor: # same shape and dtype; -1 or 1, `zero` at 0, NaN at NaN
     "The sign of `x`, without a gradient."
+    if zero not in (0, 1): raise ValueError(f'zero={zero}: the value of sign(0) is 1 or 0')
     x = x.detach()
     y = x.sign()                        # torch gives 0 for NaN
     if zero: y.add_(.5).sign_()         # 0 becomes 1

@@ -6,14 +6,14 @@
 __all__ = ['EpochRows', 'train_one', 'results_table', 'plot_curves', 'bnn_demo']
 
 # %% ../nbs/29_demo.ipynb #2cf65417
-import csv, json, platform, sys, time
+import csv, json, platform, random, sys, time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, torch, fastai
 from torch import nn
 from fastai.basics import Learner, Callback, CrossEntropyLossFlat, OptimWrapper, accuracy, set_seed
-from fastai.callback.schedule import fit_one_cycle
+import fastai.callback.schedule # noqa: F401, Learner.fit_one_cycle
 from fastai.callback.channelslast import ChannelsLast
 from fastcore.script import call_parse
 from . import __version__
@@ -63,6 +63,7 @@ def train_one(
     "Train one contestant; the same seed on the same machine gives the same numbers."
     if kind not in labels: raise ValueError(f'kind={kind!r}: allowed are {list(labels)}')
     set_seed(seed, reproducible=True)
+    dls.train.rng = random.Random(seed) # a fastai loader seeds its shuffling when it is made
     linear = kind == 'linear'
     cbs = ([] if linear else [AdaptiveGradClip(.02), ChannelsLast()]) + ([EpochRows(history, network=kind, seed=seed)] if history else [])
     learn = Learner(dls, _network(kind), loss_func=CrossEntropyLossFlat(), metrics=accuracy, wd=0., cbs=cbs, opt_func=partial(OptimWrapper, opt=torch.optim.Adam))
@@ -151,8 +152,10 @@ def bnn_demo(
     out = Path(out); out.mkdir(parents=True, exist_ok=True)
     settings, dls = dict(seeds=seeds, epochs=epochs, lr=lr, images=images), fashion_mini(n=images)
     results = _resume(out, settings)
-    for seed in range(seeds):
-        for kind in ('linear', 'nobn', 'bn', 'naive'): _contest(kind, seed, dls, settings, results, out)
+    try:
+        for seed in range(seeds):
+            for kind in ('linear', 'nobn', 'bn', 'naive'): _contest(kind, seed, dls, settings, results, out)
+    except KeyboardInterrupt: raise SystemExit(f'bnn_demo: stopped; {out} keeps what is done, and the same command goes on from there') from None
     _write_results(out, settings, results, True)
     plot_curves(out/'history.csv', out/'curves.png')
     order = {k: i for i, k in enumerate(labels)}

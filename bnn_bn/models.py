@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 import torch
 from torch import nn, Tensor
-from .binarize import approx_sign, ste_sign
-from .conv import QuantConv2d, ScaledStdConv2d
+from .binarize import ste_sign
+from .conv import QuantConv2d
 from .sigprop import nf_betas
 from .blocks import BiRealBlock, ReActBlock, XnorBlock, Spec, get_rules, known_rules
 
