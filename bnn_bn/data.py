@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FASHION_CLASSES', 'CIFAR10_CLASSES', 'CIFAR10_STATS', 'TensorDL', 'random_flip', 'random_crop', 'flip_and_crop',
-           'fashion_mini', 'tensor_dls', 'read_cifar10', 'cifar10_dls']
+           'fashion_mini', 'pixel_stats', 'tensor_dls', 'read_cifar10', 'cifar10_dls']
 
 # %% ../nbs/03_data.ipynb #b0119e90
 import hashlib
@@ -84,10 +84,18 @@ def fashion_mini(
     if not bs <= n <= 10000: raise ValueError(f'n={n}: from bs={bs} to 10000 training images are possible')
     folder, pad = resources.files('bnn_bn')/'embedded', (size - 28)//2
     sets = [torch.nn.functional.pad(_read_strip(folder/f'fashion_mini_{k}.png', *v), [pad]*4) for k, v in _fashion.items()]
-    sets[0] = sets[0][:n]
-    return tensor_dls(*[t for x in sets for t in (x, torch.arange(len(x)) % 10)], bs, device, augment, FASHION_CLASSES)
+    (x, xv), classes = sets, torch.arange(10000) % 10
+    return tensor_dls(x[:n], classes[:n], xv, classes[:len(xv)], bs, device, augment, FASHION_CLASSES, *pixel_stats(x))
 
 # %% ../nbs/03_data.ipynb #fc9b28b9
+def pixel_stats(
+    x:Tensor, # uint8 (N,C,H,W)
+)->tuple: # mean and standard deviation of each channel, for pixels in [0, 1]
+    "What normalises these images."
+    x = x.double()/255
+    return x.mean((0, 2, 3)).tolist(), x.std((0, 2, 3)).tolist()
+
+# %% ../nbs/03_data.ipynb #1f4f1ea9
 def tensor_dls(
     x:Tensor, y:Tensor, # training images, uint8 (N,C,H,W), and labels (N,)
     xv:Tensor, yv:Tensor, # the same for validation
@@ -95,13 +103,12 @@ def tensor_dls(
     device=None, # where the images live; None: fastai's default device
     augment=None, # function of a uint8 training batch
     vocab=None, # names of the classes
-    mean=None, std=None, # of each channel, for pixels in [0, 1]; None: of the training images
+    mean=None, std=None, # of each channel, for pixels in [0, 1]; None: `pixel_stats` of the training images
 )->DataLoaders:
     "fastai DataLoaders of images and labels held as tensors on a device."
     from fastai.torch_core import default_device
     device = default_device() if device is None else torch.device(device)
-    if mean is None: mean = (x.double().mean((0, 2, 3))/255).tolist()
-    if std is None: std = (x.double().std((0, 2, 3))/255).tolist()
+    if mean is None: mean, std = pixel_stats(x)
     x, y, xv, yv = (t.to(device) for t in (x, y, xv, yv))
     dls = DataLoaders(TensorDL(x, y, bs, shuffle=True, drop_last=True, mean=mean, std=std, augment=augment),
                       TensorDL(xv, yv, 2*bs, mean=mean, std=std), device=device)
