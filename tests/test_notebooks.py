@@ -13,7 +13,7 @@ def test_form(nb):
     first = json.loads(nb.read_text())['cells'][0]
     assert re.match(r'# \S.*\n\n> \S', source(first)), 'the first cell is a title and a subtitle'
     assert nb.stat().st_size < 150_000
-    assert len(cells(nb, 'code')) + len(cells(nb, 'markdown')) < 80
+    assert len(cells(nb, 'code')) + len(cells(nb, 'markdown')) < 60
     ids = [c['id'] for c in json.loads(nb.read_text())['cells']]
     assert len(set(ids)) == len(ids)
 
@@ -25,7 +25,7 @@ def test_exports_are_tested(nb):
     for c in code:
         if c.startswith('#| exports'):
             for name in re.findall(r'^(?:def|class) ([a-zA-Z]\w*)', c, re.M): assert re.search(rf'\b{name}\b', plain), name
-            assert len(c.splitlines()) <= 40, c.splitlines()[1]
+            assert len(c.splitlines()) <= 30, c.splitlines()[1]
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=lambda p: p.stem)
 def test_outputs(nb):
