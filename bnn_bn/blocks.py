@@ -48,18 +48,18 @@ class Spec:
     norm:str = 'nobn'         # 'nobn' (alpha, beta, standardised weights), 'bn' (batch norm), 'naive' (plain removal)
     binary:str = 'both'       # 1-bit 'act'(ivations), 'both' with weights, or 'real'
     alpha:float = .2          # weight of the residual branch ('nobn' only)
-    gamma:float = 1.          # gain of the standardised convolutions after a sign
+    gamma:float = 1.          # gain of the standardised convolutions that become binary
     rules:Rules = default_rules
     quantizer:callable = approx_sign # sign of the activations
     rprelu:bool = True        # learned shifts and RPReLU (ReActNet)?
     binary_shortcut:bool = True # 1-bit weights in the 1x1 convolution of a shortcut?
 
     def conv(self, ni, nf, ks, stride=1, binary=True, padding=None):
-        "A convolution; standardised if BN-free, with 1-bit weights if `binary` and the network has them"
-        binary = binary and self.binary == 'both'
+        "A convolution; standardised if BN-free, with 1-bit weights if `binary` and the network has them; gamma is for those"
+        gamma, binary = self.gamma if binary else 1., binary and self.binary == 'both'
         if self.norm != 'nobn': return QuantConv2d(ni, nf, ks, stride, padding, binary=binary, zero=self.rules.zero)
         r = self.rules
-        return ScaledStdConv2d(ni, nf, ks, stride, padding, binary=binary, zero=r.zero, gamma=self.gamma, floor=r.floor, eps=r.eps)
+        return ScaledStdConv2d(ni, nf, ks, stride, padding, binary=binary, zero=r.zero, gamma=gamma, floor=r.floor, eps=r.eps)
 
     def bn(self, nf): return nn.BatchNorm2d(nf) if self.norm == 'bn' else nn.Identity()
     def sign(self, ni): return RSign(ni, self.quantizer, self.rules.zero, self.rprelu, self.binary != 'real')

@@ -26,9 +26,9 @@ from .sigprop import gamma_of
 # %% ../nbs/29_demo.ipynb #ecfce908
 labels = {'nobn': 'BN-free', 'bn': 'batch norm', 'naive': 'plain removal', 'linear': 'linear baseline'}
 
-def _network(kind):
+def _network(kind, alpha, gamma):
     if kind == 'linear': return nn.Sequential(nn.Flatten(), nn.Linear(32*32, 10))
-    model = create_model(f'reactnet_mini_{kind}', n_out=10, in_chans=1, alpha=.5, gamma=gamma_of(torch.sign, 'uniform'))
+    model = create_model(f'reactnet_mini_{kind}', n_out=10, in_chans=1, alpha=alpha, gamma=gamma_of(torch.sign, 'uniform') if gamma is None else gamma)
     if kind == 'nobn': assert_bn_free(model)
     return model
 
@@ -59,6 +59,8 @@ def train_one(
     epochs:int=8,
     lr:float=.02, # peak of the one-cycle schedule
     history=None, # CSV file that grows, see `EpochRows`
+    alpha:float=.5, # of the BN-free network
+    gamma:float=None, # of the BN-free network; None: what keeps the variance of a binary kernel, `gamma_of(torch.sign, 'uniform')`
 )->tuple: # the Learner, and a dict of its result
     "Train one contestant; the same seed on the same machine gives the same numbers."
     if kind not in labels: raise ValueError(f'kind={kind!r}: allowed are {list(labels)}')
@@ -66,7 +68,7 @@ def train_one(
     dls.train.rng = random.Random(seed) # a fastai loader seeds its shuffling when it is made
     linear = kind == 'linear'
     cbs = ([] if linear else [AdaptiveGradClip(.02), ChannelsLast()]) + ([EpochRows(history, network=kind, seed=seed)] if history else [])
-    learn = Learner(dls, _network(kind), loss_func=CrossEntropyLossFlat(), metrics=accuracy, wd=0., cbs=cbs, opt_func=partial(OptimWrapper, opt=torch.optim.Adam))
+    learn = Learner(dls, _network(kind, alpha, gamma), loss_func=CrossEntropyLossFlat(), metrics=accuracy, wd=0., cbs=cbs, opt_func=partial(OptimWrapper, opt=torch.optim.Adam))
     start = time.perf_counter()
     with _progress(learn): learn.fit_one_cycle(epochs, lr/10 if linear else lr)
     seconds = time.perf_counter() - start
@@ -143,29 +145,35 @@ def bnn_demo(
     lr:float=.02, # peak learning rate
     threads:int=0, # CPU threads; 0: torch's choice
     images:int=10000, # training images to use, at most 10000
+    alpha:float=.5, # of the BN-free network (the paper: 0.2)
+    gamma:float=None, # of the BN-free network (the paper: 1); default: 1.155, which keeps the variance of a binary kernel
+    only:str=None, # train this one alone: linear, nobn, bn or naive
 ):
     "Train a small binary network BN-free, with batch norm and with plain removal on 10,000 real pictures, and compare."
     for name, v in dict(seeds=seeds, epochs=epochs).items():
         if v < 1: raise SystemExit(f'bnn_demo: --{name} {v}: at least 1 is needed')
     if not 128 <= images <= 10000: raise SystemExit(f'bnn_demo: --images {images}: from 128 to 10000 are possible')
+    kinds = ('linear', 'nobn', 'bn', 'naive') if only is None else (only,)
+    if only and only not in labels: raise SystemExit(f'bnn_demo: --only {only}: allowed are {", ".join(labels)}')
     if threads: torch.set_num_threads(threads)
     out = Path(out); out.mkdir(parents=True, exist_ok=True)
-    settings, dls = dict(seeds=seeds, epochs=epochs, lr=lr, images=images), fashion_mini(n=images)
+    recipe, dls = dict(epochs=epochs, lr=lr, alpha=alpha, gamma=gamma), fashion_mini(n=images)
+    settings = dict(recipe=recipe, seeds=seeds, images=images, networks=list(kinds), versions=_versions())
     results = _resume(out, settings)
     try:
         for seed in range(seeds):
-            for kind in ('linear', 'nobn', 'bn', 'naive'): _contest(kind, seed, dls, settings, results, out)
+            for kind in kinds: _contest(kind, seed, dls, settings, results, out)
     except KeyboardInterrupt: raise SystemExit(f'bnn_demo: stopped; {out} keeps what is done, and the same command goes on from there') from None
     _write_results(out, settings, results, True)
     plot_curves(out/'history.csv', out/'curves.png')
     order = {k: i for i, k in enumerate(labels)}
-    print(results_table(sorted(results, key=lambda r: order[r['network']])).to_string(), f'\n\n{out}: results.json, history.csv, curves.png, model.safetensors')
+    print(results_table(sorted(results, key=lambda r: order[r['network']])).to_string(), f"\n\n{out}: {', '.join(sorted(f.name for f in out.iterdir()))}")
 
 # %% ../nbs/29_demo.ipynb #9d9f8d9c
 def _contest(kind, seed, dls, settings, results, out):
     "train one contestant, unless it is done, and write what came of it"
     if (kind, seed) in {(r['network'], r['seed']) for r in results}: return print(f'{labels[kind]}, seed {seed}: done before')
     print(f'{labels[kind]}, seed {seed}', flush=True)
-    learn, result = train_one(kind, dls, seed, settings['epochs'], settings['lr'], out/'history.csv')
+    learn, result = train_one(kind, dls, seed, history=out/'history.csv', **settings['recipe'])
     if (kind, seed) == ('nobn', 0): save_model(learn.model, out/'model.safetensors', **result)
     results.append(result); _write_results(out, settings, results, False)

@@ -53,6 +53,8 @@ class BinaryNet(nn.Sequential):
         for side in x.shape[-2:]: check_side(self.cfg['backbone'], self.cfg['stem'], side)
         return super().forward(x)
 
+    def __getitem__(self, i): return nn.Sequential(*list(self)[i]) if isinstance(i, slice) else super().__getitem__(i)
+
 # %% ../nbs/12_models.ipynb #28bb748b
 def _odd_side(row, stem, side):
     "the odd side of the map that a stride-2 block with a pooled shortcut would meet, or None"
@@ -102,18 +104,17 @@ def binary_net(
     n_out:int=1000, # classes
     stem:str='imagenet', # 'imagenet' (224 pixels) or 'cifar' (32 pixels)
     in_chans:int=3, # channels of the images
-    width:float=1., # factor of all channels, rounded to multiples of 8
+    width:float=1., # factor of all channels; the stem's are rounded to a multiple of 8, the others stay multiples of them
     alpha:float=.2, # weight of the residual branches of 'nobn'
-    gamma:float=1., # gain of the standardised convolutions after a sign
+    gamma:float=1., # gain of the standardised convolutions that become binary, see `sigprop.gamma_of`
     rules='default', # 'default', 'reference' or a `Rules`, see `blocks`
 )->BinaryNet: # (B,in_chans,H,W) to (B,n_out)
     "A binary network of any backbone, norm and quantisation (2104.08215)."
     _check(backbone, n_out, in_chans, width, alpha, norm=norm, binary=binary, stem=stem)
     row, rules = backbones[backbone], get_rules(rules)
     spec = Spec(norm, binary, alpha, gamma, rules, **dict(row.parts))
-    scaled = lambda c: max(8, 8*round(c*width/8))
-    layers = [(scaled(c), stride if i == 0 else 1) for c, depth, stride in row.stages for i in range(depth)]
-    ni = scaled(row.stem_channels)
+    ni = max(8, 8*round(row.stem_channels*width/8))
+    layers = [(c*ni//row.stem_channels, stride if i == 0 else 1) for c, depth, stride in row.stages for i in range(depth)]
     body = OrderedDict(stem=_stem(spec, in_chans, ni, *getattr(row, stem)))
     for i, ((nf, stride), betas) in enumerate(zip(layers, _betas(row.block, layers, ni, spec)), 1):
         body[f'block{i}'] = row.block(ni, nf, stride, spec, betas)
