@@ -21,6 +21,7 @@ seeds: install
 
 test: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 1 --do_print
+	$(BIN)/ruff check -q nbs tests tools bench setup.py
 	$(BIN)/python -m pytest -q tests
 
 readme: install
