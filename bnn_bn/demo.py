@@ -92,7 +92,7 @@ def results_table(
     results:list, # dicts as `train_one` returns them
 )->pd.DataFrame:
     "Accuracy, loss and seconds of each network: mean and, for several seeds, standard deviation."
-    df = pd.DataFrame(results)
+    df = pd.DataFrame(sorted(results, key=lambda r: list(labels).index(r['network'])))
     g = df.groupby('network', sort=False)
     out = pd.DataFrame({'test accuracy (%)': (g.accuracy.mean()*100).round(2), 'deviation': (g.accuracy.std()*100).round(2), 'test loss': g.loss.mean().round(3),
                         'seconds': g.seconds.mean().round(1), 'parameters': g.parameters.first(), 'seeds': g.size()})
@@ -150,11 +150,7 @@ def bnn_demo(
     only:str=None, # train this one alone: linear, nobn, bn or naive
 ):
     "Train a small binary network BN-free, with batch norm and with plain removal on 10,000 real pictures, and compare."
-    for name, v in dict(seeds=seeds, epochs=epochs).items():
-        if v < 1: raise SystemExit(f'bnn_demo: --{name} {v}: at least 1 is needed')
-    if not 128 <= images <= 10000: raise SystemExit(f'bnn_demo: --images {images}: from 128 to 10000 are possible')
-    kinds = ('linear', 'nobn', 'bn', 'naive') if only is None else (only,)
-    if only and only not in labels: raise SystemExit(f'bnn_demo: --only {only}: allowed are {", ".join(labels)}')
+    kinds = _kinds(seeds, epochs, images, only)
     if threads: torch.set_num_threads(threads)
     out = Path(out); out.mkdir(parents=True, exist_ok=True)
     recipe, dls = dict(epochs=epochs, lr=lr, alpha=alpha, gamma=gamma), fashion_mini(n=images)
@@ -166,10 +162,17 @@ def bnn_demo(
     except KeyboardInterrupt: raise SystemExit(f'bnn_demo: stopped; {out} keeps what is done, and the same command goes on from there') from None
     _write_results(out, settings, results, True)
     plot_curves(out/'history.csv', out/'curves.png')
-    order = {k: i for i, k in enumerate(labels)}
-    print(results_table(sorted(results, key=lambda r: order[r['network']])).to_string(), f"\n\n{out}: {', '.join(sorted(f.name for f in out.iterdir()))}")
+    print(results_table(results).to_string(), f"\n\n{out}: {', '.join(sorted(f.name for f in out.iterdir()))}")
 
 # %% ../nbs/29_demo.ipynb #9d9f8d9c
+def _kinds(seeds, epochs, images, only):
+    "the contestants to train, once the arguments are sound"
+    for name, v in dict(seeds=seeds, epochs=epochs).items():
+        if v < 1: raise SystemExit(f'bnn_demo: --{name} {v}: at least 1 is needed')
+    if not 128 <= images <= 10000: raise SystemExit(f'bnn_demo: --images {images}: from 128 to 10000 are possible')
+    if only and only not in labels: raise SystemExit(f'bnn_demo: --only {only}: allowed are {", ".join(labels)}')
+    return (only,) if only else ('linear', 'nobn', 'bn', 'naive')
+
 def _contest(kind, seed, dls, settings, results, out):
     "train one contestant, unless it is done, and write what came of it"
     if (kind, seed) in {(r['network'], r['seed']) for r in results}: return print(f'{labels[kind]}, seed {seed}: done before')
