@@ -21,12 +21,17 @@ def unitwise_norm(
     return torch.linalg.vector_norm(x, norm_type, dims, keepdim=x.dim() > 1, dtype=torch.promote_types(x.dtype, torch.float32))
 
 # %% ../nbs/20_agc.ipynb #20b5b625
+def _kind(p):
+    "0: the tensor is one unit; 1: each number is a unit; 2: each index of dimension 0 is one"
+    return 0 if p.dim() < 2 or len(p) == 1 else 1 if p.numel() == len(p) else 2
+
 def _unit_norms(ts, norm_type):
-    "norms of all units of the tensors, one after the other in one vector"
+    "norms of all units of tensors sorted by kind, one after the other in one vector"
     dtype = torch.promote_types(ts[0].dtype, torch.float32)
-    whole = [t for t in ts if t.dim() < 2 or t.shape[0] == 1]
-    norms = iter(torch._foreach_norm(whole, norm_type, dtype=dtype) if whole else ())
-    return torch.cat([(next(norms) if t.dim() < 2 or t.shape[0] == 1 else unitwise_norm(t, norm_type)).reshape(-1) for t in ts])
+    whole, single, rows = ([t for t in ts if _kind(t) == k] for k in range(3))
+    parts = [torch.stack(torch._foreach_norm(whole, norm_type, dtype=dtype))] if whole else []
+    if single: parts.append(torch.cat([t.reshape(-1) for t in single]).abs().to(dtype))
+    return torch.cat(parts + [unitwise_norm(t, norm_type).reshape(-1) for t in rows])
 
 def _clip_infinite(g, limit, norm_type):
     "the gradient of units with an infinite norm, as the limit of clipping"
@@ -39,6 +44,7 @@ def _clip_infinite(g, limit, norm_type):
 
 def _clip_group(ps, clip_factor, eps, norm_type):
     "clip the gradients of parameters that share a device and a dtype"
+    ps = sorted(ps, key=_kind)
     gs = [p.grad for p in ps]
     limit, norm = clip_factor * _unit_norms(ps, norm_type).clamp_(min=eps), _unit_norms(gs, norm_type)
     sizes = [1 if p.dim() < 2 else len(p) for p in ps]

@@ -117,7 +117,7 @@ def plot_curves(
     if linear == linear: ax.axhline(linear, ls='--', c='grey', label=labels['linear'])
     ax.set(xlabel='epoch', ylabel='test accuracy (%)'); ax.legend(frameon=False, loc='lower right'); ax.spines[['top', 'right']].set_visible(False)
     fig.tight_layout()
-    if file: fig.savefig(file, dpi=110)
+    if file: fig.savefig(file, dpi=110); plt.close(fig)
     return fig
 
 # %% ../nbs/29_demo.ipynb #211560be
