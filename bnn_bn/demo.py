@@ -8,19 +8,18 @@ __all__ = ['EpochRows', 'train_one', 'results_table', 'plot_curves', 'bnn_demo']
 # %% ../nbs/29_demo.ipynb #2cf65417
 import csv, json, platform, random, sys, time
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, torch, fastai
 from torch import nn
-from fastai.basics import Learner, Callback, CrossEntropyLossFlat, OptimWrapper, accuracy, set_seed
+from fastai.basics import Callback, set_seed
 import fastai.callback.schedule # noqa: F401, Learner.fit_one_cycle
 from fastai.callback.channelslast import ChannelsLast
 from fastcore.script import call_parse
 from . import __version__
-from .agc import AdaptiveGradClip
 from .checkpoint import save_model, write_file, load_model
 from .data import fashion_mini
-from .models import create_model, assert_bn_free
+from .learner import bnn_learner
+from .models import create_model
 from .sigprop import gamma_of
 
 # %% ../nbs/29_demo.ipynb #ecfce908
@@ -28,9 +27,8 @@ labels = {'nobn': 'BN-free', 'bn': 'batch norm', 'naive': 'plain removal', 'line
 
 def _network(kind, alpha, gamma):
     if kind == 'linear': return nn.Sequential(nn.Flatten(), nn.Linear(32*32, 10))
-    model = create_model(f'reactnet_mini_{kind}', n_out=10, in_chans=1, alpha=alpha, gamma=gamma_of(torch.sign, 'uniform') if gamma is None else gamma)
-    if kind == 'nobn': assert_bn_free(model)
-    return model
+    gamma = gamma_of(torch.sign, 'uniform') if gamma is None else gamma
+    return create_model(f'reactnet_mini_{kind}', n_out=10, in_chans=1, alpha=alpha, gamma=gamma)
 
 # %% ../nbs/29_demo.ipynb #426b08b6
 class EpochRows(Callback):
@@ -67,8 +65,8 @@ def train_one(
     set_seed(seed, reproducible=True)
     dls.train.rng = random.Random(seed) # a fastai loader seeds its shuffling when it is made
     linear = kind == 'linear'
-    cbs = ([] if linear else [AdaptiveGradClip(.02), ChannelsLast()]) + ([EpochRows(history, network=kind, seed=seed)] if history else [])
-    learn = Learner(dls, _network(kind, alpha, gamma), loss_func=CrossEntropyLossFlat(), metrics=accuracy, wd=0., cbs=cbs, opt_func=partial(OptimWrapper, opt=torch.optim.Adam))
+    cbs = ([] if linear else [ChannelsLast()]) + ([EpochRows(history, network=kind, seed=seed)] if history else [])
+    learn = bnn_learner(dls, _network(kind, alpha, gamma), clip_factor=None if linear else .02, cbs=cbs)
     start = time.perf_counter()
     with _progress(learn): learn.fit_one_cycle(epochs, lr/10 if linear else lr)
     seconds = time.perf_counter() - start
