@@ -66,7 +66,8 @@ _fashion = dict(train=(10000, '86dc874cb93f2bd50f6319849c2baf224b877e8d74ecb5b8f
 
 def _read_strip(file, n, sha256):
     "uint8 images (n,1,28,28) from a PNG strip, checked"
-    x = np.asarray(Image.open(file))
+    try: x = np.asarray(Image.open(file))
+    except OSError as e: raise ValueError(f'{file}: missing or truncated ({e}); reinstall bnn_bn') from None
     if x.shape != (n*28, 28): raise ValueError(f'{file}: a strip of {x.shape} pixels, expected {(n*28, 28)}; reinstall bnn_bn')
     if hashlib.sha256(x.tobytes()).hexdigest() != sha256: raise ValueError(f'{file}: altered (its pixels have another sha256); reinstall bnn_bn')
     return torch.from_numpy(x.reshape(n, 1, 28, 28).copy())

@@ -81,12 +81,15 @@ def bnn_learner(
 )->Learner:
     "A fastai Learner with a guard against divergence, AGC on all but the classifier, and the package's weight decay groups."
     if isinstance(model, BinaryNet): _check_fit(dls, model)
-    groups = decay_groups(model, wd) if isinstance(model, BinaryNet) else [dict(params=list(model.parameters()), weight_decay=wd)]
     clip = [] if clip_factor is None else [AdaptiveGradClip(clip_factor)]
     return Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics, cbs=[DivergenceGuard(patience), *clip, *(cbs or [])],
-                   opt_func=lambda _, lr: OptimWrapper(opt=opt(groups, lr=lr)), **kwargs)
+                   opt_func=lambda _, lr: OptimWrapper(opt=opt(_groups(model, wd), lr=lr)), **kwargs)
 
 # %% ../nbs/22_learner.ipynb #ee52058e
+def _groups(model, wd):
+    "fresh parameter groups for an optimizer, which writes its settings into them"
+    return decay_groups(model, wd) if isinstance(model, BinaryNet) else [dict(params=list(model.parameters()), weight_decay=wd)]
+
 def _check_fit(dls, model):
     "the classes must fit, and a network that claims to be free of norms must be"
     c = getattr(dls, 'c', None)
