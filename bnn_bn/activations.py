@@ -24,9 +24,10 @@ class RSign(nn.Module):
         self.sign, self.zero, self.binary = sign, zero, binary
         self.shift = nn.Parameter(torch.zeros(1, ni, 1, 1)) if shift else None
 
-    def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,C,H,W)
-        x = x if self.shift is None else x + self.shift
-        return self.sign(x, self.zero) if self.binary else soft_sign(x, self.sign)
+    def forward(self, x:Tensor, factor:float=1.)->Tensor: # (B,C,H,W) to (B,C,H,W); the sign of factor * x + shift
+        if self.binary: return self.sign(x, self.zero, self.shift, factor)
+        x = x if factor == 1 else x*factor
+        return soft_sign(x if self.shift is None else x + self.shift, self.sign)
 
     def extra_repr(self): return f'{self.sign.__name__}, zero={self.zero:g}, shift={self.shift is not None}, binary={self.binary}'
 
@@ -43,4 +44,4 @@ class RPReLU(nn.Module):
         self.shift_out = nn.Parameter(torch.zeros(1, ni, 1, 1))
 
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,C,H,W)
-        return F.prelu(x + self.shift_in, self.slope) + self.shift_out
+        return F.prelu(x + self.shift_in, self.slope).add_(self.shift_out) # in place: prelu keeps its input, not its output

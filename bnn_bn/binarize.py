@@ -10,48 +10,61 @@ import torch
 from torch import Tensor
 
 # %% ../nbs/00_binarize.ipynb #94572e1e
+def _sign_(y, zero):
+    "the sign of `y`, in place; the first line makes the smallest subnormal number normal"
+    if zero not in (0, 1): raise ValueError(f'zero={zero}: the value of sign(0) is 1 or 0')
+    f = torch.finfo(y.dtype)
+    y.mul_(2/f.eps).clamp_(-f.tiny, f.tiny).mul_(2/f.tiny) # -2, 0, 2 or NaN
+    return (y.add_(1) if zero else y).clamp_(-1, 1)
+
+# %% ../nbs/00_binarize.ipynb #4712962d
 def hard_sign(
     x:Tensor, # any shape, any floating dtype
     zero:float=1., # the value at 0: 1 (one bit) or 0 (as in BNN_NoBN's layers.py)
 )->Tensor: # same shape and dtype; -1 or 1, `zero` at 0, NaN at NaN
     "The sign of `x`, without a gradient."
-    if zero not in (0, 1): raise ValueError(f'zero={zero}: the value of sign(0) is 1 or 0')
-    x = x.detach()
-    y = x.sign()                        # torch gives 0 for NaN
-    if zero: y.add_(.5).sign_()         # 0 becomes 1
-    nan = x.clamp(-1, 1)
-    return y.add_(nan.sub_(nan))        # 0, or NaN at NaN
+    return _sign_(x.detach().clone(), zero)
 
 # %% ../nbs/00_binarize.ipynb #83856e12
+def _affine(x, shift, factor):
+    "factor * x + shift in new memory"
+    return x * factor if shift is None else torch.add(shift, x, alpha=factor)
+
 class _Sign(torch.autograd.Function):
-    "sign forward, `grad * slope(x)` backward"
+    "sign(factor * x + shift) forward; backward the gradient times `slope_`, which works in place"
     @staticmethod
-    def forward(ctx, x, slope, zero):
-        ctx.save_for_backward(x)
-        ctx.slope = slope
-        return hard_sign(x, zero)
+    def forward(ctx, x, shift, factor, zero, slope_):
+        ctx.save_for_backward(x, shift)
+        ctx.factor, ctx.slope_ = factor, slope_
+        return _sign_(_affine(x, shift, factor), zero)
 
     @staticmethod
-    def backward(ctx, grad): return ctx.slope(ctx.saved_tensors[0]).mul_(grad), None, None
+    def backward(ctx, grad):
+        x, shift = ctx.saved_tensors
+        g = ctx.slope_(_affine(x, shift, ctx.factor)).mul_(grad)
+        g_shift = g.sum_to_size(shift.shape) if ctx.needs_input_grad[1] else None
+        return g.mul_(ctx.factor) if ctx.factor != 1 else g, g_shift, None, None, None
 
-def _box(x): return (x.abs() < 1).to(x.dtype)
-def _tent(x): return x.abs().mul_(-2).add_(2).clamp_(min=0)
+def _box_(x): return x.abs_().lt_(1)
+def _tent_(x): return x.abs_().mul_(-2).add_(2).clamp_(min=0)
 
 # %% ../nbs/00_binarize.ipynb #cc944522
 def ste_sign(
     x:Tensor, # any shape
     zero:float=1., # the value at 0
+    shift:Tensor=None, factor:float=1., # the sign of factor * x + shift, for a `shift` that broadcasts to `x`
 )->Tensor: # -1 or 1
     "Sign with the straight-through gradient: 1 where |x| < 1, else 0 (1602.02830, section 2.3)."
-    return _Sign.apply(x, _box, zero)
+    return _Sign.apply(x, shift, factor, zero, _box_)
 
 # %% ../nbs/00_binarize.ipynb #5f7ccfe8
 def approx_sign(
     x:Tensor, # any shape
     zero:float=1., # the value at 0
+    shift:Tensor=None, factor:float=1., # the sign of factor * x + shift, for a `shift` that broadcasts to `x`
 )->Tensor: # -1 or 1
     "Sign with the gradient max(0, 2 - 2|x|) of a piecewise quadratic (Bi-Real Net, 1808.00278, eq. 6)."
-    return _Sign.apply(x, _tent, zero)
+    return _Sign.apply(x, shift, factor, zero, _tent_)
 
 # %% ../nbs/00_binarize.ipynb #e7ba3bf8
 def soft_sign(
@@ -74,7 +87,7 @@ class _SignAndScale(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, _):
         w, scale = ctx.saved_tensors
-        return grad / scale * _box(w), None
+        return _box_(w.clone()).mul_(grad).div_(scale), None
 
 # %% ../nbs/00_binarize.ipynb #855dbdbb
 def sign_and_scale(

@@ -54,21 +54,18 @@ class Spec:
     rprelu:bool = True        # learned shifts and RPReLU (ReActNet)?
     binary_shortcut:bool = True # 1-bit weights in the 1x1 convolution of a shortcut?
 
-    def conv(self, ni, nf, ks, stride=1, binary=True, padding=None):
-        "A convolution; standardised if BN-free, with 1-bit weights if `binary` and the network has them; gamma is for those"
-        gamma, binary = self.gamma if binary else 1., binary and self.binary == 'both'
-        if self.norm != 'nobn': return QuantConv2d(ni, nf, ks, stride, padding, binary=binary, zero=self.rules.zero)
-        r = self.rules
-        return ScaledStdConv2d(ni, nf, ks, stride, padding, binary=binary, zero=r.zero, gamma=gamma, floor=r.floor, eps=r.eps)
+    def conv(self, ni, nf, ks, stride=1, binary=True, padding=None, signs=False):
+        "A convolution; standardised if BN-free, with 1-bit weights if `binary` and the network has them; gamma is for those. `signs`: after a sign?"
+        gamma, r = self.gamma if binary else 1., self.rules
+        kw = dict(binary=binary and self.binary == 'both', zero=r.zero, signs=signs and self.binary != 'real')
+        if self.norm != 'nobn': return QuantConv2d(ni, nf, ks, stride, padding, **kw)
+        return ScaledStdConv2d(ni, nf, ks, stride, padding, gamma=gamma, floor=r.floor, eps=r.eps, **kw)
 
     def bn(self, nf): return nn.BatchNorm2d(nf) if self.norm == 'bn' else nn.Identity()
     def sign(self, ni): return RSign(ni, self.quantizer, self.rules.zero, self.rprelu, self.binary != 'real')
     def act(self, nf): return RPReLU(nf) if self.rprelu else nn.Identity()
 
 # %% ../nbs/11_blocks.ipynb #b31985ad
-def _times(x, factor): return x if factor == 1 else x * factor
-
-# %% ../nbs/11_blocks.ipynb #bb42e598
 class BiRealBlock(nn.Module):
     "One 3x3 convolution with a shortcut of its own: act(shortcut + alpha * bn(conv(sign(beta x)))) (1808.00278, fig. 3; 2003.03488)."
     def __init__(self, ni:int, nf:int, stride:int, spec:Spec,
@@ -77,7 +74,7 @@ class BiRealBlock(nn.Module):
         super().__init__()
         self.alpha, (self.beta,) = spec.alpha if spec.norm == 'nobn' else 1., betas
         self.expected_var = self.beta**-2
-        self.sign, self.conv, self.norm, self.act = spec.sign(ni), spec.conv(ni, nf, 3, stride), spec.bn(nf), spec.act(nf)
+        self.sign, self.conv, self.norm, self.act = spec.sign(ni), spec.conv(ni, nf, 3, stride, signs=True), spec.bn(nf), spec.act(nf)
         self.shortcut = None if (ni, stride) == (nf, 1) else nn.Sequential()
         if self.shortcut is not None:
             if stride > 1: self.shortcut.add_module('pool', nn.AvgPool2d(stride))
@@ -85,9 +82,13 @@ class BiRealBlock(nn.Module):
             self.shortcut.add_module('norm', spec.bn(nf))
 
     def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) to (B,nf,H/stride,W/stride)
-        bx = _times(x, self.beta)
-        shortcut = x if self.shortcut is None else self.shortcut(bx)
-        return self.act(shortcut + _times(self.norm(self.conv(self.sign(bx))), self.alpha))
+        branch = self.norm(self.conv(self.sign(x, self.beta), self.alpha))
+        return self.act(branch.add_(x if self.shortcut is None else self.transition(x)))
+
+    def transition(self, x:Tensor)->Tensor: # as the output
+        "The shortcut where channels or size change"
+        s = self.shortcut
+        return s.norm(s.conv(s.pool(x) if hasattr(s, 'pool') else x, self.beta))
 
 # %% ../nbs/11_blocks.ipynb #8e221aaf
 class ReActBlock(nn.Module):
@@ -99,18 +100,17 @@ class ReActBlock(nn.Module):
         super().__init__()
         self.alpha, self.betas, self.stride = spec.alpha if spec.norm == 'nobn' else 1., betas, stride
         self.expected_var = betas[0]**-2
-        self.sign1, self.conv1, self.norm1, self.act1 = spec.sign(ni), spec.conv(ni, ni, 3, stride), spec.bn(ni), spec.act(ni)
+        self.sign1, self.conv1, self.norm1, self.act1 = spec.sign(ni), spec.conv(ni, ni, 3, stride, signs=True), spec.bn(ni), spec.act(ni)
         self.pool = nn.AvgPool2d(stride) if stride > 1 else None
         self.sign2, self.act2 = spec.sign(ni), spec.act(nf)
-        self.conv2 = nn.ModuleList(spec.conv(ni, ni, 1) for _ in range(nf//ni))
+        self.conv2 = nn.ModuleList(spec.conv(ni, ni, 1, signs=True) for _ in range(nf//ni))
         self.norm2 = nn.ModuleList(spec.bn(ni) for _ in self.conv2)
 
     def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) to (B,nf,H/stride,W/stride)
-        bx = _times(x, self.betas[0])
-        shortcut = x if self.pool is None else self.pool(bx)
-        h = self.act1(shortcut + _times(self.norm1(self.conv1(self.sign1(bx))), self.alpha))
-        a = self.sign2(_times(h, self.betas[1]))
-        ys = [h + _times(norm(conv(a)), self.alpha) for conv, norm in zip(self.conv2, self.norm2)]
+        shortcut = x if self.pool is None else self.pool(x) * self.betas[0]
+        h = self.act1(self.norm1(self.conv1(self.sign1(x, self.betas[0]), self.alpha)).add_(shortcut))
+        a = self.sign2(h, self.betas[1])
+        ys = [norm(conv(a, self.alpha)).add_(h) for conv, norm in zip(self.conv2, self.norm2)]
         return self.act2(ys[0] if len(ys) == 1 else torch.cat(ys, 1))
 
 # %% ../nbs/11_blocks.ipynb #95d74802
@@ -122,12 +122,11 @@ class XnorBlock(nn.Module):
         super().__init__()
         self.alpha, (self.beta,) = spec.alpha if spec.norm == 'nobn' else 1., betas
         self.expected_var = self.beta**-2
-        self.norm1, self.sign1, self.conv1 = spec.bn(ni), spec.sign(ni), spec.conv(ni, nf, 3, stride)
-        self.norm2, self.sign2, self.conv2 = spec.bn(nf), spec.sign(nf), spec.conv(nf, nf, 3)
+        self.norm1, self.sign1, self.conv1 = spec.bn(ni), spec.sign(ni), spec.conv(ni, nf, 3, stride, signs=True)
+        self.norm2, self.sign2, self.conv2 = spec.bn(nf), spec.sign(nf), spec.conv(nf, nf, 3, signs=True)
         self.shortcut = None if (ni, stride) == (nf, 1) else spec.conv(ni, nf, 1, stride, binary=spec.binary_shortcut, padding=0)
 
     def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) to (B,nf,H/stride,W/stride)
-        bx = _times(x, self.beta)
-        shortcut = x if self.shortcut is None else self.shortcut(bx)
+        bx = x if self.beta == 1 else x*self.beta # the norm stands between beta and the sign
         r = self.conv1(self.sign1(self.norm1(bx)))
-        return shortcut + _times(self.conv2(self.sign2(self.norm2(r))), self.alpha)
+        return self.conv2(self.sign2(self.norm2(r)), self.alpha).add_(x if self.shortcut is None else self.shortcut(bx))
