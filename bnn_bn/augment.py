@@ -85,5 +85,5 @@ def seeded(
     with torch.random.fork_rng(devices=[index] if cuda else [], device_type='cuda'):
         torch.default_generator.manual_seed(seed) # not torch.manual_seed, which also reseeds every GPU
         if cuda: torch.cuda.default_generators[index].manual_seed(seed)
-        elif device.type == 'mps': torch.mps.manual_seed(seed)
+        elif device.type == 'mps': torch.mps.manual_seed(seed) # its state is not put back
         yield

@@ -23,6 +23,7 @@ class ShardedDL(DataLoader):
     "A fastai DataLoader of global batches: a process keeps `rank::world` of each; an iteration may start at batch `first`."
     shard = 0, 1 # rank and number of processes
     first = 0 # batches that the next iteration leaves out; 0 again once it has begun
+    start = 0 # those that this iteration has left out
 
     def randomize(self):
         super().randomize()
