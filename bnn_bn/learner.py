@@ -9,7 +9,7 @@ __all__ = ['first_nonfinite', 'DivergenceError', 'DivergenceGuard', 'all_finite'
 import math
 import torch
 from torch import nn
-from fastai.basics import Learner, Callback, CrossEntropyLossFlat, OptimWrapper, accuracy, CancelStepException
+from fastai.basics import L, Learner, Callback, CrossEntropyLossFlat, OptimWrapper, accuracy, CancelStepException
 from .agc import AdaptiveGradClip
 from .models import BinaryNet, assert_bn_free, decay_groups
 
@@ -100,10 +100,15 @@ def bnn_learner(
     "A fastai Learner with a guard against divergence, AGC on all but the classifier, and the package's weight decay groups."
     if isinstance(model, BinaryNet): _check_fit(dls, model)
     clip = [] if clip_factor is None else [AdaptiveGradClip(clip_factor)]
-    return Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics, cbs=[DivergenceGuard(patience), *clip, *(cbs or [])],
-                   opt_func=lambda _, lr: OptimWrapper(opt=opt(_groups(model, wd), lr=lr)), **kwargs)
+    return Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics, cbs=[DivergenceGuard(patience), *clip, *L(cbs)],
+                   opt_func=OptFunc(opt, wd), splitter=bare, **kwargs) # the splitter hands over the network itself
 
 # %% ../nbs/22_learner.ipynb #ee52058e
+class OptFunc:
+    "What fastai calls with a splitter's groups: an optimizer over fresh `decay_groups` of the Learner's network"
+    def __init__(self, opt, wd): self.opt, self.wd = opt, wd
+    def __call__(self, model, lr): return OptimWrapper(opt=self.opt(_groups(model, self.wd), lr=lr))
+
 def _groups(model, wd):
     "fresh parameter groups for an optimizer, which writes its settings into them"
     return decay_groups(model, wd) if isinstance(model, BinaryNet) else [dict(params=list(model.parameters()), weight_decay=wd)]

@@ -11,7 +11,7 @@ import json, random, signal, threading, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
-from fastai.basics import Callback, CancelFitException, CancelValidException, L, rank_distrib
+from fastai.basics import Callback, CancelEpochException, CancelFitException, L, rank_distrib
 from .checkpoint import read_tensors, write_tensors
 from .learner import any_process, bare
 
@@ -164,11 +164,11 @@ class ExactResume(Callback):
     def after_batch(self):
         stop = any_process(self.stop.is_set())
         if not self.training:
-            if stop: self.cut = True; raise CancelValidException # this pass will be repeated whole
+            if stop: self.cut = True; raise CancelEpochException # the pass will be repeated whole; EMA puts the weights back
         elif stop or self.steps and (self.iter + 1) % self.steps == 0:
             self.save(self.epoch, self.iter + 1)
             if stop: raise CancelFitException
-    def after_validate(self): # here, EMA has put the weights back
+    def after_cancel_epoch(self):
         if self.cut: self.save(self.epoch, len(self.dls.train), self.trained); raise CancelFitException
     def after_epoch(self):
         self.save(self.epoch + 1, 0)
