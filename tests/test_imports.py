@@ -6,7 +6,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
 NUMBER = {p.stem.partition('_')[2]: int(p.stem[:2]) for p in NOTEBOOKS}
-ALONE = 'binarize', 'data', 'sigprop', 'agc'
+ALONE = 'binarize', 'data', 'sigprop', 'agc', 'speed'
 
 def imported(name):
     "modules of ours that a module imports"
