@@ -33,9 +33,6 @@ def _keep(b, cpu=True, gather=True): return to_detach(b, cpu, False)
 # %% ../nbs/26_processes.ipynb #a4377c9a
 class Processes(DistributedTrainer):
     "fastai's DistributedTrainer, with batches that are dealt out by rows, and metrics that are means over all images."
-    def before_fit(self):
-        super().before_fit()
-        self.learn.loss_func = getattr(self.learn, 'loss_func', None)
     def _wrap_dl(self, dl): return _deal(dl, rank_distrib(), num_distrib(), self.learn.model.device)
     def after_validate(self): # order 11: before the Recorder reads them
         if not isinstance(self.learn.dl, ShardedDL): return
