@@ -6,12 +6,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
 NUMBER = {p.stem.partition('_')[2]: int(p.stem[:2]) for p in NOTEBOOKS}
-<<<<<<< HEAD
-ALONE = 'binarize', 'augment', 'sigprop', 'agc'
+ALONE = 'binarize', 'augment', 'sigprop', 'agc', 'speed'
 ALLOWED = dict(data={'augment'}, folder={'augment', 'data'}) # nearly alone
-=======
-ALONE = 'binarize', 'data', 'sigprop', 'agc', 'speed'
->>>>>>> 5331499089aa126bb104145deb6af09124566f4f
 
 def imported(name):
     "modules of ours that a module imports"
