@@ -33,11 +33,12 @@ def _keep(b, cpu=True, gather=True): return to_detach(b, cpu, False)
 # %% ../nbs/26_processes.ipynb #a4377c9a
 class Processes(DistributedTrainer):
     "fastai's DistributedTrainer, with batches that are dealt out by rows, and metrics that are means over all images."
-    def _wrap_dl(self, dl): return _deal(dl, rank_distrib(), num_distrib(), self.learn.model.device)
+    def device(self): return next(self.learn.model.parameters()).device # the model may be EMA's, without a wrapper
+    def _wrap_dl(self, dl): return _deal(dl, rank_distrib(), num_distrib(), self.device())
     def after_validate(self): # order 11: before the Recorder reads them
         if not isinstance(self.learn.dl, ShardedDL): return
         sums = [m for m in self.recorder._valid_mets if hasattr(m, 'total')]
-        t = torch.tensor([[float(m.total), float(m.count)] for m in sums], dtype=torch.float64, device=self.learn.model.device)
+        t = torch.tensor([[float(m.total), float(m.count)] for m in sums], dtype=torch.float64, device=self.device())
         torch.distributed.all_reduce(t)
         for m, (total, count) in zip(sums, t.tolist()): m.total, m.count = total, count
 

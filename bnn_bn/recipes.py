@@ -7,7 +7,7 @@ __all__ = ['recipes', 'datasets', 'files', 'kinds', 'Recipe', 'make_dls', 'SoftC
            'train', 'show_progress', 'versions', 'plot_history', 'evaluate', 'bnn_train', 'make_recipe', 'bnn_eval']
 
 # %% ../nbs/27_recipes.ipynb #561b9e6b
-import json, platform, random, sys, time
+import argparse, json, platform, random, sys, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,7 +18,8 @@ from fastai.basics import accuracy, num_distrib, rank_distrib, set_seed
 from fastai.callback.channelslast import ChannelsLast
 from fastai.metrics import top_k_accuracy
 from fastcore.basics import compose
-from fastcore.script import call_parse, store_true
+from fastcore.docments import docments
+from fastcore.script import call_parse
 from . import __version__
 from .augment import cutout, flip_and_crop, random_flip
 from .checkpoint import load_info, load_model, save_model, write_file
@@ -38,7 +39,7 @@ from .steps import History, final, schedules
 class Recipe:
     "All that determines a training but for data, seed and machine."
     data:str                  # key of `datasets`
-    model:str = 'reactnet18'  # backbone, see `models.backbones`
+    model:str = 'reactnet18'  # backbone: reactnet18, reactnet34, reactnet_a, birealnet18, ...
     norm:str = 'nobn'         # 'nobn', 'bn' or 'naive'
     stem:str = 'cifar'        # 'cifar' or 'imagenet'
     width:float = 1.          # factor of all channels
@@ -50,13 +51,13 @@ class Recipe:
     select:str = 'best'       # step 2 starts from the 'best' or the 'last' epoch of step 1
     bs:int = 256              # images in a batch, of all processes together
     lr:float = 5e-4           # peak learning rate of Adam
-    schedule:str = 'linear'   # see `steps.schedules`
+    schedule:str = 'linear'   # 'linear', 'linear-reference', 'cosine' or 'constant'
     wd:float = 1e-5           # weight decay while weights are real (step 1); none afterwards
     clip:float = .02          # clip factor of AGC; 0 for none
     cutout:int = 0            # side of the covered square in pixels; 0 for none
     mixup:float = 0.          # alpha of mixup; 0 for none
     smoothing:float = 0.      # label smoothing
-    teacher:str = ''          # see `distill.load_teacher`; '' for none
+    teacher:str = ''          # 'torchvision/NAME', 'timm/NAME' or a .safetensors file of ours; 'none' for none
     temperature:float = 1.    # of the distillation
     label_weight:float = 0.   # share of the labels in its loss
     ema:float = 0.            # decay of the mean of the weights with which a run validates; 0 for none
@@ -160,6 +161,7 @@ def train(
     device=None, teacher_file=None, amp:str='', compiled:bool=False, # as in `make_dls` and `make_learner`
     save_steps:int=None, # save within epochs too, each so many batches
     writer=None, # TensorBoard's SummaryWriter
+    command:str='', # kept with the result
 )->dict: # as result.json
     "Train by a recipe, in one or several processes; killed at any moment, `resume` goes on to the same weights."
     out, config = Path(out), dict(recipe=asdict(r), seed=seed, images=images, amp=amp, compiled=compiled)
@@ -177,7 +179,7 @@ def train(
             best = learn.fit_step(r.epochs, r.lr, best='best.safetensors', stop=stop, **kw)
             steps = [dict(step=1, binary='both', last=final(learn), best=best.value, best_epoch=best.epoch_)]
     result = dict(steps=steps, accuracy=round(steps[-1]['last'], 6), best_accuracy=round(steps[-1]['best'], 6), rows=len(history.rows),
-                  seconds=round(sum(row['seconds'] for row in history.rows), 1), session_seconds=round(time.perf_counter() - start, 1), **config, versions=versions(dls.device))
+                  seconds=round(sum(row['seconds'] for row in history.rows), 1), session_seconds=round(time.perf_counter() - start, 1), command=command, **config, versions=versions(dls.device))
     if not rank_distrib():
         model = learn.ema.model if r.ema else bare(learn.model)
         save_model(model, out/'model.safetensors', accuracy=result['accuracy'])
@@ -249,52 +251,43 @@ def evaluate(
     return dict(top1=top1/n, top5=top5/n, loss=loss/n, images=int(n))
 
 # %% ../nbs/27_recipes.ipynb #39a12007
-@call_parse
+_options = dict(
+    path=(str, 'directory of the data; CIFAR is fetched into it where it is missing; for imagenet a directory with train and val'),
+    out=(str, 'directory of the run; default runs/RECIPE-NORM-SEED'), resume=(None, 'go on with the run in --out after a stop or a kill'),
+    seed=(int, 'of weights, order and augmentation; default 0'), images=(int, 'use the first so many training images only'),
+    device=(str, 'cpu, cuda or cuda:1; default a GPU if there is one'), threads=(int, 'CPU threads'),
+    amp=(str, 'bf16 or fp16: forward pass in half precision'), compile=(None, 'compile the network: a minute at first, then faster steps'),
+    teacher_file=(str, 'weights for the named teacher'), save_steps=(int, 'save within an epoch too, each so many batches'),
+    tensorboard=(None, 'write TensorBoard events into the run (needs the package tensorboard)'), no_download=(None, 'never fetch data'))
+
+def _train_parser():
+    p = argparse.ArgumentParser('bnn_train', description='Train a binary network by a recipe; a run that was stopped or killed goes on with --resume.',
+                                epilog='On 4 GPUs: torchrun --no-python --nproc_per_node 4 bnn_train ..., with the same options. bnn_eval measures a run again.')
+    p.add_argument('recipe', help=f'one of {", ".join(recipes)}: as published, -plus is ours; fashion is the embedded set, minutes on a laptop')
+    for name, (kind, text) in _options.items():
+        p.add_argument(f'--{name}', help=text, **(dict(action='store_true') if kind is None else dict(type=kind, default=dict(seed=0, amp='').get(name))))
+    row, docs = p.add_argument_group('the recipe, where it shall differ from its row'), docments(Recipe)
+    for f in fields(Recipe):
+        if f.name != 'data': row.add_argument(f'--{f.name}', type=f.type, help=docs[f.name])
+    return p
+
+def _command(a):
+    "the command line without places of this machine"
+    words = {k: v for k, v in vars(a).items() if k != 'recipe' and v not in (None, False, '') and k not in ('resume', 'device', 'threads', 'tensorboard', 'no_download')}
+    return ' '.join(['bnn_train', a.recipe] + [f'--{k}' if v is True else f"--{k} {dict(path='DATA', out='RUN').get(k, v)}" for k, v in words.items()])
+
+# %% ../nbs/27_recipes.ipynb #490edd38
 def bnn_train(
-    recipe:str, # cifar10, cifar100, imagenet as published, each with a -plus beside it, or fashion (embedded, minutes on a laptop)
-    path:str=None, # directory of the data; CIFAR is fetched into it where it is missing; imagenet: a directory with train and val
-    out:str=None, # directory of the run; default: runs/RECIPE-NORM-SEED
-    resume:store_true=False, # go on with the run in --out after a stop or a kill
-    seed:int=0, # of weights, order and augmentation
-    images:int=None, # use the first so many training images only
-    steps:int=None, # 2: 1-bit activations, then 1-bit weights too; 1: both at once
-    epochs:int=None, # of each step
-    norm:str=None, # nobn, bn or naive
-    model:str=None, # backbone, such as reactnet18 or reactnet_a
-    stem:str=None, # cifar or imagenet
-    width:float=None, # factor of all channels
-    alpha:float=None, # weight of the residual branches
-    gamma:float=None, # gain of the binary kernels
-    rules:str=None, # default, or reference (as the authors' code)
-    bs:int=None, # images in a batch, of all processes together
-    lr:float=None, # peak learning rate
-    schedule:str=None, # linear, linear-reference, cosine or constant
-    wd:float=None, # weight decay of step 1
-    clip:float=None, # clip factor of AGC; 0 for none
-    cutout:int=None, # side of the covered square, pixels
-    mixup:float=None, # alpha of mixup
-    smoothing:float=None, # label smoothing
-    ema:float=None, # decay of the mean of the weights
-    select:str=None, # step 2 starts from the best or the last epoch of step 1
-    teacher:str=None, # torchvision/NAME, timm/NAME or a .safetensors file of this package; none for no teacher
-    teacher_file:str=None, # weights for a named teacher
-    temperature:float=None, # of the distillation
-    label_weight:float=None, # share of the labels in its loss
-    device:str=None, # cpu, cuda or cuda:1; default: a GPU if there is one
-    threads:int=0, # CPU threads; 0: torch's choice
-    amp:str='', # bf16 or fp16: forward pass in half precision
-    compile:store_true=False, # compile the network (a minute at first, faster steps)
-    save_steps:int=None, # save within an epoch too, each so many batches
-    tensorboard:store_true=False, # write TensorBoard events into --out (needs the package tensorboard)
-    no_download:store_true=False, # never fetch data
+    args:list=None, # words of the command line; None: those of this process
 ):
-    "Train a binary network by a recipe. On 4 GPUs: torchrun --no-python --nproc_per_node 4 bnn_train ..., with the same options."
-    args = dict(locals())
-    if threads: torch.set_num_threads(threads)
+    "The command: train a binary network by a recipe."
+    a = _train_parser().parse_args(args)
+    if a.threads: torch.set_num_threads(a.threads)
     with _readable('bnn_train'):
-        r = make_recipe(recipe, **{f.name: args[f.name] for f in fields(Recipe) if args.get(f.name) is not None})
-        out = Path(out or f'runs/{recipe}-{r.norm}-{seed}')
-        result = train(r, out, path, images, not no_download, seed, resume, device or own_device(), teacher_file, amp, compile, save_steps, _writer(out) if tensorboard else None)
+        r = make_recipe(a.recipe, **{f.name: v for f in fields(Recipe) if (v := getattr(a, f.name, None)) is not None})
+        out = Path(a.out or f'runs/{a.recipe}-{r.norm}-{a.seed}')
+        writer = _writer(out) if a.tensorboard else None
+        result = train(r, out, a.path, a.images, not a.no_download, a.seed, a.resume, a.device or own_device(), a.teacher_file, a.amp, a.compile, a.save_steps, writer, _command(a))
     if rank_distrib(): return
     for s in result['steps']: print(f"step {s['step']} ({kinds[s['binary']]}): last epoch {s['last']:.2%}, best {s['best']:.2%} (epoch {s['best_epoch']})")
     print(f"{out}: {', '.join(sorted(f.name for f in out.iterdir() if f.is_file()))}")
