@@ -32,6 +32,25 @@ class RSign(nn.Module):
     def extra_repr(self): return f'{self.sign.__name__}, zero={self.zero:g}, shift={self.shift is not None}, binary={self.binary}'
 
 # %% ../nbs/01_activations.ipynb #1a1c03c2
+class _RPReLU(torch.autograd.Function):
+    "PReLU(x + shift_in) + shift_out, keeping x + shift_in; the backward pass needs one new tensor"
+    @staticmethod
+    def forward(ctx, x, shift_in, slope, shift_out):
+        z = x + shift_in
+        ctx.save_for_backward(z, slope)
+        return F.prelu(z, slope).add_(shift_out)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        z, slope = ctx.saved_tensors
+        slope = slope.view(1, -1, 1, 1)
+        t = z.clamp(max=0).mul_(grad)
+        g_slope = t.sum((0, 2, 3))
+        gx = torch.gt(z, 0, out=t).mul_(1 - slope).add_(slope).mul_(grad) # slope where z <= 0, else 1
+        return gx, gx.sum((0, 2, 3), keepdim=True), g_slope, grad.sum((0, 2, 3), keepdim=True)
+
+# %% ../nbs/01_activations.ipynb #1725d64a
 class RPReLU(nn.Module):
     "PReLU(x + shift_in) + shift_out, one slope a channel (ReActNet, 2003.03488, eq. 5)."
     def __init__(self,
@@ -44,4 +63,4 @@ class RPReLU(nn.Module):
         self.shift_out = nn.Parameter(torch.zeros(1, ni, 1, 1))
 
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,C,H,W)
-        return F.prelu(x + self.shift_in, self.slope).add_(self.shift_out) # in place: prelu keeps its input, not its output
+        return _RPReLU.apply(x, self.shift_in, self.slope, self.shift_out)
