@@ -31,7 +31,7 @@ from .models import backbones, binary_net
 from .processes import own_device, several_processes
 from .resume import Interrupted, same_settings, stop_signals
 from .sigprop import gamma_of
-from .speed import EMA, Autocast, Compile, fused
+from .speed import EMA, Autocast, Compile, Throughput, fused
 from .steps import History, final, schedules
 
 # %% ../nbs/27_recipes.ipynb #1beaa52c
@@ -142,7 +142,7 @@ def make_learner(
     "A Learner for a recipe, with the fastest form of Adam and channels_last."
     x = dls.train.x if isinstance(dls.train, TensorDL) else torch.empty(0, 3, 0, 0)
     teacher = load_teacher(r.teacher, dls.c, teacher_file) if r.teacher else None
-    extra = [ChannelsLast(), *([Distill(teacher, r.temperature, r.label_weight)] if teacher else []), *([EMA(r.ema)] if r.ema else []),
+    extra = [ChannelsLast(), Throughput(), *([Distill(teacher, r.temperature, r.label_weight)] if teacher else []), *([EMA(r.ema)] if r.ema else []),
              *([Autocast(dict(bf16=torch.bfloat16, fp16=torch.float16)[amp])] if amp else []), *([Compile()] if compiled else [])]
     return bnn_learner(dls, make_model(r, dls.c, x.shape[1]), r.clip or None, r.wd, opt=fused(torch.optim.Adam, dls.device), loss_func=SoftCrossEntropy(r.smoothing),
                        metrics=[accuracy] + ([top_k_accuracy] if dls.c > 5 else []), cbs=[*extra, *(cbs or [])])
@@ -220,7 +220,7 @@ def plot_history(
     df = pd.read_csv(file)
     fig, axs = plt.subplots(1, 2, figsize=(8, 3))
     last = 0
-    for step, part in df.groupby('step'):
+    for _, part in df.groupby('step'):
         x = last + part.epoch
         axs[0].plot(x, part.accuracy*100, '.-', c='#0072B2'); axs[1].plot(x, part.train_loss, '--', c='grey'); axs[1].plot(x, part.valid_loss, '.-', c='#0072B2')
         if last: [ax.axvline(last + .5, c='lightgrey', lw=1) for ax in axs]

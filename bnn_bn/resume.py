@@ -184,7 +184,7 @@ class ExactResume(Callback):
         self.saved, self.failed = (epoch, batch), None
         if rank_distrib(): return
         try: save_state(self.file, dict(epoch=epoch, batch=batch, settings=self.settings(), start=self.start, now=now or random_states(self.dls), **state_of(self.learn)))
-        except OSError as e: self.failed = e; warnings.warn(f'{self.file}: not written ({e}); the state before stays, training goes on')
+        except OSError as e: self.failed = e; warnings.warn(f'{self.file}: not written ({e}); the state before stays, training goes on', stacklevel=2)
 
 # %% ../nbs/24_resume.ipynb #be29ba25
 class _Place(Callback):

@@ -6,14 +6,15 @@
 __all__ = ['schedules', 'Schedule', 'History', 'write_rows', 'Best', 'with_binary', 'final']
 
 # %% ../nbs/25_steps.ipynb #316cbaca
-import copy, csv, io, math, time
+import csv, io, math, time
 from pathlib import Path
 import torch
 from fastai.basics import Callback, Learner, L, patch, rank_distrib
 from .checkpoint import load_strictly, save_model, write_file
-from .learner import OptFunc, bare
+from .learner import DivergenceGuard, OptFunc, bare
 from .models import BinaryNet, binary_net
 from .resume import ExactResume
+from .speed import Throughput
 
 # %% ../nbs/25_steps.ipynb #6cfa2109
 schedules = {
@@ -37,25 +38,32 @@ class Schedule(Callback):
 
 # %% ../nbs/25_steps.ipynb #e5519df2
 class History(Callback):
-    "A row an epoch (step, epoch, learning rate, losses, metrics, images/s, seconds) in a CSV file."
+    "A row an epoch (step, epoch, learning rate, losses, metrics, skipped steps so far, images/s, the loader's share, seconds) in a CSV file."
     order = 70 # after the Recorder
     def __init__(self,
         file=None, # CSV file; None: `rows` only
         writer=None, # TensorBoard's SummaryWriter, or anything with `add_scalar(name, value, step)`
-    ): self.file, self.writer, self.rows, self.step = file, writer, [], 1
+        **names # values of the first columns
+    ): self.file, self.writer, self.names, self.rows, self.step = file, writer, names, [], 1
 
     def state_dict(self): return dict(rows=self.rows)
     def load_state_dict(self, state): self.rows = state['rows']
     def before_epoch(self): self.start = time.perf_counter()
     def before_validate(self): self.trained = time.perf_counter()
     def after_epoch(self):
-        names, values = self.recorder.metric_names[1:], self.recorder.values[-1]
-        images = len(self.dls.train)*getattr(self.dls.train, 'bs', 0)
-        row = dict(step=self.step, epoch=self.epoch + 1, lr=self.opt.hypers[-1]['lr'], **{k: round(float(v), 6) for k, v in zip(names, values)},
-                   images_per_s=round(images/(self.trained - self.start), 1), seconds=round(time.perf_counter() - self.start, 2))
+        metrics = {k: round(float(v), 6) for k, v in zip(self.recorder.metric_names[1:], self.recorder.values[-1])}
+        skipped = [c.log for c in self.learn.cbs if isinstance(c, DivergenceGuard)]
+        row = dict(self.names, step=self.step, epoch=self.epoch + 1, lr=self.opt.hypers[-1]['lr'], **metrics, skipped=len(sum(skipped, [])), **self.speed(),
+                   seconds=round(time.perf_counter() - self.start, 2))
         self.rows = self.rows + [row]
-        if self.writer: [self.writer.add_scalar(f'step{self.step}/{k}', v, row['epoch']) for k, v in row.items() if k not in ('step', 'epoch')]
+        if self.writer: [self.writer.add_scalar(f'step{self.step}/{k}', v, row['epoch']) for k, v in row.items() if isinstance(v, (int, float)) and k not in ('step', 'epoch')]
         if self.file and not rank_distrib(): write_rows(self.file, self.rows)
+
+    def speed(self):
+        "what a `Throughput` measured in this epoch, or the epoch's images by its time"
+        rows = [r for c in self.learn.cbs if isinstance(c, Throughput) for r in c.rows[-1:] if r['epoch'] == self.epoch]
+        whole = len(self.dls.train)*getattr(self.dls.train, 'bs', 0)/(self.trained - self.start)
+        return dict(images_per_s=round(rows[0]['images_per_s'] if rows else whole, 1), loader_share=round(rows[0]['loader_share'], 4) if rows else None)
 
 def write_rows(
     file, # CSV file, replaced whole
