@@ -18,7 +18,7 @@ from .checkpoint import save_model, write_file, load_model
 from .data import fashion_mini
 from .learner import bnn_learner
 from .models import create_model
-from .recipes import show_progress, versions
+from .run import show_progress, versions
 from .sigprop import gamma_of
 from .steps import History
 

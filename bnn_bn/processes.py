@@ -42,6 +42,7 @@ class Processes(DistributedTrainer):
         torch.distributed.all_reduce(t)
         for m, (total, count) in zip(sums, t.tolist()): m.total, m.count = total, count
 
+# %% ../nbs/26_processes.ipynb #9d68dfeb
 @contextmanager
 def several_processes(
     learn, # a Learner, made alike in all processes, from the same seed

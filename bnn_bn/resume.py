@@ -11,7 +11,7 @@ import json, random, signal, threading, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
-from fastai.basics import Callback, CancelEpochException, CancelFitException, L, rank_distrib
+from fastai.basics import Callback, CancelEpochException, CancelFitException, L, patch, rank_distrib
 from .checkpoint import read_tensors, write_tensors
 from .learner import any_process, bare
 
@@ -141,50 +141,61 @@ class ExactResume(Callback):
         if steps is not None and steps < 1: raise ValueError(f'steps={steps}: at least 1 is needed, or None for the ends of epochs only')
         self.file, self.resume, self.steps, self.stop, self.info = Path(file), resume, steps, stop or threading.Event(), info or {}
 
-    def before_fit(self):
-        self.failed, self.cut, self.skip, state = None, False, 0, load_state(self.file)
-        self.learn.remove_cb(_Place); self.saved = (0, 0)
-        if state is None: return
-        if not self.resume: raise ValueError(f'{self.file}: a state is there already; resume from it, or choose another directory')
-        same_settings(state['settings'], self.settings(), self.file)
-        restore(self.learn, state)
-        self.saved, self.skip, self.start, self.now = (state['epoch'], state['batch']), state['batch'], state['start'], state['now']
-        self.learn.add_cb(_Place(*self.saved, self.n_epoch, state['pct_train']))
-        self.learn.n_epoch -= state['epoch']
-        set_random_states(self.dls, self.now)
-
-    def before_epoch(self):
-        if not self.skip: self.start = random_states(self.dls)
-    def before_train(self):
-        if not self.skip: return
-        set_random_states(self.dls, self.start)
-        self.learn.dl = _Rest(self.learn.dl, self.skip, lambda: set_random_states(self.dls, self.now))
-    def after_train(self): self.skip, self.trained = 0, random_states(self.dls)
-
-    def after_batch(self):
-        stop = any_process(self.stop.is_set())
-        if not self.training:
-            if stop: self.cut = True; raise CancelEpochException # the pass will be repeated whole; EMA puts the weights back
-        elif stop or self.steps and (self.iter + 1) % self.steps == 0:
-            self.save(self.epoch, self.iter + 1)
-            if stop: raise CancelFitException
-    def after_cancel_epoch(self):
-        if self.cut: self.save(self.epoch, len(self.dls.train), self.trained); raise CancelFitException
-    def after_epoch(self):
-        self.save(self.epoch + 1, 0)
-        if any_process(self.stop.is_set()): raise CancelFitException
-
-    def after_fit(self):
-        self.learn.remove_cb(_Place)
-        if self.failed: raise OSError(f'{self.file}: the last state could not be written ({self.failed}); the one before is still there') from self.failed
-        if self.stop.is_set() and self.saved[0] < self.n_epoch: raise Interrupted(f'stopped in epoch {self.saved[0]} after {self.saved[1]} batches; {self.file} goes on from there')
-
     def settings(self): return dict(self.info, epochs=self.n_epoch, batches=len(self.dls.train))
     def save(self, epoch, batch, now=None):
         self.saved, self.failed = (epoch, batch), None
         if rank_distrib(): return
-        try: save_state(self.file, dict(epoch=epoch, batch=batch, settings=self.settings(), start=self.start, now=now or random_states(self.dls), **state_of(self.learn)))
+        state = dict(epoch=epoch, batch=batch, settings=self.settings(), start=self.start, now=now or random_states(self.dls), **state_of(self.learn))
+        try: save_state(self.file, state)
         except OSError as e: self.failed = e; warnings.warn(f'{self.file}: not written ({e}); the state before stays, training goes on', stacklevel=2)
+
+# %% ../nbs/24_resume.ipynb #7483d4ba
+@patch
+def before_fit(self:ExactResume):
+    self.failed, self.cut, self.halted, self.skip, self.saved, state = None, False, False, 0, (0, 0), load_state(self.file)
+    self.learn.remove_cb(_Place)
+    if state is None: return
+    if not self.resume: raise ValueError(f'{self.file}: a state is there already; resume from it, or choose another directory')
+    same_settings(state['settings'], self.settings(), self.file)
+    restore(self.learn, state)
+    self.saved, self.skip, self.start, self.now = (state['epoch'], state['batch']), state['batch'], state['start'], state['now']
+    self.learn.add_cb(_Place(*self.saved, self.n_epoch, state['pct_train']))
+    self.learn.n_epoch -= state['epoch']
+    set_random_states(self.dls, self.now)
+
+@patch
+def before_epoch(self:ExactResume):
+    if not self.skip: self.start = random_states(self.dls)
+@patch
+def before_train(self:ExactResume):
+    if not self.skip: return
+    set_random_states(self.dls, self.start)
+    self.learn.dl = _Rest(self.learn.dl, self.skip, lambda: set_random_states(self.dls, self.now))
+@patch
+def after_train(self:ExactResume): self.skip, self.trained = 0, random_states(self.dls)
+
+@patch
+def after_batch(self:ExactResume):
+    stop = self.halted = any_process(self.stop.is_set())
+    if not self.training:
+        if stop: self.cut = True; raise CancelEpochException # the pass will be repeated whole; EMA puts the weights back
+    elif stop or self.steps and (self.iter + 1) % self.steps == 0:
+        self.save(self.epoch, self.iter + 1)
+        if stop: raise CancelFitException
+@patch
+def after_cancel_epoch(self:ExactResume):
+    if self.cut: self.save(self.epoch, len(self.dls.train), self.trained); raise CancelFitException
+@patch
+def after_epoch(self:ExactResume):
+    self.save(self.epoch + 1, 0)
+    self.halted = any_process(self.stop.is_set())
+    if self.halted: raise CancelFitException
+
+@patch
+def after_fit(self:ExactResume):
+    self.learn.remove_cb(_Place)
+    if self.failed: raise OSError(f'{self.file}: the last state could not be written ({self.failed}); the one before is still there') from self.failed
+    if self.halted and self.saved[0] < self.n_epoch: raise Interrupted(f'stopped in epoch {self.saved[0]} after {self.saved[1]} batches; {self.file} goes on from there')
 
 # %% ../nbs/24_resume.ipynb #be29ba25
 class _Place(Callback):

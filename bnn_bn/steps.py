@@ -59,12 +59,15 @@ class History(Callback):
         if self.writer: [self.writer.add_scalar(f'step{self.step}/{k}', v, row['epoch']) for k, v in row.items() if isinstance(v, (int, float)) and k not in ('step', 'epoch')]
         if self.file and not rank_distrib(): write_rows(self.file, self.rows)
 
-    def speed(self):
-        "what a `Throughput` measured in this epoch, or the epoch's images by its time"
-        rows = [r for c in self.learn.cbs if isinstance(c, Throughput) for r in c.rows[-1:] if r['epoch'] == self.epoch]
-        whole = len(self.dls.train)*getattr(self.dls.train, 'bs', 0)/(self.trained - self.start)
-        return dict(images_per_s=round(rows[0]['images_per_s'] if rows else whole, 1), loader_share=round(rows[0]['loader_share'], 4) if rows else None)
+# %% ../nbs/25_steps.ipynb #360fb6e5
+@patch
+def speed(self:History):
+    "what a `Throughput` measured in this epoch, or the epoch's images by its time"
+    rows = [r for c in self.learn.cbs if isinstance(c, Throughput) for r in c.rows[-1:] if r['epoch'] == self.epoch]
+    whole = len(self.dls.train)*getattr(self.dls.train, 'bs', 0)/(self.trained - self.start)
+    return dict(images_per_s=round(rows[0]['images_per_s'] if rows else whole, 1), loader_share=round(rows[0]['loader_share'], 4) if rows else None)
 
+# %% ../nbs/25_steps.ipynb #c7a9241f
 def write_rows(
     file, # CSV file, replaced whole
     rows:list, # dicts with the same keys
@@ -129,6 +132,7 @@ def fit_step(self:Learner,
     self.fit(epochs, lr, cbs=[Schedule(lr, schedule), keep, *L(cbs), *resume], reset_opt=True)
     return keep
 
+# %% ../nbs/25_steps.ipynb #4fc37c9d
 @patch
 def fit_two_step(self:Learner,
     epochs:tuple=(100, 100), # of each step

@@ -9,8 +9,9 @@ from safetensors import safe_open
 from bnn_bn.checkpoint import save_model
 from bnn_bn.data import tensor_dls
 from bnn_bn.models import assert_bn_free, binary_net
-from bnn_bn.recipes import evaluate, make_dls, make_learner, recipes
+from bnn_bn.recipes import make_dls, make_learner, recipes
 from bnn_bn.resume import load_state, previous_file
+from bnn_bn.run import evaluate
 
 BIN = Path(sys.executable).parent
 ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
@@ -53,7 +54,7 @@ def dying(*args):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args)
 setattr(os, name, dying)
-from bnn_bn.recipes import bnn_train
+from bnn_bn.run import bnn_train
 bnn_train()
 """
 
