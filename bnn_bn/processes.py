@@ -50,12 +50,18 @@ def several_processes(
 ):
     "Within it, `fit` trains in all processes that torchrun or `accelerate launch` started; with one process, as it is."
     if num_distrib() < 2: yield learn; return
-    try: from accelerate.utils import InitProcessGroupKwargs
+    try:
+        from accelerate.state import AcceleratorState
+        from accelerate.utils import InitProcessGroupKwargs
     except ImportError: raise ImportError('training in several processes needs accelerate: pip install accelerate') from None
     cpu = torch.device(getattr(learn.dls, 'device', None) or 'cpu').type == 'cpu'
-    learn.add_cb(Processes(sync_bn=False, cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))]))
+    p = Processes(sync_bn=False, cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))])
+    learn.add_cb(p)
     if rank_distrib(): learn.logger = lambda row: None
-    try: yield learn
+    try:
+        yield learn
+        p.accelerator.wait_for_everyone() # or one ends, and takes the connection from the others
+        p.accelerator.end_training(); AcceleratorState._reset_state(reset_partial_state=True)
     finally:
         learn.detach_distributed()
         for dl in L(learn.dls.loaders).filter(lambda dl: isinstance(dl, ShardedDL)):
