@@ -6,14 +6,14 @@
 __all__ = ['kinds', 'train', 'show_progress', 'versions', 'plot_history', 'evaluate', 'bnn_train', 'bnn_eval']
 
 # %% ../nbs/28_run.ipynb #fc489841
-import argparse, json, platform, sys, time
+import argparse, json, platform, sys, time, traceback
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 import fastai, numpy as np, torch, torch.nn.functional as F
 from torch import nn
 import fastai.callback.progress # noqa: F401, Learner.no_bar
-from fastai.basics import num_distrib, rank_distrib, set_seed
+from fastai.basics import rank_distrib, set_seed
 from fastcore.docments import docments
 from fastcore.script import call_parse
 from . import __version__
@@ -70,9 +70,10 @@ def _finish(model, out, result):
 def _prepare(out, config, resume):
     "the directory of a run that is new, or the same as before"
     file = out/'config.json'
+    if rank_distrib(): return # the first process looks after it
     if file.exists() and not resume: raise ValueError(f'{out}: a run is there already; go on with it by --resume, or choose another directory')
     if file.exists(): same_settings(_flat(json.loads(file.read_text())), _flat(config), file)
-    elif not rank_distrib(): write_file(file, json.dumps(config, indent=1).encode())
+    else: write_file(file, json.dumps(config, indent=1).encode())
 
 def _flat(config): return config['recipe'] | {k: v for k, v in config.items() if k != 'recipe'}
 
@@ -177,11 +178,12 @@ kinds = dict(act='1-bit activations', both='1-bit weights and activations', real
 # %% ../nbs/28_run.ipynb #76736e24
 @contextmanager
 def _readable(command):
-    "errors as one line; a stop by a signal ends with 130"
+    "errors that this package raises, and those of files, as one line; a stop by a signal ends with 130"
     try: yield
     except Interrupted as e: print(f'{command}: {e}; --resume goes on', file=sys.stderr); raise SystemExit(130) from None
     except (ValueError, OSError, RuntimeError, ImportError, AssertionError) as e:
-        if type(e) is RuntimeError and num_distrib() > 1: raise # a lost process: the launcher shows what happened
+        ours = Path(traceback.extract_tb(e.__traceback__)[-1].filename).parent == Path(__file__).parent
+        if not (ours or isinstance(e, OSError)): raise # torch's, which need their place
         raise SystemExit(f"{command}: {str(e).split(':' + chr(10) + chr(9))[-1]}") from None
 
 def _writer(out):
@@ -207,7 +209,7 @@ def bnn_eval(
         config, device = file.parent/'config.json', device or own_device()
         model, info = load_model(file).to(device), load_info(file)['info']
         if not (data or config.exists()): raise ValueError(f'{file}: no config.json beside it; say which data with --data')
-        r = replace(Recipe(data) if data else Recipe(**json.loads(config.read_text())['recipe']), bs=bs, mixup=0.)
+        r = replace(Recipe(data) if data else Recipe(**json.loads(config.read_text())['recipe']), bs=bs, mixup=0., cutout=0)
         score = evaluate(model, make_dls(r, path, device, download=False)[1])
     print(f"{file}: top-1 {score['top1']:.2%}, top-5 {score['top5']:.2%}, loss {score['loss']:.4f} on {score['images']} images"
           + (f"; recorded {info['accuracy']:.2%}" if 'accuracy' in info else ''))
