@@ -33,10 +33,9 @@ class RSign(nn.Module):
 
 # %% ../nbs/01_activations.ipynb #1a1c03c2
 class _RPReLU(torch.autograd.Function):
-    "PReLU(x + shift_in) + shift_out, keeping x + shift_in; the backward pass needs one new tensor"
+    "PReLU(z) + shift_out, keeping z; the backward pass needs one new tensor"
     @staticmethod
-    def forward(ctx, x, shift_in, slope, shift_out):
-        z = x + shift_in
+    def forward(ctx, z, slope, shift_out):
         ctx.save_for_backward(z, slope)
         return F.prelu(z, slope).add_(shift_out)
 
@@ -47,8 +46,8 @@ class _RPReLU(torch.autograd.Function):
         slope = slope.view(1, -1, 1, 1)
         t = z.clamp(max=0).mul_(grad)
         g_slope = t.sum((0, 2, 3))
-        gx = torch.gt(z, 0, out=t).mul_(1 - slope).add_(slope).mul_(grad) # slope where z <= 0, else 1
-        return gx, gx.sum((0, 2, 3), keepdim=True), g_slope, grad.sum((0, 2, 3), keepdim=True)
+        gz = torch.gt(z, 0, out=t).mul_(1 - slope).add_(slope).mul_(grad) # slope where z <= 0, else 1
+        return gz, g_slope, grad.sum((0, 2, 3), keepdim=True)
 
 # %% ../nbs/01_activations.ipynb #1725d64a
 class RPReLU(nn.Module):
@@ -56,11 +55,14 @@ class RPReLU(nn.Module):
     def __init__(self,
         ni:int, # channels C
         slope:float=.25, # first slope where x + shift_in < 0
+        inplace:bool=False, # write x + shift_in over x? As in `torch.nn.ReLU`
     ):
         super().__init__()
+        self.inplace = inplace
         self.shift_in = nn.Parameter(torch.zeros(1, ni, 1, 1))
         self.slope = nn.Parameter(torch.full((ni,), slope))
         self.shift_out = nn.Parameter(torch.zeros(1, ni, 1, 1))
 
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,C,H,W)
-        return _RPReLU.apply(x, self.shift_in, self.slope, self.shift_out)
+        z = x.add_(self.shift_in) if self.inplace and x.dtype == self.shift_in.dtype else x + self.shift_in
+        return _RPReLU.apply(z, self.slope, self.shift_out)

@@ -63,9 +63,14 @@ class Spec:
 
     def bn(self, nf): return nn.BatchNorm2d(nf) if self.norm == 'bn' else nn.Identity()
     def sign(self, ni): return RSign(ni, self.quantizer, self.rules.zero, self.rprelu, self.binary != 'real')
-    def act(self, nf): return RPReLU(nf) if self.rprelu else nn.Identity()
+    def act(self, nf): return RPReLU(nf, inplace=True) if self.rprelu else nn.Identity()
 
 # %% ../nbs/11_blocks.ipynb #b31985ad
+def _plus(branch, x):
+    "their sum, in the memory of the branch unless that is of lower precision"
+    return branch.add_(x) if branch.dtype == x.dtype else branch + x
+
+# %% ../nbs/11_blocks.ipynb #83a73c7c
 class BiRealBlock(nn.Module):
     "One 3x3 convolution with a shortcut of its own: act(shortcut + alpha * bn(conv(sign(beta x)))) (1808.00278, fig. 3; 2003.03488)."
     def __init__(self, ni:int, nf:int, stride:int, spec:Spec,
@@ -83,7 +88,7 @@ class BiRealBlock(nn.Module):
 
     def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) to (B,nf,H/stride,W/stride)
         branch = self.norm(self.conv(self.sign(x, self.beta), self.alpha))
-        return self.act(branch.add_(x if self.shortcut is None else self.transition(x)))
+        return self.act(_plus(branch, x if self.shortcut is None else self.transition(x)))
 
     def transition(self, x:Tensor)->Tensor: # as the output
         "The shortcut where channels or size change"
@@ -108,9 +113,9 @@ class ReActBlock(nn.Module):
 
     def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) to (B,nf,H/stride,W/stride)
         shortcut = x if self.pool is None else self.pool(x) * self.betas[0]
-        h = self.act1(self.norm1(self.conv1(self.sign1(x, self.betas[0]), self.alpha)).add_(shortcut))
+        h = self.act1(_plus(self.norm1(self.conv1(self.sign1(x, self.betas[0]), self.alpha)), shortcut))
         a = self.sign2(h, self.betas[1])
-        ys = [norm(conv(a, self.alpha)).add_(h) for conv, norm in zip(self.conv2, self.norm2)]
+        ys = [_plus(norm(conv(a, self.alpha)), h) for conv, norm in zip(self.conv2, self.norm2)]
         return self.act2(ys[0] if len(ys) == 1 else torch.cat(ys, 1))
 
 # %% ../nbs/11_blocks.ipynb #95d74802
@@ -129,4 +134,4 @@ class XnorBlock(nn.Module):
     def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) to (B,nf,H/stride,W/stride)
         bx = x if self.beta == 1 else x*self.beta # the norm stands between beta and the sign
         r = self.conv1(self.sign1(self.norm1(bx)))
-        return self.conv2(self.sign2(self.norm2(r)), self.alpha).add_(x if self.shortcut is None else self.shortcut(bx))
+        return _plus(self.conv2(self.sign2(self.norm2(r)), self.alpha), x if self.shortcut is None else self.shortcut(bx))

@@ -36,7 +36,7 @@ def _warn_if_slow(device, dtype, flags=None):
     "name the slow combinations of device and dtype"
     if dtype == torch.float16: slow = device.type == 'cpu' and not {'avx512_fp16', 'amx_fp16', 'fp16_arith', 'fphp'} & (_cpu_flags() if flags is None else flags)
     else: slow = not bf16_is_fast(device, flags)
-    if slow: warnings.warn(f'Autocast: {device.type} has no instructions for {dtype} here, so it may be ten times slower than float32; '
+    if slow: warnings.warn(f'Autocast: {device.type} has no instructions for {dtype} here, so it may be many times slower than float32; '
                            'train without Autocast, or on other hardware', stacklevel=3)
 
 # %% ../nbs/21_speed.ipynb #fdae1714

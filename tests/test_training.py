@@ -1,17 +1,20 @@
 "What only processes can show: kills inside a save, signals, a lost rank, and every recipe on a few batches."
-import json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, threading, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
-from fastai.basics import set_seed
+from fastai.basics import Callback, set_seed
 from safetensors import safe_open
 from bnn_bn.checkpoint import save_model
 from bnn_bn.data import tensor_dls
+from bnn_bn.distill import Distill
+from bnn_bn.learner import bnn_learner
 from bnn_bn.models import assert_bn_free, binary_net
-from bnn_bn.recipes import make_dls, make_learner, recipes
-from bnn_bn.resume import load_state, previous_file
+from bnn_bn.recipes import make_dls, make_learner, make_recipe, recipes
+from bnn_bn.resume import ExactResume, Interrupted, load_state, previous_file
 from bnn_bn.run import evaluate
+from bnn_bn.speed import EMA, Autocast
 
 BIN = Path(sys.executable).parent
 ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
@@ -125,6 +128,46 @@ def test_two_processes(whole, tmp_path):
     assert {f.name for f in out.iterdir()} == {f.name for f in whole.iterdir()}
     first = [json.loads((d/'result.json').read_text())['steps'][0] for d in (out, whole)]
     assert abs(first[0]['last'] - first[1]['last']) < .05                    # float32: rounding flips signs, so near and not equal
+
+def test_two_processes_resume(tmp_path):
+    "the launcher is told to stop, both processes save the same place, and go on to what they would have become"
+    whole, out = tmp_path/'whole', tmp_path/'run'
+    finish(train(whole, launch=TORCHRUN))
+    p = train(out, launch=TORCHRUN)
+    while not (out/'state-1.safetensors').exists(): assert p.poll() is None; time.sleep(.05)
+    p.send_signal(signal.SIGTERM); p.communicate(timeout=120)
+    assert p.returncode != 0 and not (out/'result.json').exists()
+    finish(train(out, '--resume', launch=TORCHRUN))
+    same_run(whole, out)
+
+class StopAfter(Callback):
+    "ask for an end after so many steps of a fit"
+    def __init__(self, n): self.n, self.stop = n, threading.Event()
+    def before_fit(self): self.left = self.n
+    def after_step(self):
+        self.left -= 1
+        if not self.left: self.stop.set()
+
+def half_precision(file, n=None):
+    "3 epochs in float16 with a loss scale that overflows at first and grows, averaged weights and a teacher"
+    set_seed(0, reproducible=True)
+    dls = make_dls(make_recipe('fashion', bs=32), device='cpu', images=128)
+    net, teacher = (binary_net('reactnet_mini', binary=b, n_out=10, in_chans=1, width=.125) for b in ('both', 'real'))
+    learn = bnn_learner(dls, net, cbs=[Autocast(torch.float16, init_scale=2.**40, growth_interval=3), EMA(.9), Distill(teacher), *([StopAfter(n)] if n else [])])
+    with learn.no_bar(), learn.no_logging(): learn.fit(3, .01, cbs=ExactResume(file, stop=learn.stop_after.stop if n else None))
+    return learn
+
+def test_half_precision_resumes(tmp_path):
+    "scale, skipped steps and averaged weights go on too"
+    whole = half_precision(tmp_path/'whole.safetensors')
+    assert whole.autocast.skipped > 0 and all(p.isfinite().all() for p in whole.model.parameters())
+    for _ in range(3):
+        with pytest.raises(Interrupted): half_precision(tmp_path/'parts.safetensors', 3)
+    parts = half_precision(tmp_path/'parts.safetensors')
+    for a, b in ((whole.model, parts.model), (whole.ema.model, parts.ema.model)):
+        assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+    assert whole.autocast.state_dict() == parts.autocast.state_dict()
+    assert [list(r) for r in whole.recorder.values] == [list(r) for r in parts.recorder.values]
 
 def small_dls(r, tmp):
     "data of the recipe's kind: noise of CIFAR's shape, or a folder of pictures"
