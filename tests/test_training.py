@@ -116,9 +116,9 @@ def test_lost_rank(tmp_path):
     state = load_state(out/'state-1.safetensors')
     assert (state['epoch'], state['batch']) >= (0, 3)
     p = train(out, '--epochs', '30', '--resume')
-    time.sleep(12); p.send_signal(signal.SIGTERM); p.communicate(timeout=60)
-    later = load_state(out/'state-1.safetensors')
-    assert (later['epoch'], later['batch']) > (state['epoch'], state['batch'])
+    place, end = (state['epoch'], state['batch']), time.monotonic() + 120
+    while (s := load_state(out/'state-1.safetensors')) and (s['epoch'], s['batch']) <= place: assert p.poll() is None and time.monotonic() < end; time.sleep(.5)
+    p.send_signal(signal.SIGTERM); p.communicate(timeout=60)
 
 def test_two_processes(whole, tmp_path):
     "the same files, written once; nothing but the first process speaks"
