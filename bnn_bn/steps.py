@@ -144,10 +144,10 @@ def fit_two_step(self:Learner,
 )->list: # a dict for each step: the last and the best value of the metric, and its epoch
     "1-bit activations, then 1-bit weights too (2104.08215, section 4.1); `learn.model` becomes a new network at each step."
     if select not in ('best', 'last'): raise ValueError(f"select={select!r}: allowed are 'best' and 'last'")
-    results = []
+    keep, results = None, []
     for i, binary in enumerate(('act', 'both')):
-        if self.model.cfg['binary'] != binary: self.model = with_binary(self.model, binary, results and select == 'best' and keep.weights or None)
-        elif results and select == 'best': load_strictly(self.model, keep.weights)
+        if self.model.cfg['binary'] != binary: self.model = with_binary(self.model, binary, keep.weights if keep and select == 'best' else None)
+        elif keep and select == 'best': load_strictly(self.model, keep.weights)
         keep = self.fit_step(epochs[i], lr, wd=wd[i], step=i + 1, out=out, best=('step1.safetensors', 'best.safetensors')[i], **kwargs)
         results.append(dict(step=i + 1, binary=binary, last=final(self, keep.monitor), best=keep.value, best_epoch=keep.epoch_))
     return results
