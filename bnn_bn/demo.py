@@ -14,7 +14,8 @@ from fastai.basics import set_seed
 import fastai.callback.schedule # noqa: F401, Learner.fit_one_cycle
 from fastai.callback.channelslast import ChannelsLast
 from fastcore.script import call_parse
-from .checkpoint import save_model, write_file, load_model
+from .files import write_file
+from .checkpoint import save_model, load_model
 from .data import fashion_mini
 from .learner import bnn_learner
 from .models import create_model

@@ -17,7 +17,8 @@ from fastai.basics import rank_distrib, set_seed
 from fastcore.docments import docments
 from fastcore.script import call_parse
 from . import __version__
-from .checkpoint import load_info, load_model, save_model, write_file
+from .files import write_file
+from .checkpoint import load_info, load_model, save_model
 from .learner import bare
 from .processes import own_device, several_processes
 from .recipes import Recipe, make_dls, make_learner, make_recipe, recipes

@@ -10,7 +10,8 @@ import csv, io, math, time
 from pathlib import Path
 import torch
 from fastai.basics import Callback, Learner, L, patch, rank_distrib
-from .checkpoint import load_strictly, save_model, write_file
+from .files import write_file
+from .checkpoint import load_strictly, save_model
 from .learner import DivergenceGuard, OptFunc, bare
 from .models import BinaryNet, binary_net
 from .resume import ExactResume
