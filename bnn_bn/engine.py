@@ -10,7 +10,7 @@ import os, threading
 import numpy as np
 from . import kernels
 from .bnnfile import Graph, Node, check_graph
-from .kernels import get_way, pack_signs, words
+from .kernels import get_way, pack_signs, unpack_signs, words
 from .kernels import address, aligned, make_table, plan_conv, span, walk, FIELDS, KIND, X, OUT, SYNC, STEP, MAX, AVERAGE, COPY, RESULT
 
 # %% ../nbs/31c_engine.ipynb #75419d88
@@ -78,7 +78,8 @@ class Plan:
         if v.last >= 0: v.numbers = over or self.buffer(v.size[0]*v.size[1]*v.channels)
         if v.takers:
             v.padding, v.threshold = v.takers[0].padding, v.spread(v.takers[0].tensors['threshold'], np.inf)
-            v.signs = address(aligned(np.zeros((v.size[0], v.size[1] + 2*v.padding, v.channels//32), np.uint32)), self.keep)
+            v.bits = aligned(np.zeros((v.size[0], v.size[1] + 2*v.padding, v.channels//32), np.uint32))
+            v.signs = address(v.bits, self.keep)
 
     def release(self, v, i, over=None):
         "give the memory of a value back after its last step"
@@ -200,6 +201,15 @@ class Engine:
         if len(x):
             with self.lock: self._run(x, out)
         return out
+
+    def signs(self,
+        x:np.ndarray, # one image (1,channels,H,W)
+    )->list: # int8 (C,H',W') for each value whose sign is taken, in order
+        "The signs that the binary convolutions see: what flips, and where."
+        if len(x) != 1: raise ValueError(f'{len(x)} images: one at a time')
+        self(x)
+        values = [v for v in self.plan(x.shape[2:]).values if v.takers]
+        return [unpack_signs(v.bits[:, v.padding:v.padding + v.size[1]], v.channels)[..., v.slots].transpose(2, 0, 1) for v in values]
 
 # %% ../nbs/31c_engine.ipynb #7c3cb5a4
 def check_images(x, channels):

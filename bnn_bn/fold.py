@@ -146,11 +146,15 @@ def _check_zero(model, zero_is_plus):
 # %% ../nbs/31d_fold.ipynb #7694e593
 class FoldedNet(nn.Module):
     "A folded graph as a torch module, (B,channels,H,W) to (B,n_out)."
-    def __init__(self, graph:Graph):
+    def __init__(self, graph:Graph,
+        exact:bool=True, # scale after the convolution, so that sums of signs are whole numbers? False: into its weights, which is faster
+    ):
         super().__init__()
-        self.steps = [(n, f'n{i}_') for i, n in enumerate(graph.nodes)]
+        self.steps, self.exact = [(n, f'n{i}_') for i, n in enumerate(graph.nodes)], exact
         for n, p in self.steps:
-            for k, a in n.tensors.items(): self.register_buffer(p + k, torch.tensor(a if k == 'weight' else a.reshape(1, -1, 1, 1)).float())
+            for k, a in n.tensors.items():
+                if k == 'weight' and not exact and 'scale' in n.tensors: a = a*n.tensors['scale'].reshape(-1, 1, 1, 1)
+                self.register_buffer(p + k, torch.tensor(a if k == 'weight' or (k == 'bias' and not exact) else a.reshape(1, -1, 1, 1)).float())
 
     def step(self, n, p, x, residual=None):
         "one step of the graph"
@@ -159,8 +163,8 @@ class FoldedNet(nn.Module):
         if n.op == 'avgpool': return F.avg_pool2d(x, n.kernel, n.stride)*n.factor
         if n.op == 'mean': return x.mean((2, 3), keepdim=True)
         if n.op == 'bconv': x = torch.where(x >= get('threshold'), 1., -1.).to(x.dtype)
-        y = F.conv2d(x, get('weight'), None, n.stride, n.padding, n.dilation)
-        y = (y*get('scale') if 'scale' in n.tensors else y) + get('bias')
+        y = F.conv2d(x, get('weight'), None if self.exact else get('bias'), n.stride, n.padding, n.dilation)
+        if self.exact: y = (y*get('scale') if 'scale' in n.tensors else y) + get('bias')
         if residual is not None: y = y + (residual if residual.shape[1] == y.shape[1] else residual.repeat(1, y.shape[1]//residual.shape[1], 1, 1))
         return torch.where(y > 0, y, y*get('slope')) if 'slope' in n.tensors else y
 
