@@ -8,9 +8,7 @@ __all__ = ['kinds', 'serve', 'Rival', 'take_turns', 'runner', 'onnx_runner', 'us
 # %% ../nbs/34_bench.ipynb #145ff4d8
 import json, os, statistics, subprocess, sys, time
 from dataclasses import dataclass, field
-from pathlib import Path
 import numpy as np
-from fastcore.script import call_parse
 from .bnnfile import read_bnn
 from .engine import Engine
 

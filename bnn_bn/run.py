@@ -165,7 +165,7 @@ def bnn_train(
     "The command: train a binary network by a recipe."
     a = _train_parser().parse_args(args)
     if a.threads: torch.set_num_threads(a.threads)
-    with _readable('bnn_train'):
+    with readable('bnn_train'):
         r = make_recipe(a.recipe, **{f.name: v for f in fields(Recipe) if (v := getattr(a, f.name, None)) is not None})
         out = Path(a.out or f'runs/{a.recipe}-{r.norm}-{a.seed}')
         writer = _writer(out) if a.tensorboard else None
@@ -178,7 +178,7 @@ kinds = dict(act='1-bit activations', both='1-bit weights and activations', real
 
 # %% ../nbs/28_run.ipynb #76736e24
 @contextmanager
-def _readable(command):
+def readable(command):
     "errors that this package raises, and those of files, as one line; a stop by a signal ends with 130"
     try: yield
     except Interrupted as e: print(f'{command}: {e}; --resume goes on', file=sys.stderr); raise SystemExit(130) from None
@@ -205,7 +205,7 @@ def bnn_eval(
 ):
     "Measure a trained network again, and compare with what the run recorded."
     if threads: torch.set_num_threads(threads)
-    with _readable('bnn_eval'):
+    with readable('bnn_eval'):
         file = Path(run)/f'{which}.safetensors' if Path(run).is_dir() else Path(run)
         config, device = file.parent/'config.json', device or own_device()
         model, info = load_model(file).to(device), load_info(file)['info']
