@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['write_tensors', 'save_model', 'read_tensors', 'load_model', 'load_info', 'load_strictly', 'reference_names',
-           'from_reference', 'to_reference']
+           'from_reference', 'to_reference', 'mmpretrain_names', 'from_mmpretrain']
 
 # %% ../nbs/13_checkpoint.ipynb #0333322b
-import hashlib, json
+import hashlib, json, os, pickle
 from pathlib import Path
 import torch
 from torch import nn
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save as to_bytes
 from .files import write_file
-from .models import BinaryNet, binary_net
+from .models import BinaryNet, binary_net, create_model
 from .blocks import BiRealBlock, ReActBlock
 
 # %% ../nbs/13_checkpoint.ipynb #a98e86b0
@@ -154,3 +154,42 @@ def to_reference(
     "The state dict that the authors' network of the same kind would load."
     names = reference_names(model)
     return {names[n]: t.detach().clone() for n, t in model.state_dict().items()}
+
+# %% ../nbs/13_checkpoint.ipynb #5a5420d0
+def mmpretrain_names(
+    model:nn.Module, # a VGG of torchvision: `create_model('vgg16_bn_real')` and its like
+)->dict: # our name -> mmpretrain's name, for each entry of the state dict
+    "The names that mmpretrain gives to the weights of this network."
+    n, names = -1, {}
+    for i, m in model.features.named_children():
+        if isinstance(m, (nn.Conv2d, nn.MaxPool2d)): n += 1
+        part = 'conv' if isinstance(m, nn.Conv2d) else 'bn'
+        names.update({f'features.{i}.{k}': f'backbone.features.{n}.{part}.{k}' for k in m.state_dict()})
+    return names | {f'classifier.{k}': f'backbone.classifier.{k}' for k in model.classifier.state_dict()}
+
+# %% ../nbs/13_checkpoint.ipynb #93ec92bf
+def from_mmpretrain(
+    path, # `.pth` file of one of mmpretrain's VGGs: a state dict, or a checkpoint with 'state_dict'
+)->nn.Module: # torchvision's network, on the CPU, in evaluation mode
+    "A VGG with mmpretrain's weights; nothing but tensors and plain values is unpickled, and ValueError lists each name that does not fit."
+    state = _tensors_of(path)
+    convs = sorted({int(k.split('.')[2]) for k in state if k.startswith('backbone.features.') and k.split('.')[2].isdigit()})
+    if not convs or convs[-1] not in (11, 13, 16, 19): raise ValueError(f"{path}: the last convolution of a VGG is backbone.features.11, .13, .16 or .19, here {f'.{convs[-1]}' if convs else 'there is none'}; {', '.join(list(state)[:3])}, ...")
+    last = state.get('backbone.classifier.6.weight')
+    name = f"vgg{convs[-1]}{'_bn' if any('.bn.' in k for k in state) else ''}_real"
+    model = create_model(name, **({} if last is None else dict(n_out=len(last))))
+    names = mmpretrain_names(model)
+    ours = {theirs: n for n, theirs in names.items()}
+    load_strictly(model, {ours.get(k, k): v for k, v in state.items()}, names)
+    return model.eval()
+
+# %% ../nbs/13_checkpoint.ipynb #894d66e1
+def _tensors_of(path):
+    "the tensors of a pickled checkpoint, read without running anything"
+    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
+    try: state = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError: raise ValueError(f"{path}: holds more than tensors and plain values, or is no file of torch.save; where it comes from, keep torch.load(...)['state_dict'] alone") from None
+    except (RuntimeError, EOFError) as e: raise ValueError(f'{path}: not a whole file of torch.save ({e}); fetch it again') from None
+    state = state.get('state_dict', state) if isinstance(state, dict) else state
+    if not (isinstance(state, dict) and state and all(isinstance(v, torch.Tensor) for v in state.values())): raise ValueError(f'{path}: no dict of tensors, nor a checkpoint with one under state_dict')
+    return state

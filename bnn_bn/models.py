@@ -10,6 +10,7 @@ __all__ = ['backbones', 'Backbone', 'BinaryNet', 'check_side', 'binary_net', 're
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
+from itertools import count, islice
 import torch
 from torch import nn, Tensor
 from .binarize import ste_sign
@@ -27,8 +28,10 @@ class Backbone:
     imagenet:tuple = (7, 2, True) # kernel, stride, 3x3 max pool of stride 2? of the stem for ImageNet
     cifar:tuple = (3, 1, False)   # the same for small images
     parts:tuple = ()          # arguments of `Spec` that belong to the shape
+    pool:bool = False         # a 2x2 max pool after each stage?
 
 _resnet = lambda *depths: tuple((64 << i, d, 1 if i == 0 else 2) for i, d in enumerate(depths))
+_vgg = lambda *depths: Backbone(BiRealBlock, tuple((64 << min(i, 3), d - (i == 0), 1) for i, d in enumerate(depths)), imagenet=(3, 1, False), pool=True)
 _plain = (('rprelu', False), ('binary_shortcut', False))
 backbones = {
     'reactnet18': Backbone(BiRealBlock, _resnet(4, 4, 4, 4)),
@@ -38,6 +41,7 @@ backbones = {
     'birealnet18': Backbone(BiRealBlock, _resnet(4, 4, 4, 4), parts=_plain),
     'birealnet34': Backbone(BiRealBlock, _resnet(6, 8, 12, 6), parts=_plain),
     'xnornet18': Backbone(XnorBlock, _resnet(2, 2, 2, 2), parts=_plain + (('quantizer', ste_sign),)),
+    'vgg11': _vgg(1, 1, 2, 2, 2), 'vgg13': _vgg(2, 2, 2, 2, 2), 'vgg16': _vgg(2, 2, 3, 3, 3), 'vgg19': _vgg(2, 2, 4, 4, 4), # the first convolution is the stem
 }
 
 # %% ../nbs/12_models.ipynb #5b974646
@@ -70,8 +74,9 @@ def check_side(
     backbone:str, stem:str, # as in `binary_net`
     side:int, # height or width of the images, pixels
 ):
-    "Raise ValueError where a 2x2 average pool and a stride-2 convolution of the network would disagree on a map."
+    "Raise ValueError where a 2x2 average pool and a stride-2 convolution of the network would disagree on a map, or where nothing would be left of it."
     row = backbones[backbone]
+    if row.pool and side >> len(row.stages) == 0: raise ValueError(f'image side {side}: {backbone} halves it {len(row.stages)} times; {1 << len(row.stages)} is the least')
     odd = _odd_side(row, stem, side)
     if odd is None: return
     good = [s for s in range(max(1, side - 64), side + 65) if _odd_side(row, stem, s) is None]
@@ -116,9 +121,12 @@ def binary_net(
     ni = max(8, 8*round(row.stem_channels*width/8))
     layers = [(c*ni//row.stem_channels, stride if i == 0 else 1) for c, depth, stride in row.stages for i in range(depth)]
     body = OrderedDict(stem=_stem(spec, in_chans, ni, *getattr(row, stem)))
-    for i, ((nf, stride), betas) in enumerate(zip(layers, _betas(row.block, layers, ni, spec)), 1):
-        body[f'block{i}'] = row.block(ni, nf, stride, spec, betas)
-        ni = nf
+    blocks = zip(count(1), layers, _betas(row.block, layers, ni, spec))
+    for k, (_, depth, _) in enumerate(row.stages, 1):
+        for i, (nf, stride), betas in islice(blocks, depth):
+            body[f'block{i}'] = row.block(ni, nf, stride, spec, betas)
+            ni = nf
+        if row.pool: body[f'pool{k}'] = nn.MaxPool2d(2)
     head = nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(ni, n_out)))
     cfg = dict(backbone=backbone, norm=norm, binary=binary, n_out=n_out, stem=stem, in_chans=in_chans, width=width, alpha=alpha, gamma=gamma,
                rules=rules.name if rules in known_rules else asdict(rules))
@@ -168,18 +176,29 @@ def reactnet_naive(
     return _react(arch, 'naive', kwargs)
 
 # %% ../nbs/12_models.ipynb #d45631fc
+_real = [f'vgg{d}{bn}_real' for d in (11, 13, 16, 19) for bn in ('', '_bn')]
+
+def _torchvision_vgg(name, n_out=1000, dropout=.5, **other):
+    "torchvision's own definition, with first weights as it draws them"
+    if other: raise ValueError(f"{name} takes n_out and dropout, not {', '.join(other)}: it is torchvision's network, for three channels; {name.split('_')[0]}_nobn with binary='real' takes the rest")
+    if not (isinstance(n_out, int) and n_out >= 1): raise ValueError(f'n_out={n_out!r}: a whole number from 1 on is needed')
+    from torchvision.models import vgg
+    return getattr(vgg, name.removesuffix('_real'))(weights=None, num_classes=n_out, dropout=dropout)
+
+# %% ../nbs/12_models.ipynb #f739d154
 def list_models(
     pattern:str='*', # shell pattern, such as '*_nobn'
 )->list: # names for `create_model`, sorted
     "Names of the networks that match."
-    return sorted(n for b in backbones for norm in _choices['norm'] if fnmatch(n := f'{b}_{norm}', pattern))
+    return sorted(n for n in [f'{b}_{norm}' for b in backbones for norm in _choices['norm']] + _real if fnmatch(n, pattern))
 
 def create_model(
     name:str, # one of `list_models()`
-    **kwargs # as in `reactnet_nobn`
-)->BinaryNet:
+    **kwargs # as in `reactnet_nobn`; of a `_real` network `n_out` and `dropout`
+)->nn.Module: # a `BinaryNet`, or torchvision's VGG where the name ends in `_real`
     "The network of that name."
     if name not in list_models(): raise ValueError(f'no network {name!r}; list_models() has {", ".join(list_models())}')
+    if name in _real: return _torchvision_vgg(name, **kwargs)
     backbone, norm = name.rsplit('_', 1)
     return binary_net(backbone, norm, **kwargs)
 

@@ -29,7 +29,7 @@ from .steps import schedules
 class Recipe:
     "All that determines a training but for data, seed and machine."
     data:str                  # key of `datasets`
-    model:str = 'reactnet18'  # backbone: reactnet18, reactnet34, reactnet_a, birealnet18, ...
+    model:str = 'reactnet18'  # backbone: reactnet18, reactnet34, reactnet_a, birealnet18, vgg16, ...
     norm:str = 'nobn'         # 'nobn', 'bn' or 'naive'
     stem:str = 'cifar'        # 'cifar' or 'imagenet'
     width:float = 1.          # factor of all channels

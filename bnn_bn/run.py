@@ -18,7 +18,7 @@ from fastcore.docments import docments
 from fastcore.script import call_parse
 from . import __version__
 from .files import write_file
-from .checkpoint import load_info, load_model, save_model
+from .checkpoint import from_mmpretrain, load_info, load_model, save_model
 from .learner import bare
 from .processes import own_device, several_processes
 from .recipes import Recipe, make_dls, make_learner, make_recipe, recipes
@@ -195,10 +195,10 @@ def _writer(out):
 # %% ../nbs/28_run.ipynb #b0827ffc
 @call_parse
 def bnn_eval(
-    run:str, # directory of a run, or one of its networks
+    run:str, # directory of a run, one of its networks, or a .pth file of mmpretrain's VGGs
     path:str=None, # directory of the data
     which:str='best', # network of the run: best, model (the last epoch) or step1
-    data:str=None, # cifar10, cifar100, imagenet or fashion; default: as the run was trained
+    data:str=None, # cifar10, cifar100, imagenet or fashion; default: as the run was trained; for a .pth file imagenet
     device:str=None, # default: a GPU if there is one
     bs:int=256, # images in a batch
     threads:int=0, # CPU threads; 0: torch's choice
@@ -208,9 +208,13 @@ def bnn_eval(
     with readable('bnn_eval'):
         file = Path(run)/f'{which}.safetensors' if Path(run).is_dir() else Path(run)
         config, device = file.parent/'config.json', device or own_device()
-        model, info = load_model(file).to(device), load_info(file)['info']
+        if file.suffix == '.pth': model, info, data = from_mmpretrain(file), {}, data or 'imagenet'
+        else: model, info = load_model(file), load_info(file)['info']
         if not (data or config.exists()): raise ValueError(f'{file}: no config.json beside it; say which data with --data')
         r = replace(Recipe(data) if data else Recipe(**json.loads(config.read_text())['recipe']), bs=bs, mixup=0., cutout=0)
-        score = evaluate(model, make_dls(r, path, device, download=False)[1])
+        dls = make_dls(r, path, device, download=False)
+        n = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)][-1]
+        if n != dls.c: raise ValueError(f'{file}: a network of {n} classes, and the data has {dls.c}; give the data it was trained on')
+        score = evaluate(model.to(device), dls[1])
     print(f"{file}: top-1 {score['top1']:.2%}, top-5 {score['top5']:.2%}, loss {score['loss']:.4f} on {score['images']} images"
           + (f"; recorded {info['accuracy']:.2%}" if 'accuracy' in info else ''))

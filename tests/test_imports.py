@@ -6,7 +6,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
 NUMBER = {p.stem.partition('_')[2]: int(p.stem[:2]) for p in NOTEBOOKS if '#| default_exp' in p.read_text()}
-ALONE = 'binarize', 'augment', 'sigprop', 'agc', 'speed'
+ALONE = 'binarize', 'augment', 'sigprop', 'agc', 'speed', 'cost'
 ALLOWED = dict(data={'augment'}, folder={'augment', 'data'}) # nearly alone
 
 def imported(name):
