@@ -7,7 +7,7 @@ __all__ = ['write_tensors', 'save_model', 'read_tensors', 'load_model', 'load_in
            'from_reference', 'to_reference', 'mmpretrain_names', 'from_mmpretrain']
 
 # %% ../nbs/13_checkpoint.ipynb #0333322b
-import hashlib, json, os, pickle
+import hashlib, json, pickle
 from pathlib import Path
 import torch
 from torch import nn
