@@ -83,7 +83,7 @@ def as_module(
 # %% ../nbs/32_deploy.ipynb #51d13ad2
 def classify(
     packed:PackedNet, # packed with its data: `pack(learn)`
-    pictures:np.ndarray, # uint8 (H,W,channels), (H,W) for one channel, or a batch (B,H,W,channels)
+    pictures:np.ndarray, # uint8 (H,W,channels), or a batch (B,H,W,channels); a single channel may be left out
     top:int=1, # so many labels, the most likely first
 )->list: # for each picture a list of pairs (label, probability)
     "The labels of pictures."
@@ -91,10 +91,11 @@ def classify(
     for k in ('mean', 'std', 'size'):
         if k not in info: raise ValueError(f'this file does not say the {k} of its images; pack it with its data, pack(learn), or normalise yourself and call the network')
     if x.dtype != np.uint8: raise ValueError(f'pictures of dtype {x.dtype}: bytes (uint8, 0 to 255) are needed')
-    if x.shape[-1] != c and c == 1: x = x[..., None]
+    (h, w) = info['size']
+    if c == 1 and x.shape[-2:] == (h, w): x = x[..., None]
     if x.ndim == 3: x = x[None]
-    if x.ndim != 4 or x.shape[-1] != c: raise ValueError(f'pictures of shape {np.shape(pictures)}: (H,W,{c}) or (B,H,W,{c}) is needed, channels last')
-    if list(x.shape[1:3]) != list(info['size']): raise ValueError(f"pictures of {x.shape[1]}x{x.shape[2]} pixels: this network was trained on {info['size'][0]}x{info['size'][1]}; resize them as in training")
+    if x.ndim != 4 or x.shape[1:] != (h, w, c):
+        raise ValueError(f'pictures of shape {np.shape(pictures)}: ({h},{w},{c}) or (B,{h},{w},{c}) is needed, channels last and as large as in training; resize them')
     x = (x/255. - info['mean'])/info['std']
     y = packed(np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)).astype(float)
     p = np.exp(y - y.max(1, keepdims=True)); p /= p.sum(1, keepdims=True)
