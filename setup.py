@@ -13,6 +13,6 @@ setup(
     long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=['bnn_bn*']), package_data={'bnn_bn': ['embedded/*']}, zip_safe=False,
     python_requires='>=' + s['min_python'],
-    install_requires=s['requirements'].split(), extras_require={'dev': s['dev_requirements'].split()},
+    install_requires=s['requirements'].split(), extras_require={k: s[k + '_requirements'].split() for k in ('dev', 'export', 'qonnx')},
     entry_points={'console_scripts': s.get('console_scripts', '').split(), 'nbdev': ['bnn_bn=bnn_bn._modidx:d']},
 )
