@@ -14,6 +14,7 @@ from bnn_bn.activations import RSign
 from bnn_bn.checkpoint import load_model
 from bnn_bn.data import cifar10_dls
 from bnn_bn.deploy import pack
+from bnn_bn.engine import signs_seen
 from bnn_bn.files import write_file
 
 
@@ -33,7 +34,7 @@ def compare(model, images, labels, flips):
     same = []
     for x in progress_bar(images[:flips].split(1), leave=False):
         y, ours = signs_of(model, x)
-        theirs = packed.engine.signs(x.numpy())
+        theirs = signs_seen(packed.engine, x.numpy())
         n = sum(int((a != (b > 0)).sum()) for a, b in zip(ours, theirs, strict=True))
         signs, flipped, touched = signs + sum(a.size for a in ours), flipped + n, touched + (n > 0)
         if not n: same.append(float(np.abs(packed(x.numpy())[0] - y).max()))

@@ -27,6 +27,7 @@ def serve(
             t = time.perf_counter(); run(); times.append(time.perf_counter() - t)
         print(json.dumps(times), flush=True)
 
+# %% ../nbs/34_bench.ipynb #eb41809b
 @dataclass
 class Rival:
     "One runtime on the bench."

@@ -103,6 +103,7 @@ def write_bnn(
     write_file(path, to_bytes(graph))
     return Path(path)
 
+# %% ../nbs/31b_bnnfile.ipynb #40fa43ea
 def from_bytes(
     data:bytes,
     path='the data', # named in errors

@@ -157,7 +157,6 @@ class FoldedNet(nn.Module):
                 self.register_buffer(p + k, torch.tensor(a if k == 'weight' or (k == 'bias' and not exact) else a.reshape(1, -1, 1, 1)).float())
 
     def step(self, n, p, x, residual=None):
-        "one step of the graph"
         get = lambda k: getattr(self, p + k)
         if n.op == 'maxpool': return F.max_pool2d(x, n.kernel, n.stride, n.padding)
         if n.op == 'avgpool': return F.avg_pool2d(x, n.kernel, n.stride)*n.factor
@@ -168,8 +167,7 @@ class FoldedNet(nn.Module):
         if residual is not None: y = y + (residual if residual.shape[1] == y.shape[1] else residual.repeat(1, y.shape[1]//residual.shape[1], 1, 1))
         return torch.where(y > 0, y, y*get('slope')) if 'slope' in n.tensors else y
 
-    def values(self, x:Tensor)->list: # the image and what each step makes
-        "All values of the graph."
+    def values(self, x:Tensor)->list: # the image, and what each step makes
         out = [x]
         for n, p in self.steps: out.append(self.step(n, p, *(out[i] for i in n.inputs)))
         return out
