@@ -28,7 +28,7 @@ OURS = 'bnn_bn, 1 bit'
 FLOAT = ('torch', 'torch, channels first', 'torch.compile', 'torch.compile, channels first', 'ONNX Runtime', 'OpenVINO, float32')
 BINARY = ('OpenVINO, binary', 'Larq', 'Larq, default kernels')
 NOTES = {'OpenVINO, binary': 'a speed reference only: see `values` for how far its answers are from right',
-         'Larq': 'indirect kernels and XNNPACK, pads binary convolutions with +1 (its fast way); the engine has hand-written kernels for ARM only, on x86 it runs portable C++',
+         'Larq': 'indirect kernels and XNNPACK, pads binary convolutions with +1 (its fast way); the engine has hand-written kernels for ARM only, on x86 it runs portable C++; a batch runs image by image',
          'Larq, default kernels': 'as Larq, with the kernels it takes unless told'}
 
 def make(name, folder):
@@ -139,7 +139,7 @@ def summary(data):
 
 def layer_lines(data):
     out, nets = [], {k: v['layers'] for k, v in data['nets'].items() if 'layers' in v}
-    percent = lambda r, k: f'{r[k]:.0%}' if k in r else '-'
+    percent = lambda r, k: f'{r[k]:.0%}' if r.get(k) is not None else '-'
     if nets: out += [f"{'binary convolution':36}{'G MAC/s':>10}{'of limit':>10}{'counting':>10}{'after, of time':>16}"]
     for r in layers.by_shape(nets): out.append(f"{r['shape']:36}{r['gmacs']:10.0f}{percent(r, 'share_of_limit'):>10}{percent(r, 'counting_share_of_limit'):>10}{r['after']/r['seconds']:16.0%}")
     for name, m in nets.items(): out.append(f'{name:24}' + ', '.join(f'{k} {v:.0%}' for k, v in m['shares'].items()))
@@ -158,11 +158,13 @@ def draw(data, file):
         at = [(i + .13*(j - 2.5), fastest(next(iter(v['threads'].values())), names)) for i, (k, v) in enumerate(nets)]
         at = [(y, r) for y, r in at if r]
         if not at: continue
-        bars = axs[0].barh([y for y, r in at], [r['times_first'] for y, r in at], .12, color=COLORS[j], label=label,
+        bars = axs[0].barh([y for y, r in at], [r['times_first'] for y, r in at], .12, color=COLORS[j], label=label, hatch='//' if 'wrong' in label else None,
                            xerr=np.array([(r['times_first'] - r['least'], r['greatest'] - r['times_first']) for y, r in at]).T, error_kw=dict(lw=.7))
         axs[0].bar_label(bars, [f"{r['times_first']:.1f}" for y, r in at], padding=3, fontsize=7)
     axs[0].axvline(1, color='grey', ls='--', lw=.8); axs[0].set(xscale='log', xlabel=f"time, ours = 1 ({next(iter(nets[0][1]['threads']))} thread, batch {data['batch']})", yticks=range(len(nets)), yticklabels=[k for k, _ in nets])
-    axs[0].margins(x=.12); axs[0].invert_yaxis(); axs[0].legend(fontsize=7, frameon=False, loc='upper center', bbox_to_anchor=(.5, 1.13), ncols=3)
+    axs[0].set_xticks(t := [.2, .5, 1, 2, 5, 10, 20, 50, 100, 200], [f'{v:g}' for v in t]); axs[0].minorticks_off()
+    values = [r['times_first'] for k, v in nets for r in next(iter(v['threads'].values())) if 'times_first' in r and r['name'] in FLOAT + BINARY]
+    axs[0].set_xlim(min([.7, *(.7*v for v in values)]), 1.6*max([1, *(fastest(next(iter(v['threads'].values())), n)['greatest'] for k, v in nets for n in groups.values() if fastest(next(iter(v['threads'].values())), n))])); axs[0].invert_yaxis(); axs[0].legend(fontsize=7, frameon=False, loc='upper center', bbox_to_anchor=(.5, 1.13), ncols=3)
     parts = {'counting': 'counting bits', 'after_counting': 'after counting', 'far': 'weights from further caches', 'stem': 'stem', 'shortcuts': 'shortcuts', 'pools': 'pools', 'classifier': 'classifier', 'rest': 'rest'}
     left = np.zeros(len(nets))
     for j, (k, label) in enumerate(parts.items()):
@@ -200,7 +202,7 @@ def one_net(a, data, name, folder, save):
         net['values'] = {r.name: values(r, a.threads[0], graph, x, folder) for r in rows if r.name in ('OpenVINO, float32', *BINARY[:2])}
         save()
     if a.layers and ('layers' not in net or a.again):
-        net['layers'] = layers.measure(graph, side, rounds=a.rounds, seconds=a.layer_seconds)
+        net['layers'] = layers.measure(graph, side, rounds=2*a.rounds, seconds=a.layer_seconds)
         save()
 
 def main():
@@ -210,7 +212,7 @@ def main():
     p.add_argument('--nets', nargs='+', default=list(NETS), choices=list(NETS), metavar='NET', help=f'of {list(NETS)}')
     p.add_argument('--rivals', nargs='+', help='only those whose name contains one of these words'); p.add_argument('--seconds', type=float, default=.3, help='of each in each round')
     p.add_argument('--layers', action=argparse.BooleanOptionalAction, default=True, help='also where the time goes, see bench/layers.py')
-    p.add_argument('--layer-seconds', type=float, default=.01, help='of each step in each round'); p.add_argument('--again', action='store_true', help='measure what is in the file too')
+    p.add_argument('--layer-seconds', type=float, default=.005, help='of each step in each of twice so many rounds'); p.add_argument('--again', action='store_true', help='measure what is in the file too')
     p.add_argument('--draw', action='store_true', help='only the tables and the picture of what is in the file')
     a = p.parse_args()
     data = json.loads(a.out.read_text()) if a.out.exists() else dict(nets={})

@@ -1,6 +1,6 @@
 """Where the time of a packed network goes, and how near its binary convolutions come to the limit of the CPU.
 
-    python bench/layers.py NET.bnn SIDE [--way avx512] [--seconds .02] [--rounds 7] > layers.json
+    python bench/layers.py NET.bnn SIDE [--way avx512] [--seconds .005] [--rounds 15] > layers.json
 
 Each step of the engine's plan is run by itself, again and again in one compiled call, on one thread: its operands are then in
 the nearest cache that holds them. The same step without its words gives the work after counting (scale, bias, residual, PReLU, threshold,
@@ -44,22 +44,22 @@ def once(engine, rows, n):
     walk(engine.way, rows, 0, 1, n, engine.state.ctypes.data, engine.table.ctypes.data, engine.scratch[0].ctypes.data)
     return time.perf_counter() - t
 
-def in_order(engine, each, seconds):
-    "median seconds of each step as it comes in the network; what a call itself costs is taken off"
-    each = [each[0][:0], *each]
+def in_order(engine, each, whole, seconds):
+    "least seconds of the whole, and of each step as it comes in the network; what a call itself costs is taken off"
+    each = [each[0][:0], whole, *each]
     turn = lambda: [once(engine, r, 1) for r in each]
-    n = max(20, int(seconds/sum(turn())))
-    empty, *out = (statistics.median(t) for t in zip(*(turn() for _ in range(n))))
+    n = max(50, int(seconds/sum(turn())))
+    empty, *out = (min(t) for t in zip(*(turn() for _ in range(n))))
     return [max(t - empty, 0) for t in out]
 
 def time_rows(engine, many, seconds, rounds):
-    "median seconds of each of many rows of a plan, and cycles a second; they take turns, so that a slow moment falls on all"
+    "the least seconds of each of many rows of a plan, and cycles a second: the limit is asked for, and what else runs here only adds time"
     counts = [max(1, int(seconds/max(min(once(engine, r, 2) for _ in range(3))/2, 1e-7))) for r in many]
     times, hz = [], []
     for i in range(rounds):
         print(f'layers: round {i + 1} of {rounds} ', end='\r', file=sys.stderr, flush=True)
         hz.append(clock()); times.append([once(engine, r, n)/n for r, n in zip(many, counts)])
-    return [statistics.median(t) for t in zip(*times)], statistics.median(hz)
+    return [min(t) for t in zip(*times)], max(hz)
 
 def alone(plan, i):
     "a copy of the rows of step i that can be repeated"
@@ -78,7 +78,7 @@ def kind_of(n):
     if n.op == 'conv': return 'stem' if n.inputs[0] == 0 else 'shortcuts' if 'shortcut' in n.name else 'classifier'
     return 'pools'
 
-def measure(graph, side, way=None, seconds=.02, rounds=7):
+def measure(graph, side, way=None, seconds=.005, rounds=15):
     "a dict: steps with seconds, the whole, shares by kind"
     engine = Engine(graph, 1, way)
     x, out = np.random.default_rng(0).standard_normal((1, graph.channels, side, side), np.float32), np.zeros((1, graph.n_out), np.float32)
@@ -88,8 +88,8 @@ def measure(graph, side, way=None, seconds=.02, rounds=7):
     whole[np.isin(whole[:, KIND], (COPY, RESULT)), STEP] = 0
     each = [alone(plan, i) for i in range(len(graph.nodes))]
     bits = [i for i, n in enumerate(graph.nodes) if n.op == 'bconv']
-    (total, *times), hz = time_rows(engine, [whole, *each, *(without_words(each[i]) for i in bits)], seconds, rounds)
-    ordered = in_order(engine, each, rounds*seconds*10)
+    times, hz = time_rows(engine, [*each, *(without_words(each[i]) for i in bits)], seconds, rounds)
+    total, *ordered = in_order(engine, each, whole, 2*rounds*seconds*len(each))
     name = {v: k for k, v in ways.items()}[len(engine.way)]
     limit, after = products_a_cycle(name), dict(zip(bits, times[len(each):]))
     steps = [dict(name=n.name, op=n.op, kind=kind_of(n), seconds=times[i], in_order=ordered[i], **(convolution(plan, i, n, each[i], times[i], after[i], limit and limit*hz) if i in after else {}))
@@ -102,7 +102,8 @@ def convolution(plan, i, n, rows, seconds, after, limit):
     macs, shape = w.size*v.size[0]*v.size[1], f'{w.shape[1]} to {w.shape[0]}, {w.shape[2]}x{w.shape[3]}, stride {n.stride}, {x.size[0]}x{x.size[1]}'
     counted = 32*int((rows[:, PIXELS]*rows[:, CHANNELS]*rows[:, ROWS]*rows[:, COLS]*rows[:, RUN]).sum()) # rows of padding are not counted
     out = dict(shape=shape, macs=macs, counted=counted, after=after, gmacs=macs/seconds/1e9)
-    return dict(out, share_of_limit=counted/seconds/limit, counting_share_of_limit=counted/max(seconds - after, 1e-9)/limit) if limit else out
+    if not limit: return out
+    return dict(out, share_of_limit=counted/seconds/limit, counting_share_of_limit=counted/(seconds - after)/limit if after < seconds else None) # None: too noisy to tell
 
 def shares(steps, total):
     """parts of the whole time; `rest` is what the steps leave, and may be below zero. The binary convolutions' part is also given as counting, what
@@ -114,21 +115,21 @@ def shares(steps, total):
     return dict(out, after_counting=part('after', b), counting=part('seconds', b) - part('after', b), far=out[b] - part('seconds', b))
 
 def by_shape(nets): # name -> what `measure` gave
-    "one row for each shape of a binary convolution: the median of the steps that have it"
-    found = {}
+    "one row for each shape of a binary convolution: medians of the steps that have it"
+    found, median = {}, lambda vs: statistics.median(vs) if (vs := [v for v in vs if v is not None]) else None
     for name, m in nets.items():
         for s in m['steps']:
             if 'shape' in s: found.setdefault(s['shape'], []).append((name, s))
     out = []
     for shape, many in found.items():
         keys = [k for k in ('macs', 'seconds', 'after', 'gmacs', 'share_of_limit', 'counting_share_of_limit') if k in many[0][1]]
-        out.append(dict(shape=shape, nets=sorted({n for n, _ in many}), steps=len(many), **{k: statistics.median(s[k] for _, s in many) for k in keys}))
+        out.append(dict(shape=shape, nets=sorted({n for n, _ in many}), steps=len(many), **{k: median(s[k] for _, s in many) for k in keys}))
     return out
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('file'); p.add_argument('side', type=int); p.add_argument('--way'); p.add_argument('--seconds', type=float, default=.02)
-    p.add_argument('--rounds', type=int, default=7)
+    p.add_argument('file'); p.add_argument('side', type=int); p.add_argument('--way'); p.add_argument('--seconds', type=float, default=.005, help='of each step in each round')
+    p.add_argument('--rounds', type=int, default=15)
     a = p.parse_args()
     print(json.dumps(measure(read_bnn(a.file), a.side, a.way, a.seconds, a.rounds)))
 
