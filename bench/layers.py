@@ -41,7 +41,7 @@ def products_a_cycle(way):
 def once(engine, rows, n):
     "seconds of n walks through rows of a plan"
     t = time.perf_counter()
-    walk(engine.way, rows, 0, 1, n, engine.state.ctypes.data, engine.table.ctypes.data, engine.scratch[0].ctypes.data)
+    walk(engine.way, rows, n, 0, False, engine.table.ctypes.data, engine.scratch[0].ctypes.data)
     return time.perf_counter() - t
 
 def in_order(engine, each, whole, seconds):

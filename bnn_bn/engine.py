@@ -11,7 +11,8 @@ import numpy as np
 from . import kernels
 from .bnnfile import Graph, Node, check_graph
 from .kernels import get_way, pack_signs, unpack_signs, words
-from .kernels import address, aligned, make_table, plan_conv, span, walk, FIELDS, KIND, X, OUT, SYNC, STEP, MAX, AVERAGE, COPY, RESULT
+from .kernels import address, aligned, make_table, plan_conv, wait, walk
+from .kernels import FIELDS, KIND, X, OUT, STEP, SYNC, SHARES, BEFORE, PIXELS, CHANNELS, HEIGHT, MAX, AVERAGE, COPY, RESULT
 
 # %% ../nbs/31c_engine.ipynb #75419d88
 def slots_of(c): return np.arange(c), 32*words(c)
@@ -139,7 +140,14 @@ def plan_convolution(p, i, n, x, v, r):
     return over
 
 # %% ../nbs/31c_engine.ipynb #adf8c89c
-def make_plan(graph, size, way):
+def share_count(o, threads):
+    "in how many shares a row is cut: some more than threads, but none for a moment's work"
+    if threads == 1 or o[KIND] == RESULT: return 1
+    if o[KIND] == COPY: return min(threads, o[HEIGHT])
+    units = (o[PIXELS] + 3)//4*((o[CHANNELS] + 63)//64)
+    return max(1, min(4*threads, units//2))
+
+def make_plan(graph, size, way, threads=1):
     "the rows for `walk`"
     p = Plan(values_of(graph, size), way)
     for i, n in enumerate(graph.nodes):
@@ -149,27 +157,28 @@ def make_plan(graph, size, way):
         for k in set(n.inputs): p.release(p.values[k], i, over)
     p.add(len(graph.nodes), KIND=RESULT, X=v.numbers, PIX=address(v.slots.astype(np.int32), p.keep), CHANNELS=graph.n_out, STEP=4*graph.n_out)
     p.rows = np.stack(p.rows)
+    p.rows[:, SHARES] = [share_count(o, threads) for o in p.rows]
+    p.rows[:, BEFORE] = np.cumsum(p.rows[:, SHARES]) - p.rows[:, SHARES]
     p.images = np.flatnonzero((p.rows[:, KIND] == COPY) & (p.rows[:, STEP] > 0))
     return p
 
 # %% ../nbs/31c_engine.ipynb #43039b1a
 class Crew:
-    "Threads that wait for work."
+    "Threads that help with the latest job; one that comes too late finds nothing left to do."
     def __init__(self, n):
-        self.pid, self.jobs, self.done = os.getpid(), [threading.Semaphore(0) for _ in range(n)], threading.Semaphore(0)
+        self.pid, self.calls = os.getpid(), [threading.Semaphore(0) for _ in range(n)]
         for i in range(n): threading.Thread(target=self.serve, args=(i,), daemon=True).start()
 
     def serve(self, i):
         while True:
-            self.jobs[i].acquire()
+            self.calls[i].acquire()
+            while self.calls[i].acquire(blocking=False): pass # calls that are over
             self.job(i + 1)
-            self.done.release()
 
-    def run(self, job): # job(t) for t in 0, 1, ..., the first here
+    def run(self, job): # job(t) here for t = 0, and by the others; it returns when all is done
         self.job = job
-        for j in self.jobs: j.release()
+        for c in self.calls: c.release()
         job(0)
-        for _ in self.jobs: self.done.acquire()
 
 # %% ../nbs/31c_engine.ipynb #120edcc3
 class Engine:
@@ -185,11 +194,10 @@ class Engine:
         self.table, self.crew = aligned(make_table()), None
         most = max([n.tensors['weight'][0].size//n.tensors['weight'].shape[1]*words(n.tensors['weight'].shape[1]) for n in graph.nodes if n.op == 'bconv'] + [1])
         self.scratch = [np.zeros(16*16*most*2, np.uint8) for _ in range(threads)]
-        self.state = aligned(np.zeros(16, np.int64))
 
     def plan(self, size, t=0)->Plan: # rows and columns; which copy of the buffers
-        "The plan for images of that size."
-        if (size, t) not in self.plans: self.plans[size, t] = make_plan(self.graph, size, self.way)
+        "The plan for images of that size: 0 for all threads together, 1, 2, ... for one alone."
+        if (size, t) not in self.plans: self.plans[size, t] = make_plan(self.graph, size, self.way, 1 if t else self.threads)
         return self.plans[size, t]
 
     def __call__(self,
@@ -226,17 +234,18 @@ def check_images(x, channels):
 
 def run(self, x, out):
     "all images, by the threads of the engine"
-    size, n, T, state = x.shape[2:], len(x), self.threads, self.state.ctypes.data
-    if T > 1 and (self.crew is None or self.crew.pid != os.getpid()): self.crew = Crew(T - 1) # threads do not survive a fork
+    size, n, T = x.shape[2:], len(x), self.threads
     table, scratch = self.table.ctypes.data, [s.ctypes.data for s in self.scratch]
-    if n < T or T == 1:
+    if T == 1: return walk(self.way, aim(self.plan(size), x, out), n, 0, False, table, scratch[0])
+    if self.crew is None or self.crew.pid != os.getpid(): self.crew = Crew(T - 1) # threads do not survive a fork
+    if n < T:
         rows = aim(self.plan(size), x, out)
-        job = lambda t: walk(self.way, rows, t, T, n, state, table, scratch[t])
+        counters = aligned(np.zeros(8 + n*len(rows), np.int64))
+        self.crew.run(lambda t: walk(self.way, rows, n, counters.ctypes.data, False, table, scratch[t]))
     else:
-        shares = [slice(*span(n, t, T)) for t in range(T)]
-        plans = [aim(self.plan(size, t), x[s], out[s]) for t, s in enumerate(shares)]
-        job = lambda t: walk(self.way, plans[t], 0, 1, shares[t].stop - shares[t].start, state, table, scratch[t])
-    self.crew.run(job) if T > 1 else job(0)
+        plans, counters = [aim(self.plan(size, t + 1), x, out) for t in range(T)], aligned(np.zeros(16, np.int64))
+        self.crew.run(lambda t: walk(self.way, plans[t], n, counters.ctypes.data, True, table, scratch[t]))
+        wait(counters.ctypes.data, n)
 
 def aim(plan, x, out):
     "the plan's rows, reading these images and writing there"

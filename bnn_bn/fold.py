@@ -111,7 +111,10 @@ def _xnor(f, name, m, x):
     h = _binary(f, name + '.1', m.conv1, none, 1., lambda z: m.sign1(m.norm1(z*m.beta if m.beta != 1 else z)), x, None, none)
     return _binary(f, name + '.2', m.conv2, none, m.alpha, lambda z: m.sign2(m.norm2(z)), h, r, none)
 
-_blocks = {BiRealBlock: _bireal, ReActBlock: _react, XnorBlock: _xnor}
+def _pool(f, name, m, x): # of a VGG
+    return f.add('maxpool', x[:1], name, kernel=m.kernel_size, stride=m.stride, padding=m.padding), x[1]
+
+_blocks = {BiRealBlock: _bireal, ReActBlock: _react, XnorBlock: _xnor, nn.MaxPool2d: _pool}
 
 # %% ../nbs/31d_fold.ipynb #1a39e504
 @torch.no_grad()
@@ -127,7 +130,7 @@ def fold(
     m, f = copy.deepcopy(model).cpu().float().eval(), _Folder()
     stem, fc = m.body.stem, m.head.fc
     x = _real(f, 'stem', stem.conv, stem.norm, 1., (0, np.zeros(m.cfg['in_chans'])))
-    if hasattr(stem, 'pool'): x = f.add('maxpool', x[:1], 'stem.pool', kernel=stem.pool.kernel_size, stride=stem.pool.stride, padding=stem.pool.padding), x[1]
+    if hasattr(stem, 'pool'): x = _pool(f, 'stem.pool', stem.pool, x)
     for name, block in m.body.named_children():
         if name != 'stem': x = _blocks[type(block)](f, name, block, x)
     w = _np(fc.weight)

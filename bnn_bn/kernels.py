@@ -204,15 +204,16 @@ def finish(b, sums, pixels, n, scale, step, out, out_step, residual, res_step, b
 # %% ../nbs/31_kernels.ipynb #95f296e1
 def parts_of(way, pixels, blocks, real):
     "sub-tiles that fit the registers: lists of pixels, and of blocks of 16 channels"
-    p, q = (4, blocks) if way == ways['avx512'] else (4, 1) if real else (2, 1)
-    return [([*range(i, i + p)], [*range(j, j + q)]) for i in range(0, pixels, p) for j in range(0, blocks, q)]
+    p, q = (4, blocks) if way == ways['avx512'] else (4, 1) if real else (2, 2)
+    return [([*range(i, min(i + p, pixels))], [*range(j, j + q)]) for i in range(0, pixels, p) for j in range(0, blocks, q)]
 
 def tile_sums(b, way, real, table, xs, taps, w, w_step, n):
     "vectors of counts (or sums, if real) for pixel p and block q at [p*n + q]"
     if way == ways['avx2'] and not real:
-        return count_table(b, table, [xs[0], plus(b, xs[0], (taps[4], 8))], taps[4], [plus(b, w, (w_step, q)) for q in range(n//2)])
-    count, out = multiply if real else count_bytes if way == ways['neon'] else count_words, [None]*4*n
-    for ps, qs in parts_of(way, 4, n, real):
+        pairs = [xs[0]] if len(xs) < 3 else [xs[0], plus(b, xs[0], (taps[4], 8))]
+        return count_table(b, table, pairs, taps[4], [plus(b, w, (w_step, q)) for q in range(n//2)])
+    count, out = multiply if real else count_bytes if way == ways['neon'] else count_words, [None]*len(xs)*n
+    for ps, qs in parts_of(way, len(xs), n, real):
         got = count(b, [xs[p] for p in ps], taps, [plus(b, w, (w_step, q)) for q in qs])
         for k, p in enumerate(ps):
             for j, q in enumerate(qs): out[p*n + q] = got[k*len(qs) + j]
@@ -221,29 +222,29 @@ def tile_sums(b, way, real, table, xs, taps, w, w_step, n):
 # %% ../nbs/31_kernels.ipynb #ab5d5713
 def make_tile(real):
     @intrinsic
-    def tile(typing, way, wide, table, pix, x, rows, row_step, cols, col_step, run, w, w_step, base, scale, step, out, out_step, res, res_step, bits, m):
-        n = 2*wide.count
+    def tile(typing, way, wide, few, table, pix, x, rows, row_step, cols, col_step, run, w, w_step, base, scale, step, out, out_step, res, res_step, bits, m):
+        n, pixels = 2*wide.count, few.count
         def code(context, b, signature, args):
-            _, _, table, pix, x, *taps, w, w_step, base, scale, step, out, out_step, res, res_step, bits, m = args
+            _, _, _, table, pix, x, *taps, w, w_step, base, scale, step, out, out_step, res, res_step, bits, m = args
             at = lambda p, field: b.sext(load(b, I32, plus(b, pix, 12*p + 4*field)), I64)
-            xs = [x if way.count == ways['avx2'] and not real else plus(b, x, (at(p, 0), 4)) for p in range(4)]
+            xs = [x if way.count == ways['avx2'] and not real else plus(b, x, (at(p, 0), 4)) for p in range(pixels)]
             sums = tile_sums(b, way.count, real, table, xs, taps, w, w_step, n)
             def value(p, q):
                 s = sums[p*n + q]
                 if real: return s
                 s = b.sub(load(b, V32, plus(b, base, (at(p, 1), 4), 64*q)), b.shl(s, const(V32, 1)))
                 return b.sitofp(s, VF)
-            finish(b, value, 4, n, scale, step, out, out_step, res, res_step, [plus(b, bits, (at(p, 2), 4)) for p in range(4)], m)
+            finish(b, value, pixels, n, scale, step, out, out_step, res, res_step, [plus(b, bits, (at(p, 2), 4)) for p in range(pixels)], m)
             return context.get_dummy_value()
-        return types.void(way, wide, *[types.int64]*19), code
+        return types.void(way, wide, few, *[types.int64]*19), code
     return tile
 
 bit_tile, real_tile = make_tile(False), make_tile(True)
 
 # %% ../nbs/31_kernels.ipynb #3f453ad4
 (KIND, PIX, PIXELS, X, ROWS, ROW_STEP, COLS, COL_STEP, RUN, W, W_STEP, BASE, SCALE, STEP, CHANNELS, OUT, OUT_STEP,
- RES, RES_STEP, BITS, SYNC, HEIGHT, WIDTH, KH, KW, STRIDE, PAD, FACTOR, TO_WIDTH, TO_ROW) = range(30)
-FIELDS = 30
+ RES, RES_STEP, BITS, SYNC, SHARES, BEFORE, HEIGHT, WIDTH, KH, KW, STRIDE, PAD, FACTOR, TO_WIDTH, TO_ROW) = range(32)
+FIELDS = 32
 BIT_CONV, REAL_CONV = 1, 2
 jit = functools.partial(njit, nogil=True, error_model='numpy', cache=True)
 
@@ -300,20 +301,21 @@ def convolve(way, o, t, threads, table, scratch):
                 one(way, o, bits, c, table, x, run, w, i, to, r, m)
 
 # %% ../nbs/31_kernels.ipynb #2ee84008
-@jit
+@njit(inline='always')
 def one(way, o, bits, c, table, x, run, w, i, out, res, m):
-    "one tile, of 64 channels or of the 32 that are left"
+    "one tile: of 64 channels or of the 32 that are left, of four pixels or of fewer"
+    if o[CHANNELS] - c < 64: any_tile(way, (0,), (0, 0, 0, 0), o, bits, c, table, x, run, w, i, out, res, m)
+    elif m > 2 or not bits and m > 1: any_tile(way, (0, 0), (0, 0, 0, 0), o, bits, c, table, x, run, w, i, out, res, m)
+    elif m > 1: any_tile(way, (0, 0), (0, 0), o, bits, c, table, x, run, w, i, out, res, m)
+    else: any_tile(way, (0, 0), (0,), o, bits, c, table, x, run, w, i, out, res, m)
+
+@jit
+def any_tile(way, wide, few, o, bits, c, table, x, run, w, i, out, res, m):
     pix, base, scale, to = o[PIX] + 48*i, o[BASE] + 4*c, o[SCALE] + 4*c, o[BITS] + c//8
-    if o[CHANNELS] - c >= 64:
-        if bits: bit_tile(way, (0, 0), table, pix, x, o[ROWS], o[ROW_STEP], o[COLS], o[COL_STEP], run, w, o[W_STEP], base, scale, o[STEP],
-                          out, o[OUT_STEP], res, o[RES_STEP], to, m)
-        else: real_tile(way, (0, 0), table, pix, x, o[ROWS], o[ROW_STEP], o[COLS], o[COL_STEP], run, w, o[W_STEP], base, scale, o[STEP],
-                        out, o[OUT_STEP], res, o[RES_STEP], to, m)
-    else:
-        if bits: bit_tile(way, (0,), table, pix, x, o[ROWS], o[ROW_STEP], o[COLS], o[COL_STEP], run, w, o[W_STEP], base, scale, o[STEP],
-                          out, o[OUT_STEP], res, o[RES_STEP], to, m)
-        else: real_tile(way, (0,), table, pix, x, o[ROWS], o[ROW_STEP], o[COLS], o[COL_STEP], run, w, o[W_STEP], base, scale, o[STEP],
-                        out, o[OUT_STEP], res, o[RES_STEP], to, m)
+    if bits: bit_tile(way, wide, few, table, pix, x, o[ROWS], o[ROW_STEP], o[COLS], o[COL_STEP], run, w, o[W_STEP], base, scale, o[STEP],
+                      out, o[OUT_STEP], res, o[RES_STEP], to, m)
+    elif len(few) != 2: real_tile(way, wide, few, table, pix, x, o[ROWS], o[ROW_STEP], o[COLS], o[COL_STEP], run, w, o[W_STEP], base, scale, o[STEP],
+                                  out, o[OUT_STEP], res, o[RES_STEP], to, m)
 
 # %% ../nbs/31_kernels.ipynb #669c5c0e
 def valid_taps(size, k, stride, padding, dilation):
@@ -457,33 +459,44 @@ def pause(typing, yielding): # tell the core, or (if not 0) the system, that we 
     return types.void(types.int64), code
 
 @jit
-def meet(state, threads):
-    "wait until all threads are here; state: the address of a counter, and 64 bytes on of the number of meetings"
-    if threads == 1: return
-    turn = add_to(state + 64, 0)
-    if add_to(state, 1) == threads - 1:
-        add_to(state, -threads)
-        add_to(state + 64, 1)
-        return
+def wait(counter, n):
+    "until the counter at that address is n"
     looks = 0
-    while add_to(state + 64, 0) == turn:
+    while add_to(counter, 0) < n:
         looks += 1
         pause(1 if looks > 2000 else 0)
 
 # %% ../nbs/31_kernels.ipynb #f419721c
+@njit(inline='always')
+def share(way, o, t, shares, image, table, scratch):
+    "share t of a row"
+    if o[KIND] <= REAL_CONV: convolve(way, o, t, shares, table, scratch)
+    elif o[KIND] <= AVERAGE: reduce(o, t, shares)
+    elif o[KIND] == COPY: arrange(o, t, shares, image)
+    else:
+        for c in range(o[CHANNELS]): move(o[OUT] + image*o[STEP] + 4*c, o[X] + 4*np.int64(peek(o[PIX] + 4*c)))
+
 @jit
-def walk(way, plan, t, threads, images, state, table, scratch):
-    "thread t's share of a plan, for each image"
-    for image in range(images):
+def walk(way, plan, images, counters, whole, table, scratch):
+    """a plan for each image: by one thread alone (counters 0), by all that share the counters (shares done; 64 bytes on, the next share of each row of
+    each image), or `whole`: each image by one thread with a plan of its own (images done; 64 bytes on, the next image)"""
+    image, total = -1, 0
+    while True:
+        image = add_to(counters + 64, 1) if whole else image + 1
+        if image >= images: break
         for i in range(len(plan)):
-            o = plan[i]
-            if o[SYNC]: meet(state, threads)
-            if o[KIND] <= REAL_CONV: convolve(way, o, t, threads, table, scratch)
-            elif o[KIND] <= AVERAGE: reduce(o, t, threads)
-            elif o[KIND] == COPY: arrange(o, t, threads, image)
-            elif t == 0:
-                for c in range(o[CHANNELS]): move(o[OUT] + image*o[STEP] + 4*c, o[X] + 4*np.int64(peek(o[PIX] + 4*c)))
-        meet(state, threads)
+            o, t, together = plan[i], 0, counters != 0 and not whole
+            if together and o[SYNC]: wait(counters, total + o[BEFORE])
+            while True:
+                if together: t = add_to(counters + 64 + 8*(image*len(plan) + i), 1)
+                if t >= (o[SHARES] if together else 1): break
+                share(way, o, t, o[SHARES] if together else 1, image, table, scratch)
+                if together: add_to(counters, 1)
+                else: t += 1
+        if whole: add_to(counters, 1)
+        elif counters:
+            total += plan[-1, BEFORE] + plan[-1, SHARES]
+            wait(counters, total)
 
 # %% ../nbs/31_kernels.ipynb #327064ce
 def packed_conv2d(

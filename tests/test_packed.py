@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch, torch.nn.functional as F
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from bnn_bn.bnnfile import Graph, Node, from_bytes, to_bytes
 from bnn_bn.deploy import load_packed, pack
