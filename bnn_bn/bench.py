@@ -50,7 +50,8 @@ class Rival:
         return ([None] + self.said.read().strip().splitlines())[-1] or 'it ended without a word'
 
     def run(self, n)->list: # seconds of each of n calls
-        self.process.stdin.write(f'{n}\n'); self.process.stdin.flush()
+        try: self.process.stdin.write(f'{n}\n'); self.process.stdin.flush()
+        except BrokenPipeError: pass # what it said is told below
         line = self.process.stdout.readline()
         if not line: raise RuntimeError(f'{self.name} ended: {self.last_words()}')
         return json.loads(line)
