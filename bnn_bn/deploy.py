@@ -22,7 +22,7 @@ class PackedNet:
         self.graph, self.engine = graph, Engine(graph, threads, way)
 
     info = property(lambda self: self.graph.info, doc="What was kept with the network: configuration, classes, mean and std, ...")
-    n_out = property(lambda self: self.graph.n_out)
+    n_out = property(lambda self: self.engine.n_out, doc="Classes.")
 
     def __call__(self,
         x, # images (B,channels,H,W), float32, normalised as in training: an array, or a tensor on the CPU

@@ -188,7 +188,7 @@ class Engine:
         threads:int=1, # that work on a call; never more
         way:str=None, # how signs are counted, see `kernels.get_way`; None: the fastest here
     ):
-        check_graph(graph)
+        self.n_out = check_graph(graph)[-1]
         if not (isinstance(threads, int) and threads >= 1): raise ValueError(f'threads={threads!r}: a whole number from 1 on is needed')
         self.graph, self.threads, self.way, self.plans, self.lock = graph, threads, get_way(way), {}, threading.Lock()
         self.table, self.crew = aligned(make_table()), None
@@ -205,7 +205,7 @@ class Engine:
     )->np.ndarray: # (B,n_out)
         "Run the network."
         x = check_images(x, self.graph.channels)
-        out = np.empty((len(x), self.graph.n_out), np.float32)
+        out = np.empty((len(x), self.n_out), np.float32)
         if len(x):
             with self.lock: run(self, x, out)
         return out
