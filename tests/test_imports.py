@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
 NUMBER = {p.stem.partition('_')[2]: int(p.stem[:2]) for p in NOTEBOOKS if '#| default_exp' in p.read_text()}
 ALONE = 'binarize', 'augment', 'sigprop', 'agc', 'speed'
-ALLOWED = dict(data={'augment'}, folder={'augment', 'data'}) # nearly alone
+ALLOWED = dict(data={'augment'}, folder={'augment', 'data'}, convert={'activations', 'conv'}) # nearly alone
 
 def imported(name):
     "modules of ours that a module imports"
