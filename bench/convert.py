@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python bench/convert.py [--out results/convert.json] [--only resnet18 ...]
 
-One network after the other, written as it goes; a second call goes on where the first was stopped. About half an hour on one thread.
+One network after the other, written as it goes; a second call goes on where the first was stopped. An hour on one thread, less with --side 64.
 Random weights (seed 0). Variances are those at the inputs of the blocks and at the end of the last one, on white noise of another seed than the
 calibration's and on Fashion-MNIST's test images, enlarged (for 'on images' the scales are calibrated on others of these).
 """
@@ -62,6 +62,7 @@ def measure(net, noise, images):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--out', type=Path, default=Path('results/convert.json')); p.add_argument('--only', nargs='+')
+    p.add_argument('--side', type=int, default=96, help='pixels; each row of the file says its own')
     a = p.parse_args()
     nets = json.loads(a.out.read_text())['networks'] if a.out.exists() else {}
     pictures = fashion_mini(bs=64, device='cpu', augment=None).valid.one_batch()[0]
@@ -70,8 +71,10 @@ def main():
         print(name, flush=True)
         if reason := refusal(name): nets[name] = dict(batch_norm=False, refused=reason)
         else:
-            net, side = build(name), 320 if name == 'inception_v3' else 96
-            row = nets[name] = dict(batch_norm=True, parameters=sum(q.numel() for q in net.parameters()), side=side)
+            net = build(name)
+            size = sum(q.numel() for q in net.parameters())
+            side = max(a.side, 320 if name == 'inception_v3' else 0) # its auxiliary classifier needs that
+            row = nets[name] = dict(batch_norm=True, parameters=size, side=side)
             noise = torch.randn(4 if side > 96 else 8, 3, side, side, generator=torch.Generator().manual_seed(1))
             try: row.update(measure(net, noise, F.interpolate(pictures[:2*len(noise)], size=(side, side), mode='bilinear').repeat(1, 3, 1, 1)))
             except ValueError as e: row['refused'] = str(e)
