@@ -79,7 +79,6 @@ def _trace(model):
     except Exception as e:
         raise ValueError(f'{type(model).__name__}: torch.fx cannot trace it ({type(e).__name__}: {_line(e)}); make its forward free of branches on data') from e
 
-# %% ../nbs/40_convert.ipynb #904c2b45
 def _check_norms(model):
     "refuse what has no batch norm of images, or another norm beside it"
     name, leaves = type(model).__name__, [(n, m) for n, m in model.named_modules() if not any(m.children())]
@@ -133,7 +132,6 @@ def _act(n, m, v):
     args, kw = [a for a in n.args[1:] if not isinstance(a, bool)], {k: a for k, a in n.kwargs.items() if k not in ('inplace', 'input')}
     return getattr(v.clone(), n.target)(*args, **kw) if n.op == 'call_method' else n.target(v.clone(), *args, **kw)
 
-# %% ../nbs/40_convert.ipynb #1e7e1151
 def _values(n, m, val, rng):
     "what a node makes of the values of one channel: values, a tuple of them, or None where no rule is known"
     op, ins = _op(n, m), [val.get(a) for a in n.all_input_nodes]
@@ -331,7 +329,6 @@ def _replace(model, m, jobs, binary, bias):
         model.set_submodule(n.target, new)
         if job['bn'] is not None: model.set_submodule(job['bn'].target, nn.Identity())
 
-# %% ../nbs/40_convert.ipynb #f9e1f8bb
 def _mark(graph, m, plan, val):
     "give the blocks the variance that the ledger expects at their input; a block is a module in which a residual sum or a concatenation stands"
     stack = lambda n: [v[0] for v in (n.meta.get('nn_module_stack') or {}).values()]
