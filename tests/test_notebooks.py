@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
+TUTORIALS = sorted((ROOT/'nbs/tutorials').glob('*.ipynb'))
+NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb')) + TUTORIALS
 cells = lambda nb, kind: [c for c in json.loads(nb.read_text())['cells'] if c['cell_type'] == kind]
 source = lambda c: ''.join(c['source'])
 
@@ -26,6 +27,12 @@ def test_exports_are_tested(nb):
         if c.startswith('#| exports'):
             for name in re.findall(r'^(?:def|class) ([a-zA-Z]\w*)', c, re.M): assert re.search(rf'\b{name}\b', plain), name
             assert len(c.splitlines()) <= 30, c.splitlines()[1]
+
+@pytest.mark.parametrize('nb', TUTORIALS, ids=lambda p: p.stem)
+def test_tutorials_export_nothing(nb):
+    "a tutorial uses the package and adds nothing to it; its name is no layer's number"
+    assert not re.search(r'#\|\s*(default_exp|export)', '\n'.join(source(c) for c in cells(nb, 'code')))
+    assert not nb.stem[0].isdigit()
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=lambda p: p.stem)
 def test_outputs(nb):
