@@ -42,23 +42,25 @@ class Rival:
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True, env=env)
         line = self.process.stdout.readline()
         while line and not line.startswith('ready'): line = self.process.stdout.readline()
-        self.first, self.error = (float(line.split()[1]), None) if line else (None, self.last_words())
+        self.first, self.error = (float(line.split()[1]), None) if line else (None, last_words(self))
         return self
-
-    def last_words(self):
-        self.process.wait(); self.said.seek(0)
-        return ([None] + self.said.read().strip().splitlines())[-1] or 'it ended without a word'
 
     def run(self, n)->list: # seconds of each of n calls
         try: self.process.stdin.write(f'{n}\n'); self.process.stdin.flush()
         except BrokenPipeError: pass # what it said is told below
         line = self.process.stdout.readline()
-        if not line: raise RuntimeError(f'{self.name} ended: {self.last_words()}')
+        if not line: raise RuntimeError(f'{self.name} ended: {last_words(self)}')
         return json.loads(line)
 
     def stop(self):
         if self.process.poll() is None: self.process.kill()
         self.process.wait()
+
+# %% ../nbs/34_bench.ipynb #27eb42f5
+def last_words(rival):
+    "what a process that ended said last"
+    rival.process.wait(); rival.said.seek(0)
+    return ([None] + rival.said.read().strip().splitlines())[-1] or 'it ended without a word'
 
 # %% ../nbs/34_bench.ipynb #83acf9a2
 def take_turns(
