@@ -1,0 +1,33 @@
+"""The engine's table of look-ups beside OpenVINO on the instructions of an AVX2 machine, on a CPU that has more.
+
+    python bench/avx2.py --out results/bench_avx2.json --openvino PYTHON [--rounds 7]
+
+Both are held to AVX2: ours by numba's target CPU, OpenVINO by its oneDNN. One thread, batch 1, networks and turns as in bench/infer.py.
+"""
+import argparse, json, sys, tempfile
+from pathlib import Path
+from bnn_bn.bench import Rival, take_turns
+from bnn_bn.files import write_file
+from infer import NETS, ROOT, make
+
+ENV = dict(PYTHONPATH=str(ROOT), NUMBA_CPU_NAME='znver3', NUMBA_CPU_FEATURES='', ONEDNN_MAX_CPU_ISA='AVX2', DNNL_MAX_CPU_ISA='AVX2')
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    p.add_argument('--out', required=True); p.add_argument('--openvino', required=True); p.add_argument('--rounds', type=int, default=7)
+    a = p.parse_args()
+    out, folder = Path(a.out), Path(tempfile.mkdtemp())
+    rows = json.loads(out.read_text()) if out.exists() else {}
+    for name in NETS:
+        if name not in rows:
+            file, side = make(name, folder)
+            row = lambda label, python, kind, *more: Rival(label, [str(python), str(ROOT/'bench/rivals.py'), kind, str(file), str(side), '1', '1', *more], ENV)
+            rivals = [row('bnn_bn, avx2', sys.executable, 'way:avx2'), row('OpenVINO, float32', a.openvino, 'openvino', '--onnx', str(file.with_suffix('.onnx'))),
+                      row('OpenVINO, binary', a.openvino, 'openvino-binary')]
+            for r in rivals: r.start(1)
+            rows[name] = take_turns(rivals, a.rounds)
+            for r in rivals: r.stop()
+            write_file(out, json.dumps(rows, indent=1).encode())
+        print(name, *(f"{r['name']}: " + (r.get('error') or f"{1e3*r['seconds']:.2f} ms, {r['times_first']:.2f} ({r['least']:.2f} to {r['greatest']:.2f})") for r in rows[name]), sep='\n  ', flush=True)
+
+if __name__ == '__main__': main()
