@@ -197,7 +197,9 @@ class Engine:
 
     def plan(self, size, t=0)->Plan: # rows and columns; which copy of the buffers
         "The plan for images of that size: 0 for all threads together, 1, 2, ... for one alone."
-        if (size, t) not in self.plans: self.plans[size, t] = make_plan(self.graph, size, self.way, 1 if t else self.threads)
+        if (size, t) not in self.plans:
+            if len(self.plans) > 31: self.plans.pop(next(iter(self.plans))) # the oldest: a plan holds memory
+            self.plans[size, t] = make_plan(self.graph, size, self.way, 1 if t else self.threads)
         return self.plans[size, t]
 
     def __call__(self,

@@ -379,6 +379,7 @@ def plan_conv(way, w, c_in, size, x, vectors, keep, out=0, out_step=0, residual=
         base, of = (np.zeros((1, channels), np.int32), np.zeros(width, int)) if real else base_rows(w, c_in, slice(k0, k1), across)
         signs = (y*(width + 2*next_pad) + xs + next_pad)*bits_words
         pix = np.stack([(y*stride - padding + k0*dilation)*row + (xs*stride + cols.start*dilation)*words, of[xs]*channels, signs], 1)
+        if pix.max() >= 2**31: raise ValueError(f'images of {size[0]}x{size[1]} pixels are too large for the packed kernels; cut them into tiles')
         pix = np.concatenate([pix, pix[-1:].repeat(3, 0)]).astype(np.int32)
         o[[KIND, PIX, PIXELS, X, W, W_STEP]] = REAL_CONV if real else BIT_CONV, address(pix, keep), pixels, x, w0 + k0*n*words*(256 if table else 64), w_step
         o[[ROWS, ROW_STEP]], o[[COLS, COL_STEP, RUN]] = (k1 - k0, 4*row*dilation), (1, 0, n*words) if dilation == 1 else (n, 4*words*dilation, words)
