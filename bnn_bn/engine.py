@@ -12,7 +12,7 @@ from . import kernels
 from .bnnfile import Graph, Node, check_graph
 from .kernels import get_way, pack_signs, unpack_signs, words
 from .kernels import address, aligned, make_table, plan_conv, wait, walk
-from .kernels import FIELDS, KIND, X, OUT, STEP, SYNC, SHARES, BEFORE, PIXELS, CHANNELS, HEIGHT, MAX, AVERAGE, COPY, RESULT
+from .kernels import FIELDS, KIND, X, OUT, STEP, SYNC, SHARES, BEFORE, PIXELS, CHANNELS, HEIGHT, ROWS, COLS, RUN, KH, KW, REAL_CONV, MAX, AVERAGE, COPY, RESULT
 
 # %% ../nbs/31c_engine.ipynb #75419d88
 def slots_of(c): return np.arange(c), 32*words(c)
@@ -141,11 +141,12 @@ def plan_convolution(p, i, n, x, v, r):
 
 # %% ../nbs/31c_engine.ipynb #adf8c89c
 def share_count(o, threads):
-    "in how many shares a row is cut: some more than threads, but none for a moment's work"
+    "in how many shares a row is cut: some more than threads, but none of less than about three microseconds"
     if threads == 1 or o[KIND] == RESULT: return 1
     if o[KIND] == COPY: return min(threads, o[HEIGHT])
-    units = (o[PIXELS] + 3)//4*((o[CHANNELS] + 63)//64)
-    return max(1, min(4*threads, units//2))
+    tiles = (o[PIXELS] + 3)//4*((o[CHANNELS] + 63)//64)
+    work = tiles*(o[ROWS]*o[COLS]*o[RUN] + 4 if o[KIND] <= REAL_CONV else 2*o[KH]*o[KW]) # a word of a tile takes some 6 nanoseconds
+    return int(max(1, min(4*threads, tiles, work//500)))
 
 def make_plan(graph, size, way, threads=1):
     "the rows for `walk`"
@@ -164,19 +165,22 @@ def make_plan(graph, size, way, threads=1):
 
 # %% ../nbs/31c_engine.ipynb #43039b1a
 class Crew:
-    "Threads that help with the latest job; one that comes too late finds nothing left to do."
+    "Threads that help with the latest job; one that comes too late finds nothing left to do. For some 50 microseconds after a job they look for the next one."
     def __init__(self, n):
-        self.pid, self.calls = os.getpid(), [threading.Semaphore(0) for _ in range(n)]
+        self.pid, self.calls, self.count = os.getpid(), [threading.Semaphore(0) for _ in range(n)], aligned(np.zeros(8, np.int64))
         for i in range(n): threading.Thread(target=self.serve, args=(i,), daemon=True).start()
 
     def serve(self, i):
+        seen = 0
         while True:
-            self.calls[i].acquire()
-            while self.calls[i].acquire(blocking=False): pass # calls that are over
+            if not wait(self.count.ctypes.data, seen + 1, 1500): self.calls[i].acquire()
+            while self.calls[i].acquire(blocking=False): pass # calls that are over, or that were seen
+            seen = int(self.count[0])
             self.job(i + 1)
 
     def run(self, job): # job(t) here for t = 0, and by the others; it returns when all is done
         self.job = job
+        self.count[0] += 1
         for c in self.calls: c.release()
         job(0)
 
@@ -247,7 +251,7 @@ def run(self, x, out):
     else:
         plans, counters = [aim(self.plan(size, t + 1), x, out) for t in range(T)], aligned(np.zeros(16, np.int64))
         self.crew.run(lambda t: walk(self.way, plans[t], n, counters.ctypes.data, True, table, scratch[t]))
-        wait(counters.ctypes.data, n)
+        wait(counters.ctypes.data, n, 0)
 
 def aim(plan, x, out):
     "the plan's rows, reading these images and writing there"

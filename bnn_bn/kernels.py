@@ -459,13 +459,20 @@ def pause(typing, yielding): # tell the core, or (if not 0) the system, that we 
         return context.get_dummy_value()
     return types.void(types.int64), code
 
+@intrinsic
+def look(typing, address): # what lies there now
+    def code(context, b, signature, args): return b.load_atomic(b.inttoptr(args[0], I64.as_pointer()), 'acquire', 8)
+    return types.int64(types.int64), code
+
 @jit
-def wait(counter, n):
-    "until the counter at that address is n"
-    looks = 0
-    while add_to(counter, 0) < n:
-        looks += 1
-        pause(1 if looks > 2000 else 0)
+def wait(counter, n, looks):
+    "until the counter at that address is n, or (if `looks` is not 0) for so many looks; is it?"
+    i = 0
+    while look(counter) < n:
+        i += 1
+        if i == looks: return False
+        pause(1 if i > 2000 else 0)
+    return True
 
 # %% ../nbs/31_kernels.ipynb #f419721c
 @njit(inline='always')
@@ -487,7 +494,7 @@ def walk(way, plan, images, counters, whole, table, scratch):
         if image >= images: break
         for i in range(len(plan)):
             o, t, together = plan[i], 0, counters != 0 and not whole
-            if together and o[SYNC]: wait(counters, total + o[BEFORE])
+            if together and o[SYNC]: wait(counters, total + o[BEFORE], 0)
             while True:
                 if together: t = add_to(counters + 64 + 8*(image*len(plan) + i), 1)
                 if t >= (o[SHARES] if together else 1): break
@@ -497,7 +504,7 @@ def walk(way, plan, images, counters, whole, table, scratch):
         if whole: add_to(counters, 1)
         elif counters:
             total += plan[-1, BEFORE] + plan[-1, SHARES]
-            wait(counters, total)
+            wait(counters, total, 0)
 
 # %% ../nbs/31_kernels.ipynb #327064ce
 def packed_conv2d(
