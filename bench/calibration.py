@@ -40,7 +40,7 @@ def main():
         optimizer='Adam, one cycle, AGC 0.02', device='CPU', threads=a.threads, torch=torch.__version__, python=platform.python_version(), runs=[])
     key = lambda r: (r['seed'], r['alpha'], r['start'], r['epochs'])
     had, begin = {key(r) for r in done['runs']}, time.perf_counter()
-    for seed, alpha, start in product(range(a.seeds), (.2, .5), ('as it is', 'gamma', 'calibrated')):
+    for seed, alpha, start in product(range(a.seeds), (.2, .5, 1.), ('as it is', 'gamma', 'calibrated')):
         if (seed, alpha, start, a.epochs) in had: continue
         if time.perf_counter() - begin > a.seconds: print('out of time: run again to go on'); break
         done['runs'].append(run(seed, alpha, start, a.epochs)); write_file(a.out, json.dumps(done, indent=1).encode())
