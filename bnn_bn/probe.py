@@ -172,7 +172,7 @@ def plot_probe(
     tables = [t for _, t in df.groupby(level=0, sort=False)] if many else [df]
     stats = [s for s in _panels if s in df and df[s].notna().any()]
     shades = plt.get_cmap('viridis_r')([.1 + .9*i/max(1, len(tables) - 1) for i in range(len(tables))]) if many else ['#0072B2']
-    fig, axs = plt.subplots(-(-len(stats)//3), 3, figsize=(9, 2.2*-(-len(stats)//3)), squeeze=False)
+    fig, axs = plt.subplots(-(-len(stats)//3), 3, figsize=(8, 2*-(-len(stats)//3)), squeeze=False)
     for ax, stat in zip(axs.flat, stats): _panel(ax, tables, stat, shades)
     for ax in axs.flat[len(stats):]: ax.axis('off')
     steps = f'steps {df.index[0][0]} (light) to {df.index[-1][0]} (dark)' if many else None

@@ -95,7 +95,7 @@ _var = lambda x: x.double().var((0, 2, 3), correction=0).mean().item()
 def _scale(gains, by):
     for g in gains: g.mul_(by)
 
-def _fit_branch(block, x, gains, target, steps=6):
+def _fit_branch(block, x, gains, target, steps=5):
     "multiply the gains so that the output's variance is `target`; the factor, and the variance reached"
     first = [g.clone() for g in gains]
     def at(factor):
