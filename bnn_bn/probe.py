@@ -193,21 +193,16 @@ class SigProp(Callback):
         self.every, self.images, self.draw, self.seen, self.rows, self.before = every, images, draw, 0, {}, None
 
     def before_batch(self):
-        if not self.training: return
-        if self.seen % self.every == 0: self.begin(self.images or max(1, len(self.xb[0])//4))
-        self.seen += 1
-
+        if self.training and self.seen % self.every == 0: self.begin(self.images or max(1, len(self.xb[0])//4))
+        self.seen += self.training
     def begin(self, n):
         self.x = self.xb[0][:n].detach().as_subclass(Tensor)
         self.rows[self.seen] = probe(self.model, self.x, [y[:n] for y in self.yb], lambda out, ys: self.loss_func(out, *ys))
         self.before = signs(self.model, self.x)
-
     def after_batch(self):
         if not self.training or self.before is None: return
-        step = self.seen - 1
-        self.rows[step] = self.rows[step].join(flip_ratio(self.before, signs(self.model, self.x)))
+        self.rows[self.seen - 1] = self.rows[self.seen - 1].join(flip_ratio(self.before, signs(self.model, self.x)))
         self.before = self.x = None
-
     def after_fit(self):
         if self.draw and self.rows and rank_distrib() == 0: self.plot()
     def table(self): return pd.concat(self.rows, names=['step'])
