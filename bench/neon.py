@@ -4,13 +4,13 @@
 
 It prints the instructions of the innermost loop by kind and compares sums of signs with numpy's, for one tile of each size and 1 to 70 words.
 """
-import re, subprocess, sys, tempfile
+import re, subprocess, tempfile
 from collections import Counter
 from pathlib import Path
 import numpy as np
 from llvmlite import binding as llvm
 from numba import cfunc, types
-from bnn_bn.kernels import bit_tile, block_weights, get_way, ways
+from bnn_bn.kernels import bit_tile, block_weights, ways
 
 NEON = (0,)*ways['neon']
 MAIN = r'''

@@ -201,9 +201,8 @@ class Engine:
 
     def plan(self, size, t=0)->Plan: # rows and columns; which copy of the buffers
         "The plan for images of that size: 0 for all threads together, 1, 2, ... for one alone."
-        if (size, t) not in self.plans:
-            if len(self.plans) > 31: self.plans.pop(next(iter(self.plans))) # the oldest: a plan holds memory
-            self.plans[size, t] = make_plan(self.graph, size, self.way, 1 if t else self.threads)
+        if (size, t) not in self.plans and len(self.plans) > 31: self.plans.pop(next(iter(self.plans))) # the oldest: a plan holds memory
+        if (size, t) not in self.plans: self.plans[size, t] = make_plan(self.graph, size, self.way, 1 if t else self.threads)
         return self.plans[size, t]
 
     def __call__(self,
@@ -212,8 +211,7 @@ class Engine:
         "Run the network."
         x = check_images(x, self.graph.channels)
         out = np.empty((len(x), self.n_out), np.float32)
-        if len(x):
-            with self.lock: run(self, x, out)
+        with self.lock: run(self, x, out)
         return out
 
 # %% ../nbs/31c_engine.ipynb #7c3cb5a4
@@ -241,6 +239,7 @@ def check_images(x, channels):
 def run(self, x, out):
     "all images, by the threads of the engine"
     size, n, T = x.shape[2:], len(x), self.threads
+    if not n: return
     table, scratch = self.table.ctypes.data, [s.ctypes.data for s in self.scratch]
     if T == 1: return walk(self.way, aim(self.plan(size), x, out), n, 0, False, table, scratch[0])
     if self.crew is None or self.crew.pid != os.getpid(): self.crew = Crew(T - 1) # threads do not survive a fork
