@@ -1,6 +1,6 @@
 """What each technique is worth: a BN-free network trained with all of them, and with one taken away in turn.
 
-    python bench/ablate.py --out results/ablation.json [--images 4000] [--epochs 4] [--lrs .002 .01] [--seeds 3]
+    python bench/ablate.py --out results/ablation.json [--images 4000] [--epochs 4] [--lrs .002 .01] [--seeds 3] [--without clipping 'second step' ...]
 
 ReActNet-18 with a quarter of the channels and the ImageNet stem on `fashion_mini`; `--epochs` of each of the two steps. Taken away:
 - standardisation: the kernels are the latent weights (1-bit: their signs times mean|W|) times the gain, which stays
@@ -9,7 +9,7 @@ ReActNet-18 with a quarter of the channels and the ImageNet stem on `fashion_min
 - second step: weights and activations have 1 bit from the start, in as many epochs
 Beside them plain removal (without the first and the third) and batch norm. The JSON is written after each run, and the same command goes on.
 """
-import argparse, json, time
+import argparse, json, shlex, sys, time
 from pathlib import Path
 import torch
 from fastai.basics import Callback, set_seed
@@ -71,7 +71,7 @@ def main():
     p.add_argument('--without', nargs='+', choices=VARIANTS, default=list(VARIANTS))
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    data = json.loads(a.out.read_text()) if a.out.exists() else dict(command=f"python bench/ablate.py --images {a.images} --epochs {a.epochs} --lrs {' '.join(map(str, a.lrs))} --seeds {a.seeds}", versions=versions(), rows=[])
+    data = json.loads(a.out.read_text()) if a.out.exists() else dict(command=shlex.join(['python', 'bench/ablate.py', *sys.argv[1:]]), versions=versions(), rows=[])
     rows = data['rows']
     for seed in range(a.seeds):
         for name in a.without:
