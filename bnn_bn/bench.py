@@ -101,10 +101,9 @@ def runner(
     if kind == 'onnx': return onnx_runner(graph, x, threads)
     import torch
     from bnn_bn.fold import FoldedNet
-    torch.set_num_threads(threads); torch.set_grad_enabled(False)
+    torch.set_num_threads(threads)
     net, images = (t.to(memory_format=torch.channels_last) for t in (FoldedNet(graph, exact=False).eval(), torch.tensor(x)))
-    if kind == 'compiled': net = torch.compile(net)
-    return lambda: net(images)
+    return torch.no_grad()(lambda net=torch.compile(net) if kind == 'compiled' else net: net(images))
 
 def onnx_runner(graph, x, threads):
     import onnxruntime
