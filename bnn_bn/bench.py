@@ -103,7 +103,8 @@ def runner(
     from bnn_bn.fold import FoldedNet
     torch.set_num_threads(threads)
     net, images = (t.to(memory_format=torch.channels_last) for t in (FoldedNet(graph, exact=False).eval(), torch.tensor(x)))
-    return torch.no_grad()(lambda net=torch.compile(net) if kind == 'compiled' else net: net(images))
+    if kind == 'compiled': net = torch.compile(net)
+    return torch.no_grad()(lambda: net(images))
 
 def onnx_runner(graph, x, threads):
     import onnxruntime
