@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from fastai.basics import L, Learner, Callback, CrossEntropyLossFlat, OptimWrapper, accuracy, CancelStepException
 from .agc import AdaptiveGradClip
+from .blocks import get_rules
 from .models import BinaryNet, assert_bn_free, decay_groups
+from .start import CalibratedStart
 
 # %% ../nbs/22_learner.ipynb #10abd87b
 def first_nonfinite(
@@ -93,6 +95,7 @@ def bnn_learner(
     clip_factor:float=.02, # of AGC (BNN_NoBN's scripts); None for no clipping
     wd:float=0., # weight decay, coupled as in Adam (the authors: 1e-5 with real weights, 0 with binary ones), see `decay_groups`
     patience:int=5, # of `DivergenceGuard`
+    calibrated:bool=None, # set a fresh network on the first batch, see `start`? None: if it is BN-free and its rules are not the reference
     opt=torch.optim.Adam, # a torch optimizer class
     loss_func=None, # None: cross entropy
     metrics=accuracy, cbs=None, **kwargs # as in fastai's `Learner`
@@ -100,7 +103,8 @@ def bnn_learner(
     "A fastai Learner with a guard against divergence, AGC on all but the classifier, and the package's weight decay groups."
     if isinstance(model, BinaryNet): _check_fit(dls, model)
     clip = [] if clip_factor is None else [AdaptiveGradClip(clip_factor)]
-    return Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics, cbs=[DivergenceGuard(patience), *clip, *L(cbs)],
+    start = [CalibratedStart()] if (_wants_start(model) if calibrated is None else calibrated) else []
+    return Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics, cbs=[DivergenceGuard(patience), *start, *clip, *L(cbs)],
                    opt_func=OptFunc(opt, wd), splitter=bare, **kwargs) # the splitter hands over the network itself
 
 # %% ../nbs/22_learner.ipynb #ee52058e
@@ -112,6 +116,10 @@ class OptFunc:
 def _groups(model, wd):
     "fresh parameter groups for an optimizer, which writes its settings into them"
     return decay_groups(model, wd) if isinstance(model, BinaryNet) else [dict(params=list(model.parameters()), weight_decay=wd)]
+
+def _wants_start(model):
+    "is it a BN-free network of this package, and not under the authors' rules?"
+    return isinstance(model, BinaryNet) and model.cfg['norm'] == 'nobn' and get_rules(model.cfg['rules']).name != 'reference'
 
 def _check_fit(dls, model):
     "the classes must fit, and a network that claims to be free of norms must be"

@@ -21,6 +21,7 @@ from .folder import folder_dls
 from .learner import bnn_learner
 from .models import backbones, binary_net
 from .sigprop import gamma_of
+from .sizes import SmallFirst, parse_sizes
 from .speed import EMA, Autocast, Compile, Throughput, fused
 from .steps import schedules
 
@@ -51,6 +52,8 @@ class Recipe:
     temperature:float = 1.    # of the distillation
     label_weight:float = 0.   # share of the labels in its loss
     ema:float = 0.            # decay of the mean of the weights with which a run validates; 0 for none
+    start:str = ''            # 'calibrated': a BN-free network is set on its first batch, see `start`
+    sizes:str = ''            # sides of the training pictures, such as '16,24,32', an equal share of the epochs each; '' for whole ones
 
 # %% ../nbs/27_recipes.ipynb #3e0b518b
 _published = dict(rules='reference', schedule='linear-reference')
@@ -74,7 +77,7 @@ def make_recipe(
     "A row of the table with some fields changed; ValueError names a bad one."
     if name not in recipes: raise ValueError(f'no recipe {name!r}; there are {", ".join(recipes)}')
     r = replace(recipes[name], **{k: '' if (k, v) == ('teacher', 'none') else v for k, v in changes.items()})
-    allowed = dict(model=backbones, steps=(1, 2), schedule=schedules, norm=('nobn', 'bn', 'naive'), stem=('cifar', 'imagenet'), rules=('default', 'reference'), select=('best', 'last'))
+    allowed = dict(model=backbones, steps=(1, 2), schedule=schedules, norm=('nobn', 'bn', 'naive'), stem=('cifar', 'imagenet'), rules=('default', 'reference'), select=('best', 'last'), start=('', 'calibrated'))
     for k, values in allowed.items():
         if getattr(r, k) not in values: raise ValueError(f'{k}={getattr(r, k)!r}: allowed are {", ".join(map(str, values))}')
     for k in ('epochs', 'bs', 'lr'):
@@ -83,6 +86,7 @@ def make_recipe(
         if not getattr(r, k) >= 0: raise ValueError(f'{k}={getattr(r, k)}: must be at least 0')
     for k in ('ema', 'smoothing'):
         if not 0 <= getattr(r, k) < 1: raise ValueError(f'{k}={getattr(r, k)}: from 0 to below 1')
+    parse_sizes(r.sizes)
     return r
 
 # %% ../nbs/27_recipes.ipynb #b36b52e8
@@ -93,16 +97,18 @@ def make_dls(
     images:int=None, # training images to use, the first ones; None: all
     download:bool=True, # fetch CIFAR where it is missing?
     seed:int=0, # of the order and the augmentation
+    holdout:int=0, # so many training images, the last ones, become the validation set; 0: the test images are it
 ):
     "fastai DataLoaders for a recipe."
     if r.data != 'fashion' and path is None: raise ValueError(f'{r.data}: give the directory of the data with path')
     if r.data == 'imagenet':
-        if images or r.mixup or r.cutout: raise ValueError('images, mixup and cutout work for small images that live on the device, not for imagenet; leave them out')
+        if images or holdout or r.mixup or r.cutout: raise ValueError('images, holdout, mixup and cutout work for small images that live on the device, not for imagenet; leave them out')
         return folder_dls(path, r.bs, device=device, lighting=.1, rules=r.rules, seed=seed)
     flips = random_flip if r.data == 'fashion' else flip_and_crop
     kw = dict(bs=r.bs, device=device, augment=compose(flips, lambda x: cutout(x, r.cutout)) if r.cutout else flips)
-    if r.data == 'fashion': dls = fashion_mini(n=images or 10000, mix=_mix(r, 10), **kw)
-    else: dls = _few(datasets[r.data](path, download=download, mix=_mix(r, 10 if r.data == 'cifar10' else 100), **kw), images)
+    if r.data == 'fashion': dls = fashion_mini(n=10000 if holdout else images or 10000, mix=_mix(r, 10), **kw)
+    else: dls = datasets[r.data](path, download=download, mix=_mix(r, 10 if r.data == 'cifar10' else 100), **kw)
+    dls = _few(_held_out(dls, holdout), images)
     dls.train.rng = random.Random(seed)
     return dls
 
@@ -114,6 +120,15 @@ def _mix(r, classes):
     if not r.mixup: return None
     from torchvision.transforms.v2 import MixUp
     return MixUp(alpha=r.mixup, num_classes=classes)
+
+def _held_out(dls, n):
+    "the last n training images as validation set"
+    if not n: return dls
+    dl, left = dls.train, len(dls.train.x) - n
+    if not 0 < n <= len(dl.x) - dl.bs: raise ValueError(f'holdout={n}: from 1 to {len(dl.x) - dl.bs} are possible')
+    dls.loaders[1] = dls.valid.new(x=dl.x[left:], y=dl.y[left:])
+    dls.loaders[0] = dl.new(x=dl.x[:left], y=dl.y[:left])
+    return dls
 
 def _few(dls, n):
     "the first n training images only"
@@ -153,6 +168,7 @@ def make_learner(
     x = dls.train.x if isinstance(dls.train, TensorDL) else torch.empty(0, 3, 0, 0)
     teacher = load_teacher(r.teacher, dls.c, teacher_file) if r.teacher else None
     extra = [ChannelsLast(), Throughput(), *([Distill(teacher, r.temperature, r.label_weight)] if teacher else []), *([EMA(r.ema)] if r.ema else []),
+             *([SmallFirst(parse_sizes(r.sizes))] if r.sizes else []),
              *([Autocast(dict(bf16=torch.bfloat16, fp16=torch.float16)[amp])] if amp else []), *([Compile()] if compiled else [])]
-    return bnn_learner(dls, make_model(r, dls.c, x.shape[1]), r.clip or None, r.wd, opt=fused(torch.optim.Adam, dls.device), loss_func=SoftCrossEntropy(r.smoothing),
+    return bnn_learner(dls, make_model(r, dls.c, x.shape[1]), r.clip or None, r.wd, calibrated=r.start == 'calibrated', opt=fused(torch.optim.Adam, dls.device), loss_func=SoftCrossEntropy(r.smoothing),
                        metrics=[accuracy] + ([top_k_accuracy] if dls.c > 5 else []), cbs=[*extra, *(cbs or [])])

@@ -41,12 +41,13 @@ def train(
     save_steps:int=None, # save within epochs too, each so many batches
     writer=None, # TensorBoard's SummaryWriter
     command:str='', # kept with the result
+    holdout:int=0, # as in `make_dls`
 )->dict: # as result.json
     "Train by a recipe, in one or several processes; killed at any moment, `resume` goes on to the same weights."
-    out, config = Path(out), dict(recipe=asdict(r), seed=seed, images=images, amp=amp, compiled=compiled)
+    out, config = Path(out), dict(recipe=asdict(r), seed=seed, images=images, holdout=holdout, amp=amp, compiled=compiled)
     if amp not in ('', 'bf16', 'fp16'): raise ValueError(f"amp={amp!r}: allowed are '', 'bf16' and 'fp16'")
     set_seed(seed, reproducible=torch.device(device or own_device()).type == 'cpu')
-    dls = make_dls(r, path, device, images, download, seed)
+    dls = make_dls(r, path, device, images, download, seed, holdout)
     _prepare(out, config, resume)
     history = History(out/'history.csv', writer)
     learn = make_learner(r, dls, teacher_file, amp, compiled, [history])
@@ -137,6 +138,7 @@ _options = dict(
     path=(str, 'directory of the data; CIFAR is fetched into it where it is missing; for imagenet a directory with train and val'),
     out=(str, 'directory of the run; default runs/RECIPE-NORM-SEED'), resume=(None, 'go on with the run in --out after a stop or a kill'),
     seed=(int, 'of weights, order and augmentation; default 0'), images=(int, 'use the first so many training images only'),
+    holdout=(int, 'validate on so many training images, the last ones, instead of the test images; default 0'),
     device=(str, 'cpu, cuda or cuda:1; default a GPU if there is one'), threads=(int, 'CPU threads'),
     amp=(str, 'bf16 or fp16: forward pass in half precision'), compile=(None, 'compile the network: a minute at first, then faster steps'),
     teacher_file=(str, 'weights for the named teacher'), save_steps=(int, 'save within an epoch too, each so many batches'),
@@ -169,7 +171,7 @@ def bnn_train(
         r = make_recipe(a.recipe, **{f.name: v for f in fields(Recipe) if (v := getattr(a, f.name, None)) is not None})
         out = Path(a.out or f'runs/{a.recipe}-{r.norm}-{a.seed}')
         writer = _writer(out) if a.tensorboard else None
-        result = train(r, out, a.path, a.images, not a.no_download, a.seed, a.resume, a.device or own_device(), a.teacher_file, a.amp, a.compile, a.save_steps, writer, _command(a))
+        result = train(r, out, a.path, a.images, not a.no_download, a.seed, a.resume, a.device or own_device(), a.teacher_file, a.amp, a.compile, a.save_steps, writer, _command(a), a.holdout or 0)
     if rank_distrib(): return
     for s in result['steps']: print(f"step {s['step']} ({kinds[s['binary']]}): last epoch {s['last']:.2%}, best {s['best']:.2%} (epoch {s['best_epoch']})")
     print(f"{out}: {', '.join(sorted(f.name for f in out.iterdir() if f.is_file()))}")

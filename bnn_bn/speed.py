@@ -128,20 +128,35 @@ class Compile(Callback):
     def __init__(self,
         mode:str=None, # 'default', 'reduce-overhead' (CUDA graphs) or 'max-autotune', as in `torch.compile`
         **kwargs # `backend`, `fullgraph`, `dynamic`, `options` of `torch.compile`
-    ): self.mode, self.kwargs, self.compiled = mode, kwargs, None
+    ): self.mode, self.kwargs, self.compiled, self.sizes, self.stance = mode, dict(dynamic=False) | kwargs, [], {}, None
 
     def before_fit(self):
         kind = _device(self.learn).type
         if self.mode == 'reduce-overhead' and kind != 'cuda': raise ValueError(f"mode='reduce-overhead' records CUDA graphs, but the model is on {kind}: leave mode out, or train on a GPU")
-        if self.learn.model._compiled_call_impl is not None: return # compiled by the user, or left by a fit that failed
-        self.compiled = self.learn.model
-        self.compiled.compile(mode=self.mode, **self.kwargs)
+        self.sizes = {}
+        self.take(self.learn.model)
 
+    def take(self, model):
+        "compile a model, unless it is compiled by the user or left by a fit that failed"
+        if model._compiled_call_impl is not None: return
+        self.compiled.append(model)
+        model.compile(mode=self.mode, **self.kwargs)
+
+    def before_validate(self): self.take(self.learn.model) # under EMA it is another one
     def before_batch(self):
         if self.mode == 'reduce-overhead': torch.compiler.cudagraph_mark_step_begin()
+        key, n = (self.training, tuple(self.xb[0].shape[1:])), len(self.xb[0])
+        if self.sizes.setdefault(key, n) != n: # an incomplete batch is not worth another compilation
+            self.stance = torch.compiler.set_stance('force_eager')
+
+    def after_batch(self):
+        if self.stance is not None: self.stance.__exit__(None, None, None)
+        self.stance = None
 
     def after_fit(self):
-        if self.compiled is not None: self.compiled._compiled_call_impl = self.compiled = None # torch has no public way back
+        self.after_batch()
+        for model in self.compiled: model._compiled_call_impl = None # torch has no public way back
+        self.compiled = []
 
 # %% ../nbs/21_speed.ipynb #9925bafc
 def fused(
