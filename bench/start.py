@@ -1,0 +1,135 @@
+"""What the start of a network is worth: ReActNet-18 on a part of CIFAR-10, one change at a time, several seeds.
+
+    python bench/start.py --path DATA [--seeds 3] [--only start,agc] [--seconds 3600] [--threads 1]
+                          [--out results/start.json]
+
+A quarter of the channels, the first 10,000 training images, 8 epochs of batch 64, Adam, cosine with warm-up, 1-bit
+weights and activations in one step. Everything is chosen on 5,000 training images that no fit has seen (`holdout`);
+the test images are not touched. The file is written after each run; runs that it holds already are left out, and
+after `--seconds` no new one begins: the same command goes on.
+"""
+import argparse, json, time
+from dataclasses import replace
+from pathlib import Path
+import torch
+from fastai.basics import set_seed
+from bnn_bn.files import write_file
+from bnn_bn.learner import DivergenceError
+from bnn_bn.recipes import make_dls, make_learner, make_recipe
+from bnn_bn.run import show_progress, versions
+from bnn_bn.start import PARTS, CalibratedStart
+
+BASE = dict(width=.25, steps=1, epochs=8, bs=64, lr=.004, clip=0, ema=0., alpha=.25, start='calibrated')
+AS_IS = dict(start='', clip=.02)
+
+# group -> name -> changes of the recipe; 'parts' are those of `calibrate`, 'slope' is PReLU's first one
+GROUPS = {
+    'start': {
+        'as it is, AGC .02': AS_IS,
+        'as it is, no AGC': dict(start=''),
+        'gains': dict(parts=('gains',)),
+        'gains and shifts': dict(parts=('gains', 'shifts')),
+        'gains and thresholds': dict(parts=('gains', 'thresholds')),
+        'all three': {},
+        'batch norm': dict(norm='bn'),
+    },
+    'controls': {
+        'as it is, AGC .02, rate .002': AS_IS | dict(lr=.002),
+        'batch norm, AGC .02': dict(norm='bn', clip=.02),
+        'plain removal, AGC .02': dict(norm='naive', clip=.02),
+    },
+    'agc': {
+        'AGC .02': dict(clip=.02),
+        'AGC .16': dict(clip=.16),
+        'no AGC, batch 256, rate .016': dict(bs=256, lr=.016),
+        'AGC .02, batch 256, rate .016': dict(bs=256, lr=.016, clip=.02),
+        'AGC .16, batch 256, rate .016': dict(bs=256, lr=.016, clip=.16),
+    },
+    'rate': {
+        'rate .002': dict(lr=.002),
+        'rate .008': dict(lr=.008),
+        'batch norm, rate .002': dict(norm='bn', lr=.002),
+        'batch norm, rate .008': dict(norm='bn', lr=.008),
+    },
+    'alpha': {
+        'alpha .1': dict(alpha=.1),
+        'alpha .5': dict(alpha=.5),
+        'alpha 1': dict(alpha=1.),
+    },
+    'other': {
+        'two steps of 4 epochs': dict(steps=2, epochs=4),
+        'mean of the weights .99': dict(ema=.99),
+        'pictures of 16, then 32 pixels': dict(sizes='16,32'),
+        'pictures of 24, then 32 pixels': dict(sizes='24,32'),
+        'first slope .1': dict(slope=.1),
+        'first slope .5': dict(slope=.5),
+    },
+}
+
+
+def set_slope(model, slope):
+    "give each RPReLU another first slope"
+    for name, p in model.named_parameters():
+        if name.endswith('.slope'): p.data.fill_(slope)
+
+
+def learner(changes, seed, path):
+    "the Learner of one run, and its recipe"
+    changes = BASE | changes
+    parts, slope = changes.pop('parts', PARTS), changes.pop('slope', None)
+    recipe = make_recipe('cifar10-plus', **changes)
+    set_seed(seed, reproducible=True)
+    dls = make_dls(recipe, path, 'cpu', images=10000, download=False, seed=seed, holdout=5000)
+    learn = make_learner(recipe, dls, amp='bf16', compiled=True)
+    for cb in learn.cbs.filter(lambda c: isinstance(c, CalibratedStart)): cb.parts = parts
+    if slope is not None: set_slope(learn.model, slope)
+    return learn, recipe
+
+
+def run(changes, seed, path):
+    "accuracy on the held-out images after each epoch, in percent, and losses"
+    torch._dynamo.reset()
+    learn, recipe = learner(changes, seed, path)
+    begin, fits = time.perf_counter(), [1]
+    try:
+        with show_progress(learn):
+            if recipe.steps == 2: learn.fit_two_step((recipe.epochs,)*2, recipe.lr, (recipe.wd, 0.), schedule=recipe.schedule)
+            else: learn.fit_step(recipe.epochs, recipe.lr, recipe.schedule)
+        diverged = False
+    except DivergenceError: diverged = True
+    rows = [[float(v) for v in row] for row in learn.recorder.values]
+    result = dict(accuracy=[round(100*row[2], 2) for row in rows], train_loss=[round(row[0], 4) for row in rows])
+    return result | dict(diverged=diverged, seconds=round(time.perf_counter() - begin, 1))
+
+
+def planned(groups, seeds):
+    "(group, name, changes, seed) of all runs, whole tables first"
+    for seed in range(seeds):
+        for group in groups:
+            for name, changes in GROUPS[group].items(): yield group, name, changes, seed
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument('--path', required=True)
+    a.add_argument('--seeds', type=int, default=3)
+    a.add_argument('--only', default=','.join(GROUPS), help='groups of runs')
+    a.add_argument('--seconds', type=float, default=3600)
+    a.add_argument('--threads', type=int, default=1)
+    a.add_argument('--out', type=Path, default=Path('results/start.json'))
+    a = a.parse_args()
+    torch.set_num_threads(a.threads)
+    head = dict(network='reactnet18, width 0.25, 1-bit weights and activations', data='CIFAR-10, 10,000 training images, 5,000 held out',
+                base={k: v for k, v in BASE.items()}, versions=versions())
+    done = json.loads(a.out.read_text()) if a.out.exists() else dict(head, runs=[])
+    had, begin = {(r['name'], r['seed']) for r in done['runs']}, time.perf_counter()
+    for group, name, changes, seed in planned(a.only.split(','), a.seeds):
+        if (name, seed) in had: continue
+        if time.perf_counter() - begin > a.seconds: return print('out of time: the same command goes on')
+        print(f'{group}: {name}, seed {seed}', flush=True)
+        result = run(changes, seed, a.path)
+        done['runs'].append(dict(group=group, name=name, seed=seed, changes=changes, **result))
+        write_file(a.out, json.dumps(done, indent=1).encode())
+
+
+if __name__ == '__main__': main()
