@@ -9,7 +9,9 @@ __all__ = ['first_nonfinite', 'DivergenceError', 'DivergenceGuard', 'all_finite'
 import math
 import torch
 from torch import nn
-from fastai.basics import L, Learner, Callback, CrossEntropyLossFlat, OptimWrapper, accuracy, CancelStepException
+from fastai.basics import (Callback, CancelStepException, CrossEntropyLossFlat, L, Learner,
+                           OptimWrapper, accuracy)
+from fastai.callback.hook import Hooks
 from .agc import AdaptiveGradClip
 from .blocks import get_rules
 from .models import BinaryNet, assert_bn_free, decay_groups
@@ -21,23 +23,29 @@ def first_nonfinite(
     *xb, # the batch's inputs
 )->str: # name of a module ('forward: ...') or parameter ('backward: ...'), or 'loss'
     "Where a batch first becomes non-finite."
-    found, bad = [], lambda t: isinstance(t, torch.Tensor) and not t.isfinite().all()
-    def hook(name): return lambda m, args, out: found.append(name) if not found and bad(out) else None
-    hooks = [m.register_forward_hook(hook(n)) for n, m in model.named_modules() if not any(m.children())]
-    try:
-        with torch.no_grad(): model(*xb)
-    finally:
-        for h in hooks: h.remove()
-    if found: return f'forward: {found[0]}'
-    grads = [n for n, p in model.named_parameters() if p.grad is not None and bad(p.grad)]
-    return f'backward: {grads[-1]}' if grads else 'loss'
+    bad_outputs = _bad_outputs(model, xb)
+    if bad_outputs: return f'forward: {bad_outputs[0]}'
+    bad_grads = [n for n, p in model.named_parameters() if p.grad is not None and _is_bad(p.grad)]
+    return f'backward: {bad_grads[-1]}' if bad_grads else 'loss'
+
+# %% ../nbs/22_learner.ipynb #d15eb069
+def _is_bad(t): return isinstance(t, torch.Tensor) and not t.isfinite().all()
+
+def _bad_outputs(model, xb):
+    "names of the modules whose output is not finite, in the order of the forward pass"
+    leaves = {m: n for n, m in model.named_modules() if not any(m.children())}
+    found = []
+    def look(m, args, out):
+        if _is_bad(out): found.append(leaves[m])
+    with torch.no_grad(), Hooks(list(leaves), look, detach=False): model(*xb)
+    return found
 
 # %% ../nbs/22_learner.ipynb #f81a8e8c
 class DivergenceError(RuntimeError):
     "Training met too many non-finite steps; the weights are those of the last good step."
 
 class DivergenceGuard(Callback):
-    "Skip each step whose loss or gradients are not finite; stop with `DivergenceError` after `patience` of them in a row."
+    "Skip steps with a loss or gradient that is not finite; `patience` in a row: `DivergenceError`."
     order = 10.5 # after MixedPrecision (10), before AdaptiveGradClip (11)
     def __init__(self,
         patience:int=5, # non-finite steps in a row that end the training; at least 1
@@ -49,18 +57,24 @@ class DivergenceGuard(Callback):
     def state_dict(self): return dict(log=self.log, in_a_row=self.in_a_row)
     def load_state_dict(self, state): self.log, self.in_a_row = state['log'], state['in_a_row']
     def before_step(self):
-        if not any_process(not all_finite(self.learn.loss, self.learn.model.parameters())): self.in_a_row = 0; return
+        if not any_process(not all_finite(self.learn.loss, self.learn.model.parameters())):
+            self.in_a_row = 0
+            return
         self.in_a_row += 1
-        self.log.append(dict(epoch=self.epoch, step=self.iter, lr=self.opt.hypers[-1]['lr'], loss=self.learn.loss.item()))
+        lr, loss = self.opt.hypers[-1]['lr'], self.learn.loss.item()
+        self.log.append(dict(epoch=self.epoch, step=self.iter, lr=lr, loss=loss))
         if self.in_a_row >= self.patience: raise DivergenceError(self.message())
         raise CancelStepException
 
     def message(self):
         "what happened, where and with which settings"
-        clip = next((c.kwargs['clip_factor'] for c in self.learn.cbs if isinstance(c, AdaptiveGradClip)), None)
-        last = self.log[-1]
-        return (f"{self.in_a_row} steps in a row were not finite, at epoch {last['epoch']}, step {last['step']}; first at {first_nonfinite(bare(self.learn.model), *self.xb)}; "
-                f"learning rate {last['lr']:.3g}, clip factor {clip}; the weights are those of the last good step. Try a lower rate or a smaller clip factor")
+        clips = [c.kwargs['clip_factor'] for c in self.learn.cbs if isinstance(c, AdaptiveGradClip)]
+        last, place = self.log[-1], first_nonfinite(bare(self.learn.model), *self.xb)
+        clip = clips[0] if clips else None
+        return (f"{self.in_a_row} steps in a row were not finite, at epoch {last['epoch']}, "
+                f"step {last['step']}; first at {place}; learning rate {last['lr']:.3g}, "
+                f"clip factor {clip}; the weights are those of the last good step. "
+                "Try a lower rate or a smaller clip factor")
 
 # %% ../nbs/22_learner.ipynb #5ee784fb
 def all_finite(
@@ -69,7 +83,8 @@ def all_finite(
 )->bool:
     "Are the loss and every gradient finite?"
     grads = [p.grad for p in parameters if p.grad is not None]
-    norms = torch.stack([n.float() for n in torch._foreach_norm(grads, math.inf)]) if grads else torch.zeros(1)
+    if not grads: return bool(loss.isfinite())
+    norms = torch.stack([n.float() for n in torch._foreach_norm(grads, math.inf)])
     return bool(loss.isfinite() & norms.isfinite().all().to(loss.device))
 
 # %% ../nbs/22_learner.ipynb #c76a43f6
@@ -77,52 +92,62 @@ def any_process(
     flag:bool, # what this process says
 )->bool: # the same in all processes
     "Does any process of a distributed training say so?"
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()): return bool(flag)
-    t = torch.tensor(float(flag), device='cuda' if torch.distributed.get_backend() == 'nccl' else 'cpu')
-    torch.distributed.all_reduce(t, torch.distributed.ReduceOp.MAX)
+    dist = torch.distributed
+    if not (dist.is_available() and dist.is_initialized()): return bool(flag)
+    device = 'cuda' if dist.get_backend() == 'nccl' else 'cpu'
+    t = torch.tensor(float(flag), device=device)
+    dist.all_reduce(t, dist.ReduceOp.MAX)
     return bool(t)
 
 def bare(
     model:nn.Module, # maybe wrapped for several devices
 )->nn.Module:
     "The network itself."
-    return model.module if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)) else model
+    wrapped = isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel))
+    return model.module if wrapped else model
 
 # %% ../nbs/22_learner.ipynb #68527b43
 def bnn_learner(
     dls, # DataLoaders of images and classes
     model:nn.Module, # usually a `BinaryNet`
     clip_factor:float=.02, # of AGC (BNN_NoBN's scripts); None for no clipping
-    wd:float=0., # weight decay, coupled as in Adam (the authors: 1e-5 with real weights, 0 with binary ones), see `decay_groups`
+    wd:float=0., # weight decay, coupled as in Adam (authors: 1e-5, 0 in step 2), see `decay_groups`
     patience:int=5, # of `DivergenceGuard`
-    calibrated:bool=None, # set a fresh network on the first batch, see `start`? None: if it is BN-free and its rules are not the reference
+    calibrated:bool=None, # calibrate on the first batch? None: if BN-free, not under 'reference'
     opt=torch.optim.Adam, # a torch optimizer class
     loss_func=None, # None: cross entropy
     metrics=accuracy, cbs=None, **kwargs # as in fastai's `Learner`
 )->Learner:
-    "A fastai Learner with a guard against divergence, AGC on all but the classifier, and the package's weight decay groups."
+    "A fastai Learner with a calibrated start, a divergence guard, AGC and our decay groups."
     if isinstance(model, BinaryNet): _check_fit(dls, model)
-    clip = [] if clip_factor is None else [AdaptiveGradClip(clip_factor)]
-    start = [CalibratedStart()] if (_wants_start(model) if calibrated is None else calibrated) else []
-    return Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics, cbs=[DivergenceGuard(patience), *start, *clip, *L(cbs)],
-                   opt_func=OptFunc(opt, wd), splitter=bare, **kwargs) # the splitter hands over the network itself
+    if calibrated is None: calibrated = _wants_start(model)
+    own = [DivergenceGuard(patience)]
+    if calibrated: own.append(CalibratedStart())
+    if clip_factor is not None: own.append(AdaptiveGradClip(clip_factor))
+    return Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics,
+                   cbs=[*own, *L(cbs)], opt_func=OptFunc(opt, wd),
+                   splitter=bare, **kwargs) # the splitter hands over the network itself
 
 # %% ../nbs/22_learner.ipynb #ee52058e
 class OptFunc:
-    "What fastai calls with a splitter's groups: an optimizer over fresh `decay_groups` of the Learner's network"
+    "What fastai calls with a splitter's groups: an optimizer over fresh `decay_groups`"
     def __init__(self, opt, wd): self.opt, self.wd = opt, wd
     def __call__(self, model, lr): return OptimWrapper(opt=self.opt(_groups(model, self.wd), lr=lr))
 
 def _groups(model, wd):
     "fresh parameter groups for an optimizer, which writes its settings into them"
-    return decay_groups(model, wd) if isinstance(model, BinaryNet) else [dict(params=list(model.parameters()), weight_decay=wd)]
+    if isinstance(model, BinaryNet): return decay_groups(model, wd)
+    return [dict(params=list(model.parameters()), weight_decay=wd)]
 
 def _wants_start(model):
     "is it a BN-free network of this package, and not under the authors' rules?"
-    return isinstance(model, BinaryNet) and model.cfg['norm'] == 'nobn' and get_rules(model.cfg['rules']).name != 'reference'
+    if not isinstance(model, BinaryNet) or model.cfg['norm'] != 'nobn': return False
+    return get_rules(model.cfg['rules']).name != 'reference'
 
 def _check_fit(dls, model):
     "the classes must fit, and a network that claims to be free of norms must be"
-    c = getattr(dls, 'c', None)
-    if c is not None and c != model.cfg['n_out']: raise ValueError(f"the data have {c} classes, the network has n_out={model.cfg['n_out']}; make it with n_out={c}")
+    c, n_out = getattr(dls, 'c', None), model.cfg['n_out']
+    if c not in (None, n_out):
+        raise ValueError(f'the data have {c} classes, the network has n_out={n_out}; '
+                         f'make it with n_out={c}')
     if model.cfg['norm'] != 'bn': assert_bn_free(model)
