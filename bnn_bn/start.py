@@ -16,6 +16,7 @@ from .sigprop import keep_modes
 
 # %% ../nbs/12c_start.ipynb #02b57eec
 ROUNDING = 1e-5 # a value nearer than this to the wanted one, in deviations, is left as it is
+DEAD = 1e-4     # a channel with less than this share of the deviation wanted counts as dead
 
 def _mean(x):
     "mean of each channel, (1,C,1,1)"
@@ -49,7 +50,7 @@ def centre_rprelu(act, args):
 def scale_conv(conv, out, target):
     "Set the gains of a `ScaledStdConv2d`: each channel of its output gets the deviation `target`."
     std = _deviation(out)
-    alive, off = std > 0, (std/target - 1).abs()
+    alive, off = std > DEAD*target, (std/target - 1).abs()
     factor = torch.where(alive & (off > ROUNDING), target/std, 1.)
     conv.gain.mul_(factor.view_as(conv.gain))
     dead = (~alive).nonzero().flatten().tolist()
