@@ -110,7 +110,7 @@ def test_a_loaded_network_stays(tmp_path):
 def test_lr_find_leaves_the_network_fresh():
     learn = learner(mini())
     import fastai.callback.schedule # noqa: F401
-    with learn.no_bar(), learn.no_logging(): learn.lr_find(num_it=3, show_plot=False)
+    with learn.no_bar(), learn.no_logging(): learn.lr_find(num_it=20, show_plot=False)
     assert is_fresh(learn.model)
     quiet_fit(learn)
     assert learn.calibrated_start.table is not None
