@@ -1,0 +1,64 @@
+"bench/gpu.py where there is no GPU: its options, the authors' form beside ours, and all pieces in small."
+import importlib.util, json, os, subprocess, sys
+from pathlib import Path
+import torch, torch.nn.functional as F
+from bnn_bn.agc import adaptive_clip_grad, clipped_parameters
+from bnn_bn.models import reactnet_nobn
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT/'bench/gpu.py'
+ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', CUDA_VISIBLE_DEVICES='')
+
+def call(*words):
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, words)], env=ENV, capture_output=True, text=True)
+
+def load_script():
+    spec = importlib.util.spec_from_file_location('gpu_bench', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+def test_options(tmp_path):
+    said = call('--help')
+    assert said.returncode == 0 and 'It has not run on a GPU yet' in said.stdout
+    for words, error in ((['--only', 'speed'], 'torch sees no GPU'), (['--device', 'cpu'], '--path'),
+                         (['--device', 'cpu', '--quick', '--seconds', 0], '--seconds 0')):
+        done = call('--out', tmp_path, *words)
+        assert done.returncode == 1 and error in done.stderr and 'Traceback' not in done.stderr
+
+def test_authors_form():
+    "in float64 its logits, gradients and clipped gradients are ours under the reference rules"
+    script = load_script()
+    x, y = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.arange(4)
+    torch.manual_seed(0)
+    ours = reactnet_nobn('18', n_out=10, stem='cifar', width=.125, rules='reference').double()
+    torch.manual_seed(0)
+    theirs = reactnet_nobn('18', n_out=10, stem='cifar', width=.125, rules='reference').double()
+    script.authors_form(theirs)
+    kinds = {type(m).__name__ for m in theirs.modules()}
+    assert {'AuthorsSign', 'AuthorsRPReLU', 'AuthorsConv', 'AuthorsBlock'} <= kinds
+    logits = [net(x) for net in (ours, theirs)]
+    torch.testing.assert_close(*logits, rtol=1e-9, atol=1e-9)
+    for out in logits: F.cross_entropy(out, y).backward()
+    close = lambda: [torch.testing.assert_close(p.grad, q.grad, rtol=1e-7, atol=1e-10)
+                     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True)]
+    close()
+    adaptive_clip_grad(clipped_parameters(ours), .02)
+    script.authors_clip(clipped_parameters(theirs))
+    close()
+
+def test_quick(tmp_path):
+    "all pieces, small, on the CPU; the time is up after the first call, and the second ends it"
+    words = ['--device', 'cpu', '--quick', '--out', tmp_path]
+    first = call(*words, '--seconds', 1)
+    assert first.returncode == 0 and 'the same command goes on' in first.stdout, first.stderr[-2000:]
+    done = call(*words)
+    assert done.returncode == 0 and 'nothing left' in done.stdout, done.stderr[-2000:]
+    read = lambda name: json.loads((tmp_path/f'{name}.json').read_text())
+    assert read('cells')['02b_augment'] | dict(seconds=0) == dict(passed=True, cuda_cells=1, error='', seconds=0)
+    assert read('equal')['passed'] and read('equal')['gaps']['device to cpu']['logits'] == 0
+    rows = read('speed')
+    assert all(rows[k]['images_per_s'] > 0 for k in ('authors', 'float32', 'bf16'))
+    assert rows['authors']['times_the_authors'] == 1
+    assert read('ours')['accuracy'] > 0 and read('published')['goal'] == .9208
+    assert 'choose another --out' in call('--device', 'cpu', '--path', 'x', '--out', tmp_path).stderr
