@@ -10,7 +10,7 @@ all pieces small, in about a minute of one thread, and its figures mean nothing.
 |---|---|
 | cells | do the notebook cells tagged `cuda` pass? |
 | equal | is a float32 step the same on the GPU as on the CPU, and how far are both from float64? |
-| speed | images/s of our loop beside the authors' module and loop (goal: 8 times); share of the peak |
+| speed | images/s of our loop beside the authors' (goal: 8 times); share of the card's peak |
 | published | the published recipe for CIFAR-10 at full length (goal: 92.08 %) |
 | ours | `cifar10-plus` at full length (goal: 93.75 %) |
 
@@ -157,10 +157,11 @@ def equal(a, record, until):
     passed = all(gaps['device to cpu'][k] <= limit for k, limit in LIMITS.items())
     return dict(gaps=gaps, limits=LIMITS, passed=passed, done=True)
 
-LIMITS = dict(logits=1e-4, gradients=1e-3) # absolute, as the recordings allow; relative norm of a tensor
+# of a logit, as the recordings allow; of the norm of a tensor's gradient
+LIMITS = dict(logits=1e-4, gradients=1e-3)
 
 def one_step(case, device, dtype):
-    "logits, gradients and the change of the weights in a step with AGC and Adam, in float64 on the CPU"
+    "logits, gradients and changes of the weights in a step with AGC and Adam, as float64 tensors"
     model, params = case.build(dtype)
     model.to(device).train()
     before = [p.detach().clone() for p in params.values()]
@@ -174,7 +175,7 @@ def one_step(case, device, dtype):
     return dict(logits=home([logits])[0], gradients=home(gradients), changes=home(changes))
 
 def distances(a, b):
-    "largest difference of a logit; largest relative distance of a tensor's gradient, and of its change"
+    "largest difference of a logit; largest relative distance of a gradient, and of a change"
     distance = lambda x, y: ((x - y).norm()/y.norm().clamp(min=1e-30)).item()
     relative = lambda xs, ys: max(distance(x, y) for x, y in zip(xs, ys))
     logits = (a['logits'] - b['logits']).abs().max().item()
@@ -257,7 +258,8 @@ def training(a, name, recipe, goal, until):
     full = [recipe, '--path', a.path, '--amp', 'bf16', '--compile']
     words = ['fashion', *QUICK_RUN] if a.quick else full
     words += ['--out', run, '--device', a.device, '--resume', '--no_download']
-    command = [sys.executable, '-c', 'from bnn_bn.run import bnn_train; bnn_train()', *map(str, words)]
+    program = 'from bnn_bn.run import bnn_train; bnn_train()'
+    command = [sys.executable, '-c', program, *map(str, words)]
     process = subprocess.Popen(command, env=environment())
     try: process.wait(max(1., until - time.monotonic()))
     except subprocess.TimeoutExpired: process.terminate()
@@ -288,16 +290,17 @@ def kept(a, name):
     if not file.exists(): return {}
     record, now = json.loads(file.read_text()), dict(device=a.device, quick=a.quick)
     if record['settings'] != now:
-        raise SystemExit(f'{file} was made with {record["settings"]}, not {now}: choose another --out')
+        made = record['settings']
+        raise SystemExit(f'{file} was made with {made}, not {now}: choose another --out')
     return record
 
 def options():
     p = argparse.ArgumentParser(description=__doc__)
     p.formatter_class = argparse.RawDescriptionHelpFormatter
-    p.add_argument('--out', type=Path, default=Path('results/gpu'), help='directory of the records and runs')
+    p.add_argument('--out', type=Path, default=Path('results/gpu'), help='of records and runs')
     p.add_argument('--path', help='directory of CIFAR-10, for the two trainings')
-    p.add_argument('--seconds', type=float, default=540, help='stop after so long; the next call goes on')
-    p.add_argument('--only', nargs='+', choices=PIECES, default=list(PIECES), help='these pieces only')
+    p.add_argument('--seconds', type=float, default=540, help='stop then; the next call goes on')
+    p.add_argument('--only', nargs='+', choices=PIECES, default=list(PIECES), help='these pieces')
     p.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
     p.add_argument('--quick', action='store_true', help='small, to try the script itself')
     p.add_argument('--notebook', help=argparse.SUPPRESS) # run the cells of one notebook here
@@ -306,9 +309,9 @@ def options():
 def check(a):
     "the options fit, before anything is run"
     if a.device == 'cuda' and not torch.cuda.is_available():
-        raise SystemExit('--device cuda: torch sees no GPU; to try the script give --device cpu --quick')
+        raise SystemExit('--device cuda: torch sees no GPU; to try this give --device cpu --quick')
     if not a.path and not a.quick and {'published', 'ours'} & set(a.only):
-        raise SystemExit('--path: the directory of CIFAR-10 is needed for the pieces published and ours')
+        raise SystemExit('--path: the pieces published and ours need the directory of CIFAR-10')
     if not a.seconds > 0: raise SystemExit(f'--seconds {a.seconds:g}: must be > 0')
 
 def main():
@@ -323,6 +326,7 @@ def main():
             keep(a, name, record)
         print(f"{name}: {'done' if record.get('done') else 'not done yet'}", flush=True)
     left = [n for n in a.only if not kept(a, n).get('done')]
-    print(f"left: {', '.join(left)}; the same command goes on" if left else f'nothing left; see {a.out}')
+    if left: print(f"left: {', '.join(left)}; the same command goes on")
+    else: print(f'nothing left; see {a.out}')
 
 if __name__ == '__main__': main()

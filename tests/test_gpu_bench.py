@@ -1,4 +1,4 @@
-"bench/gpu.py where there is no GPU: its options, the authors' form beside ours, and all pieces in small."
+"bench/gpu.py without a GPU: its options, the authors' form beside ours, and all pieces, small."
 import importlib.util, json, os, subprocess, sys
 from pathlib import Path
 import torch, torch.nn.functional as F
@@ -10,7 +10,8 @@ SCRIPT = ROOT/'bench/gpu.py'
 ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', CUDA_VISIBLE_DEVICES='')
 
 def call(*words):
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, words)], env=ENV, capture_output=True, text=True)
+    command = [sys.executable, str(SCRIPT), *map(str, words)]
+    return subprocess.run(command, env=ENV, capture_output=True, text=True)
 
 def load_script():
     spec = importlib.util.spec_from_file_location('gpu_bench', SCRIPT)
@@ -21,8 +22,9 @@ def load_script():
 def test_options(tmp_path):
     said = call('--help')
     assert said.returncode == 0 and 'It has not run on a GPU yet' in said.stdout
-    for words, error in ((['--only', 'speed'], 'torch sees no GPU'), (['--device', 'cpu'], '--path'),
-                         (['--device', 'cpu', '--quick', '--seconds', 0], '--seconds 0')):
+    wrong = ((['--only', 'speed'], 'torch sees no GPU'), (['--device', 'cpu'], '--path'),
+             (['--device', 'cpu', '--quick', '--seconds', 0], '--seconds 0'))
+    for words, error in wrong:
         done = call('--out', tmp_path, *words)
         assert done.returncode == 1 and error in done.stderr and 'Traceback' not in done.stderr
 
@@ -51,14 +53,18 @@ def test_quick(tmp_path):
     "all pieces, small, on the CPU; the time is up after the first call, and the second ends it"
     words = ['--device', 'cpu', '--quick', '--out', tmp_path]
     first = call(*words, '--seconds', 1)
-    assert first.returncode == 0 and 'the same command goes on' in first.stdout, first.stderr[-2000:]
+    assert first.returncode == 0, first.stderr[-2000:]
+    assert 'the same command goes on' in first.stdout
     done = call(*words)
-    assert done.returncode == 0 and 'nothing left' in done.stdout, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'nothing left' in done.stdout
     read = lambda name: json.loads((tmp_path/f'{name}.json').read_text())
-    assert read('cells')['02b_augment'] | dict(seconds=0) == dict(passed=True, cuda_cells=1, error='', seconds=0)
+    wanted = dict(passed=True, cuda_cells=1, error='', seconds=0)
+    assert read('cells')['02b_augment'] | dict(seconds=0) == wanted
     assert read('equal')['passed'] and read('equal')['gaps']['device to cpu']['logits'] == 0
     rows = read('speed')
     assert all(rows[k]['images_per_s'] > 0 for k in ('authors', 'float32', 'bf16'))
     assert rows['authors']['times_the_authors'] == 1
     assert read('ours')['accuracy'] > 0 and read('published')['goal'] == .9208
-    assert 'choose another --out' in call('--device', 'cpu', '--path', 'x', '--out', tmp_path).stderr
+    other = call('--device', 'cpu', '--path', 'x', '--out', tmp_path)
+    assert 'choose another --out' in other.stderr
