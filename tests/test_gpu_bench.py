@@ -30,24 +30,29 @@ def test_options(tmp_path):
 
 def test_authors_form():
     "in float64 its logits, gradients and clipped gradients are ours under the reference rules"
-    script = load_script()
-    x, y = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.arange(4)
+    script, make = load_script(), dict(n_out=10, stem='cifar', width=.125, rules='reference')
     torch.manual_seed(0)
-    ours = reactnet_nobn('18', n_out=10, stem='cifar', width=.125, rules='reference').double()
-    torch.manual_seed(0)
-    theirs = reactnet_nobn('18', n_out=10, stem='cifar', width=.125, rules='reference').double()
+    ours, theirs = (reactnet_nobn('18', **make).double() for _ in range(2))
+    with torch.no_grad():
+        for p in ours.parameters():                             # gains and shifts too
+            if p.dim() < 4 or p[0].numel() == 1: p.add_(torch.randn_like(p), alpha=.1)
+    theirs.load_state_dict(ours.state_dict())
     script.authors_form(theirs)
     kinds = {type(m).__name__ for m in theirs.modules()}
     assert {'AuthorsSign', 'AuthorsRPReLU', 'AuthorsConv', 'AuthorsBlock'} <= kinds
+
+    x, y = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.arange(4)
     logits = [net(x) for net in (ours, theirs)]
     torch.testing.assert_close(*logits, rtol=1e-9, atol=1e-9)
     for out in logits: F.cross_entropy(out, y).backward()
-    close = lambda: [torch.testing.assert_close(p.grad, q.grad, rtol=1e-7, atol=1e-10)
-                     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True)]
-    close()
+    same_gradients(ours, theirs)
     adaptive_clip_grad(clipped_parameters(ours), .02)
     script.authors_clip(clipped_parameters(theirs))
-    close()
+    same_gradients(ours, theirs)
+
+def same_gradients(ours, theirs):
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-7, atol=1e-10, msg=name)
 
 def test_quick(tmp_path):
     "all pieces, small, on the CPU; the time is up after the first call, and the second ends it"
