@@ -1,4 +1,4 @@
-"A tiny real network teaches a tiny binary one: the two commands, and an exact resume of the teacher."
+"A tiny real network teaches a tiny binary one; its own training resumes exactly."
 import json
 from dataclasses import replace
 import pytest, torch
