@@ -1,7 +1,7 @@
 "bench/gpu.py without a GPU: its options, the authors' form beside ours, and all pieces, small."
 import importlib.util, json, os, subprocess, sys
 from pathlib import Path
-import torch, torch.nn.functional as F
+import pytest, torch, torch.nn.functional as F
 from bnn_bn.agc import adaptive_clip_grad, clipped_parameters
 from bnn_bn.models import reactnet_nobn
 
@@ -19,14 +19,24 @@ def load_script():
     spec.loader.exec_module(module)
     return module
 
-def test_options(tmp_path):
-    said = call('--help')
-    assert said.returncode == 0 and 'It has not run on a GPU yet' in said.stdout
+def refused(script, monkeypatch, *words):
+    "what the command says when it ends at once"
+    monkeypatch.setattr(sys, 'argv', ['gpu.py', *map(str, words)])
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(SystemExit) as error: script.main()
+    return error.value.code
+
+def test_options(tmp_path, monkeypatch, capsys):
+    script = load_script()
+    assert refused(script, monkeypatch, '--help') == 0
+    assert 'It has not run on a GPU yet' in capsys.readouterr().out
     wrong = ((['--only', 'speed'], 'torch sees no GPU'), (['--device', 'cpu'], '--path'),
              (['--device', 'cpu', '--quick', '--seconds', 0], '--seconds 0'))
-    for words, error in wrong:
-        done = call('--out', tmp_path, *words)
-        assert done.returncode == 1 and error in done.stderr and 'Traceback' not in done.stderr
+    for words, said in wrong: assert said in refused(script, monkeypatch, '--out', tmp_path, *words)
+    other = dict(settings=dict(device='cuda', quick=False))
+    (tmp_path/'equal.json').write_text(json.dumps(other))
+    words = '--device', 'cpu', '--quick', '--only', 'equal', '--out', tmp_path
+    assert 'choose another --out' in refused(script, monkeypatch, *words)
 
 def test_authors_form():
     "in float64 its logits, gradients and clipped gradients are ours under the reference rules"
@@ -71,5 +81,3 @@ def test_quick(tmp_path):
     assert all(rows[k]['images_per_s'] > 0 for k in ('authors', 'float32', 'bf16'))
     assert rows['authors']['times_the_authors'] == 1
     assert read('ours')['accuracy'] > 0 and read('published')['goal'] == .9208
-    other = call('--device', 'cpu', '--path', 'x', '--out', tmp_path)
-    assert 'choose another --out' in other.stderr
