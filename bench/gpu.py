@@ -3,8 +3,9 @@
     python bench/gpu.py --out results/gpu --path DATA [--seconds 540] [--only cells equal ...]
 
 Call it again and again: it goes on where it stopped, and says when nothing is left. A piece writes
-OUT/PIECE.json after each part of it. **It has not run on a GPU yet**; `--device cpu --quick` runs
-all pieces small, in about a minute of one thread, and its figures mean nothing.
+OUT/PIECE.json after each part of it; delete that file to run the piece anew.
+**It has not run on a GPU yet.** `--device cpu --quick` runs all pieces small, in about a minute of
+one thread, and its figures mean nothing.
 
 | piece | question |
 |---|---|
@@ -29,7 +30,7 @@ fetch the wheels elsewhere, carry them along, and install them without what they
 Beside them fastai imports pandas, scipy, scikit-learn, matplotlib, requests, pyyaml, rich and
 cloudpickle (rich and cloudpickle are pure Python too, if they are missing).
 """
-import argparse, json, math, os, statistics, subprocess, sys, time
+import argparse, json, linecache, math, os, signal, statistics, subprocess, sys, time, types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,10 +139,13 @@ def run_notebook(name):
     file = ROOT/f'nbs/{name}.ipynb'
     os.chdir(file.parent)
     os.environ.update(MPLBACKEND='Agg', IN_TEST='1')
-    names = dict(__name__='__main__', display=print)
+    module = sys.modules['__main__'] = types.ModuleType('__main__') # where pickle looks for classes
+    module.display = print
     for i, source in enumerate(sources(file)[:cuda_cells(file)[-1] + 1]):
-        if not source.startswith(('#| slow', '#| eval: false')):
-            exec(compile(source, f'{name}, code cell {i}', 'exec'), names)
+        if source.startswith(('#| slow', '#| eval: false')): continue
+        place = f'{name}, code cell {i}'
+        linecache.cache[place] = len(source), None, source.splitlines(True), place
+        exec(compile(source, place, 'exec'), vars(module))
 
 def equal(a, record, until):
     "A step of the authors' recorded case: device and CPU in float32, and float64 beside them."
@@ -263,7 +267,9 @@ def training(a, name, recipe, goal, until):
     process = subprocess.Popen(command, env=environment())
     try: process.wait(max(1., until - time.monotonic()))
     except subprocess.TimeoutExpired: process.terminate()
-    if process.wait() not in (0, 130): raise SystemExit(f'{name}: the training failed, see above')
+    stopped = 130, -signal.SIGTERM # after a save, or before the first step
+    if process.wait() not in (0, *stopped):
+        raise SystemExit(f'{name}: the training failed, see above')
     result = run/'result.json'
     if not result.exists(): return dict(goal=goal, done=False)
     return dict(json.loads(result.read_text()), goal=goal, done=True)
