@@ -161,7 +161,7 @@ def equal(a, record, until):
     passed = all(gaps['device to cpu'][k] <= limit for k, limit in LIMITS.items())
     return dict(gaps=gaps, limits=LIMITS, passed=passed, done=True)
 
-# of a logit, as the recordings allow; of the norm of a gradient (float32 to float64 on a CPU: 1.4e-6)
+# of a logit, as the recordings allow; of the norm of a gradient, where a CPU is 1.4e-6 off
 LIMITS = dict(logits=1e-4, gradients=1e-4)
 
 def one_step(case, device, dtype):
