@@ -15,6 +15,7 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save as to_bytes
 from .files import write_file
 from .models import BinaryNet, binary_net, create_model
+from .realnet import network_of
 from .blocks import BiRealBlock, ReActBlock
 
 # %% ../nbs/13_checkpoint.ipynb #a98e86b0
@@ -71,7 +72,7 @@ def load_model(
     "Rebuild the network of a file with its weights; the file is checked first and nothing is unpickled."
     tensors, head = read_tensors(path)
     if 'config' not in head: raise ValueError(f'{path}: holds the state of a training, not a network; a run keeps its networks in best.safetensors and model.safetensors')
-    model = binary_net(**head['config'])
+    model = network_of(head['config'])
     dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
     load_strictly(model.to(dtype), tensors)
     return model.eval()

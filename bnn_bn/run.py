@@ -56,7 +56,7 @@ def train(
         if r.steps == 2: steps = learn.fit_two_step((r.epochs, r.epochs), r.lr, (r.wd, 0.), r.select, stop=stop, **kw)
         else:
             best = learn.fit_step(r.epochs, r.lr, best='best.safetensors', stop=stop, **kw)
-            steps = [dict(step=1, binary='both', last=final(learn), best=best.value, best_epoch=best.epoch_)]
+            steps = [dict(step=1, binary=bare(learn.model).cfg['binary'], last=final(learn), best=best.value, best_epoch=best.epoch_)]
     result = dict(steps=steps, accuracy=round(steps[-1]['last'], 6), best_accuracy=round(steps[-1]['best'], 6), rows=len(history.rows),
                   seconds=round(sum(row['seconds'] for row in history.rows), 1), session_seconds=round(time.perf_counter() - start, 1), command=command, **config, versions=versions(dls.device))
     if not rank_distrib(): _finish(learn.ema.model if r.ema else bare(learn.model), out, result)
