@@ -34,7 +34,7 @@ from .steps import schedules
 class Recipe:
     "All that determines a training but for data, seed and machine."
     data:str                  # key of `datasets`
-    model:str = 'reactnet18'  # backbone: reactnet18, reactnet_a, vgg16, ...; or resnet9, a real network
+    model:str = 'reactnet18'  # backbone: reactnet18, reactnet_a, vgg16, ...; resnet9 is real
     norm:str = 'nobn'         # 'nobn', 'bn' or 'naive'
     stem:str = 'cifar'        # 'cifar' or 'imagenet'
     width:float = 1.          # factor of all channels
@@ -52,28 +52,31 @@ class Recipe:
     cutout:int = 0            # side of the covered square in pixels; 0 for none
     mixup:float = 0.          # alpha of mixup; 0 for none
     smoothing:float = 0.      # label smoothing
-    teacher:str = ''          # 'torchvision/NAME', 'timm/NAME', a run's folder or its .safetensors file; 'none' for none
+    teacher:str = ''          # 'torchvision/NAME', 'timm/NAME', a run or its file, or 'none'
     temperature:float = 1.    # of the distillation
     label_weight:float = 0.   # share of the labels in its loss
-    ema:float = 0.            # decay of the mean of the weights with which a run validates; 0 for none
-    start:str = ''            # 'calibrated': a BN-free network is set on its first batch, see `start`
-    sizes:str = ''            # sides of the training pictures, such as '16,24,32', an equal share of the epochs each; '' for whole ones
+    ema:float = 0.            # decay of the mean of weights with which a run validates; 0: none
+    start:str = ''            # 'calibrated': a BN-free network is set on its first batch
+    sizes:str = ''            # sides of the training pictures, an equal share of the epochs each
 
 # %% ../nbs/27_recipes.ipynb #3e0b518b
 _published = dict(rules='reference', schedule='linear-reference')
-_plus = dict(alpha=.25, gamma=round(gamma_of(torch.sign, 'uniform'), 4), lr=1e-3, schedule='cosine', wd=5e-6, ema=.999)
+_gamma = round(gamma_of(torch.sign, 'uniform'), 4)
+_plus = dict(alpha=.25, gamma=_gamma, schedule='cosine', wd=5e-6, ema=.999, start='calibrated')
+_cifar_plus = _plus | dict(lr=.004, bs=128, epochs=200, steps=1, clip=0.)
 _imagenet = dict(model='reactnet_a', stem='imagenet', teacher='timm/dm_nfnet_f0')
 _teacher = dict(model='resnet9', norm='bn', width=.75, epochs=24, steps=1, lr=.2, schedule='cosine',
                 wd=5e-4, clip=0., cutout=8, smoothing=.1, sizes='16,24,32')
 recipes = {
     'cifar10': Recipe('cifar10', **_published),
-    'cifar10-plus': Recipe('cifar10', **_plus),
+    'cifar10-plus': Recipe('cifar10', **_cifar_plus),
     'cifar10-teacher': Recipe('cifar10', **_teacher),
     'cifar100': Recipe('cifar100', **_published),
-    'cifar100-plus': Recipe('cifar100', **_plus, cutout=8),
+    'cifar100-plus': Recipe('cifar100', **_cifar_plus, cutout=8),
     'imagenet': Recipe('imagenet', **_imagenet, **_published),
-    'imagenet-plus': Recipe('imagenet', **_imagenet, **_plus, label_weight=.1),
-    'fashion': Recipe('fashion', model='reactnet_mini', stem='imagenet', alpha=.5, gamma=_plus['gamma'], epochs=8, steps=1, bs=128, lr=.02, schedule='cosine'),
+    'imagenet-plus': Recipe('imagenet', **_imagenet, **_plus, lr=1e-3, label_weight=.1),
+    'fashion': Recipe('fashion', model='reactnet_mini', stem='imagenet', alpha=.5, gamma=_gamma,
+                      epochs=8, steps=1, bs=128, lr=.02, schedule='cosine', start='calibrated'),
 }
 
 # %% ../nbs/27_recipes.ipynb #775e8684
@@ -83,26 +86,43 @@ def make_recipe(
 )->Recipe:
     "A row of the table with some fields changed; ValueError names a bad one."
     if name not in recipes: raise ValueError(f'no recipe {name!r}; there are {", ".join(recipes)}')
-    r = replace(recipes[name], **{k: '' if (k, v) == ('teacher', 'none') else v for k, v in changes.items()})
-    allowed = dict(model=[*backbones, *real_nets], steps=(1, 2), schedule=schedules, norm=('nobn', 'bn', 'naive'), stem=('cifar', 'imagenet'), rules=('default', 'reference'), select=('best', 'last'), start=('', 'calibrated'))
-    for k, values in allowed.items():
-        if getattr(r, k) not in values: raise ValueError(f'{k}={getattr(r, k)!r}: allowed are {", ".join(map(str, values))}')
+    if changes.get('teacher') == 'none': changes['teacher'] = ''
+    r = replace(recipes[name], **changes)
+    _check_words(r)
+    _check_numbers(r)
+    _check_real(r)
+    parse_sizes(r.sizes)
+    return r
+
+# %% ../nbs/27_recipes.ipynb #ef92ae66
+_words = dict(model=[*backbones, *real_nets], steps=(1, 2), schedule=schedules,
+              norm=('nobn', 'bn', 'naive'), stem=('cifar', 'imagenet'), select=('best', 'last'),
+              rules=('default', 'reference'), start=('', 'calibrated'))
+
+def _check_words(r):
+    "fields that take one of a few values"
+    for k, values in _words.items():
+        v = getattr(r, k)
+        if v in values: continue
+        raise ValueError(f'{k}={v!r}: allowed are {", ".join(map(str, values))}')
+
+def _check_numbers(r):
+    "fields that take numbers of a range"
     for k in ('epochs', 'bs', 'lr'):
         if not getattr(r, k) > 0: raise ValueError(f'{k}={getattr(r, k)}: must be > 0')
     for k in ('wd', 'clip', 'cutout', 'mixup'):
         if not getattr(r, k) >= 0: raise ValueError(f'{k}={getattr(r, k)}: must be at least 0')
     for k in ('ema', 'smoothing'):
         if not 0 <= getattr(r, k) < 1: raise ValueError(f'{k}={getattr(r, k)}: from 0 to below 1')
-    parse_sizes(r.sizes)
-    _check_real(r)
-    return r
 
-# %% ../nbs/27_recipes.ipynb #ef92ae66
 def _check_real(r):
     "a real network has batch norm and one step"
     if r.model not in real_nets: return
     for k, only in dict(norm='bn', steps=1, rules='default', start='').items():
-        if getattr(r, k) != only: raise ValueError(f'{k}={getattr(r, k)!r}: {r.model} is a real network with batch norm; it takes {only!r}')
+        v = getattr(r, k)
+        if v != only:
+            raise ValueError(f'{k}={v!r}: {r.model} is a real network with batch norm; '
+                             f'it takes {only!r}')
 
 # %% ../nbs/27_recipes.ipynb #b36b52e8
 def make_dls(
@@ -112,35 +132,44 @@ def make_dls(
     images:int=None, # training images to use, the first ones; None: all
     download:bool=True, # fetch CIFAR where it is missing?
     seed:int=0, # of the order and the augmentation
-    holdout:int=0, # so many training images, the last ones, become the validation set; 0: the test images are it
+    holdout:int=0, # so many training images, the last ones, validate; 0: the test images do
 ):
     "fastai DataLoaders for a recipe."
-    if r.data != 'fashion' and path is None: raise ValueError(f'{r.data}: give the directory of the data with path')
+    if r.data != 'fashion' and path is None:
+        raise ValueError(f'{r.data}: give the directory of the data with path')
     if r.data == 'imagenet':
-        if images or holdout or r.mixup or r.cutout: raise ValueError('images, holdout, mixup and cutout work for small images that live on the device, not for imagenet; leave them out')
+        if images or holdout or r.mixup or r.cutout:
+            raise ValueError('images, holdout, mixup and cutout work for small images that live on '
+                             'the device, not for imagenet; leave them out')
         return folder_dls(path, r.bs, device=device, lighting=.1, rules=r.rules, seed=seed)
-    flips = random_flip if r.data == 'fashion' else flip_and_crop
-    kw = dict(bs=r.bs, device=device, augment=compose(flips, lambda x: cutout(x, r.cutout)) if r.cutout else flips)
-    if r.data == 'fashion': dls = fashion_mini(n=10000 if holdout else images or 10000, mix=_mix(r, 10), **kw)
-    else: dls = datasets[r.data](path, download=download, mix=_mix(r, 10 if r.data == 'cifar10' else 100), **kw)
+    kw = dict(bs=r.bs, device=device, augment=_augment(r), mix=_mix(r))
+    if r.data == 'fashion': dls = fashion_mini(n=10000 if holdout else images or 10000, **kw)
+    else: dls = datasets[r.data](path, download=download, **kw)
     dls = _few(_held_out(dls, holdout), images)
     dls.train.rng = random.Random(seed)
     return dls
 
-datasets = dict(cifar10=cifar10_dls, cifar100=cifar100_dls, imagenet=folder_dls, fashion=fashion_mini)
+datasets = dict(cifar10=cifar10_dls, cifar100=cifar100_dls, imagenet=folder_dls,
+                fashion=fashion_mini)
 
 # %% ../nbs/27_recipes.ipynb #12fd460c
-def _mix(r, classes):
+def _augment(r):
+    "flips, crops where pictures are of colour, and the covered square"
+    moves = random_flip if r.data == 'fashion' else flip_and_crop
+    return compose(moves, partial(cutout, size=r.cutout)) if r.cutout else moves
+
+def _mix(r):
     "mixup on whole batches, from torchvision"
     if not r.mixup: return None
     from torchvision.transforms.v2 import MixUp
-    return MixUp(alpha=r.mixup, num_classes=classes)
+    return MixUp(alpha=r.mixup, num_classes=100 if r.data == 'cifar100' else 10)
 
 def _held_out(dls, n):
     "the last n training images as validation set"
     if not n: return dls
     dl, left = dls.train, len(dls.train.x) - n
-    if not 0 < n <= len(dl.x) - dl.bs: raise ValueError(f'holdout={n}: from 1 to {len(dl.x) - dl.bs} are possible')
+    most = len(dl.x) - dl.bs
+    if not 0 < n <= most: raise ValueError(f'holdout={n}: from 1 to {most} are possible')
     dls.loaders[1] = dls.valid.new(x=dl.x[left:], y=dl.y[left:])
     dls.loaders[0] = dl.new(x=dl.x[:left], y=dl.y[:left])
     return dls
@@ -149,7 +178,8 @@ def _few(dls, n):
     "the first n training images only"
     dl = dls.train
     if not n: return dls
-    if not dl.bs <= n <= len(dl.x): raise ValueError(f'images={n}: from the batch size {dl.bs} to {len(dl.x)} are possible')
+    if not dl.bs <= n <= len(dl.x):
+        raise ValueError(f'images={n}: from the batch size {dl.bs} to {len(dl.x)} are possible')
     dls.loaders[0] = dl.new(x=dl.x[:n], y=dl.y[:n])
     return dls
 
@@ -160,16 +190,20 @@ class SoftCrossEntropy(nn.Module):
         super().__init__()
         if not 0 <= smoothing < 1: raise ValueError(f'smoothing={smoothing}: from 0 to below 1')
         self.smoothing = smoothing
-    def forward(self, pred, y): return F.cross_entropy(pred, y, label_smoothing=self.smoothing if torch.is_grad_enabled() else 0.)
+    def forward(self, pred, y):
+        smoothing = self.smoothing if torch.is_grad_enabled() else 0.
+        return F.cross_entropy(pred, y, label_smoothing=smoothing)
 
 # %% ../nbs/27_recipes.ipynb #a0046caa
 def network_file(
-    run:str, # directory of a run; anything else, such as a file or the name of a library's network, stays
+    run:str, # directory of a run; anything else, such as a file or a library's name, stays
 )->str: # file for `load_teacher`
     "The last network of a run."
     if not Path(run).is_dir(): return run
     file = Path(run)/'model.safetensors'
-    if not file.exists(): raise ValueError(f'{run}: no model.safetensors in it; wait until this run has ended, or name one of its files')
+    if not file.exists():
+        raise ValueError(f'{run}: no model.safetensors in it; wait until this run has ended, '
+                         'or name one of its files')
     return str(file)
 
 # %% ../nbs/27_recipes.ipynb #ee4489b2
@@ -180,7 +214,9 @@ def make_model(
 ):
     "The network that a recipe starts with."
     if r.model in real_nets: return real_nets[r.model](n_out, in_chans, r.width)
-    return binary_net(r.model, r.norm, 'act' if r.steps == 2 else 'both', n_out, r.stem, in_chans, r.width, r.alpha, r.gamma, r.rules)
+    return binary_net(r.model, r.norm, binary='act' if r.steps == 2 else 'both', n_out=n_out,
+                      stem=r.stem, in_chans=in_chans, width=r.width, alpha=r.alpha, gamma=r.gamma,
+                      rules=r.rules)
 
 def make_learner(
     r:Recipe,
@@ -191,15 +227,27 @@ def make_learner(
     cbs=None, # more callbacks
 ):
     "A Learner for a recipe, with the fastest form of its optimizer and channels_last."
-    x = dls.train.x if isinstance(dls.train, TensorDL) else torch.empty(0, 3, 0, 0)
-    teacher = load_teacher(network_file(r.teacher), dls.c, teacher_file) if r.teacher else None
-    extra = [ChannelsLast(), Throughput(), *([Distill(teacher, r.temperature, r.label_weight)] if teacher else []), *([EMA(r.ema)] if r.ema else []),
-             *([SmallFirst(parse_sizes(r.sizes))] if r.sizes else []),
-             *([Autocast(dict(bf16=torch.bfloat16, fp16=torch.float16)[amp])] if amp else []), *([Compile()] if compiled else [])]
-    return bnn_learner(dls, make_model(r, dls.c, x.shape[1]), r.clip or None, r.wd, calibrated=r.start == 'calibrated', opt=fused(_optimizer(r), dls.device), loss_func=SoftCrossEntropy(r.smoothing),
-                       metrics=[accuracy] + ([top_k_accuracy] if dls.c > 5 else []), cbs=[*extra, *(cbs or [])])
+    in_chans = dls.train.x.shape[1] if isinstance(dls.train, TensorDL) else 3
+    extra = [ChannelsLast(), Throughput(), *_recipe_callbacks(r, dls.c, teacher_file)]
+    if amp: extra.append(Autocast(dict(bf16=torch.bfloat16, fp16=torch.float16)[amp]))
+    if compiled: extra.append(Compile())
+    return bnn_learner(dls, make_model(r, dls.c, in_chans), r.clip or None, r.wd,
+                       calibrated=r.start == 'calibrated', opt=fused(_optimizer(r), dls.device),
+                       loss_func=SoftCrossEntropy(r.smoothing),
+                       metrics=[accuracy] + ([top_k_accuracy] if dls.c > 5 else []),
+                       cbs=[*extra, *(cbs or [])])
 
 # %% ../nbs/27_recipes.ipynb #6a25c767
+def _recipe_callbacks(r, n_out, teacher_file):
+    "teacher, mean of the weights and growing pictures, as far as the row asks for them"
+    cbs = []
+    if r.teacher:
+        teacher = load_teacher(network_file(r.teacher), n_out, teacher_file)
+        cbs.append(Distill(teacher, r.temperature, r.label_weight))
+    if r.ema: cbs.append(EMA(r.ema))
+    if r.sizes: cbs.append(SmallFirst(parse_sizes(r.sizes)))
+    return cbs
+
 def _optimizer(r):
     "Adam; SGD with Nesterov's momentum for a real network"
     if r.model not in real_nets: return torch.optim.Adam
