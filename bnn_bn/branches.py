@@ -6,14 +6,14 @@
 __all__ = ['ancestors', 'tail', 'is_gate', 'leads_to_gate', 'last_conv', 'Branch', 'residual_sums', 'find_branches',
            'convs_to_standardise']
 
-# %% ../nbs/38b_branches.ipynb #d5255a1c
+# %% ../nbs/38b_branches.ipynb #9f389519
 import math
 from dataclasses import dataclass
 from torch import nn, fx
 from .netgraph import (ACTIVATIONS, GATES, PRODUCTS, SAME, SUMS, WINDOWS,
                              module_of, op, own_names, shape_of)
 
-# %% ../nbs/38b_branches.ipynb #87b1a20f
+# %% ../nbs/38b_branches.ipynb #3ef21978
 def ancestors(
     node:fx.Node,
 )->set: # of nodes
@@ -36,13 +36,13 @@ def tail(
         out.append(node)
     return out
 
-# %% ../nbs/38b_branches.ipynb #948f2ded
+# %% ../nbs/38b_branches.ipynb #602a8d15
 def _passes(node, words):
     "is it an operation of these words on pictures, with one input?"
     if len(node.all_input_nodes) > 1 or len(shape_of(node)) != 4: return False
     return math.prod(shape_of(node)[2:]) > 1 and op(node) in words
 
-# %% ../nbs/38b_branches.ipynb #043b7179
+# %% ../nbs/38b_branches.ipynb #df375e15
 def is_gate(
     node:fx.Node,
 )->bool:
@@ -74,7 +74,7 @@ def last_conv(
         node = inputs[0]
     return None if alone and len(node.users) > 1 else (node, gates)
 
-# %% ../nbs/38b_branches.ipynb #c8363c9b
+# %% ../nbs/38b_branches.ipynb #d641be53
 @dataclass
 class Branch:
     "A residual sum and the branch that it adds."
@@ -95,7 +95,7 @@ def residual_sums(
         if all(len(shape_of(x)) == 4 for x in (n, *addends)): out[n] = _branch_first(*addends)
     return out
 
-# %% ../nbs/38b_branches.ipynb #a534b3b4
+# %% ../nbs/38b_branches.ipynb #37e08edf
 def _branch_first(one, other):
     "two addends, the branch before the shortcut"
     past, past_other = ancestors(one) | {one}, ancestors(other) | {other}
@@ -113,7 +113,7 @@ def _stages(sums):
         first[total] = first.get(shortcut, total)
     return {total: list(first.values()).count(f) for total, f in first.items()}
 
-# %% ../nbs/38b_branches.ipynb #19d74818
+# %% ../nbs/38b_branches.ipynb #fdb18c59
 def find_branches(
     graph:fx.Graph, # with shapes
 )->list: # of `Branch`
@@ -128,7 +128,7 @@ def find_branches(
         out.append(Branch(total, *end, own and own[0], length))
     return out
 
-# %% ../nbs/38b_branches.ipynb #e2fd017d
+# %% ../nbs/38b_branches.ipynb #a98d30cb
 def _norm_behind(graph):
     "the node before each batch norm that alone reads it -> that norm"
     norms = [n for n in graph.nodes if op(n) == 'bn']
@@ -146,7 +146,7 @@ def _check_convolution(node):
         raise ValueError(f'{node.name}: {op(node)} is called as a function: {known}')
     if isinstance(m, nn.modules.conv._ConvNd): raise ValueError(f'{node.target} is a {type(m).__name__}: {known}')
 
-# %% ../nbs/38b_branches.ipynb #019a23ac
+# %% ../nbs/38b_branches.ipynb #2c7919cf
 def convs_to_standardise(
     graph:fx.Graph, # with shapes
     branches:list, # from `find_branches`

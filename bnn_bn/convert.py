@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['drop_bn', 'remove_bn', 'ledger', 'NFConv2d', 'ScaleShift']
 
-# %% ../nbs/40_convert.ipynb #aaadf47b
+# %% ../nbs/40_convert.ipynb #01972204
 import copy, math
 import torch, pandas as pd
 from torch import nn, fx, Tensor
 from . import start
-from .netgraph import note_shapes, read_graph
+from .netgraph import note_shapes, op, read_graph, shape_of
 from .variance import block_variances, plan_network
 from .normfree import NFConv2d, ScaleShift, put_modules
 
 _all_ = ['NFConv2d', 'ScaleShift']
 
-# %% ../nbs/40_convert.ipynb #af85c3cc
+# %% ../nbs/40_convert.ipynb #ae60f057
 def drop_bn(
     model:nn.Module, # any network; it stays as it is
 )->nn.Module: # a copy
@@ -26,7 +26,7 @@ def drop_bn(
         if isinstance(m, nn.modules.batchnorm._BatchNorm): model.set_submodule(name, nn.Identity())
     return model
 
-# %% ../nbs/40_convert.ipynb #992bdd2f
+# %% ../nbs/40_convert.ipynb #adc288d9
 def _batch(gm, model, example):
     "white noise of a size that the network takes, or the images given; shapes noted in the graph"
     like = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
@@ -35,10 +35,17 @@ def _batch(gm, model, example):
         x = (size if isinstance(size, Tensor) else _noise(size)).to(like.weight)
         try: note_shapes(gm, x[:2])
         except (RuntimeError, AssertionError, IndexError, TypeError) as e: error = e
-        else: return x
+        else: return x if isinstance(size, Tensor) else _noise((_images(gm, size[0]), *size[1:])).to(like.weight)
     what = str(error).splitlines()[0]
     raise ValueError(f'{type(model).__name__}: a batch of shape {tuple(x.shape)} does not pass ({what}); '
                      'give one with example') from error
+
+VALUES = 256 # of noise that each channel is set on, at least
+
+def _images(gm, asked):
+    "how many pictures of noise: as asked, and more where the last maps are small"
+    least = min(math.prod(shape_of(n)[2:]) for n in gm.graph.nodes if op(n) == 'bn')
+    return max(asked, math.ceil(VALUES/least))
 
 def _noise(shape): return torch.randn(shape, generator=torch.Generator('cpu').manual_seed(0), device='cpu')
 
@@ -59,13 +66,13 @@ def _calibrate(model, graph, x):
     for name in gains.index[gains.dead.str.len() == gains.channels]:
         raise ValueError(f'{name}: its output has the deviation 0 on this batch; give more or larger images with example')
 
-# %% ../nbs/40_convert.ipynb #2b30c888
+# %% ../nbs/40_convert.ipynb #d2ed315d
 @torch.no_grad()
 def remove_bn(
     model:nn.Module, # a network with batch norm; it stays as it is
     alpha:float=.2, # weight of a residual branch, smaller in stages of more than 20 blocks
     binary:str=None, # 'act': signs before all convolutions but the first; 'both': 1-bit weights too; None: real
-    example=None, # images, or shape (B,C,H,W) of white noise; None: (8,C,96,96), or 320 pixels where 96 are too few
+    example=None, # images; or a shape (B,C,H,W) of white noise, of which more is drawn where maps are small; None: (8,C,96,96)
     bias:bool=True, # give a convolution the shift that its batch norm had learned?
     calibrate:bool=True, # set each channel on `example`? False: the plan alone
 )->nn.Module: # same class, names and weights (filters standardised); `assert_bn_free` finds no norm in it
@@ -84,7 +91,7 @@ def remove_bn(
     for name, m in model.named_modules(): m.training = modes.get(name, modes[''])
     return model
 
-# %% ../nbs/40_convert.ipynb #99a6b8f7
+# %% ../nbs/40_convert.ipynb #3ee9dd4e
 def ledger(
     model:nn.Module, # from `remove_bn`
 )->pd.DataFrame: # a row for each convolution: expected input variance, beta, alpha (NaN: none), scale, wanted deviation, mean gain, binary
@@ -93,7 +100,7 @@ def ledger(
     if not convs: raise ValueError(f'{type(model).__name__} has no NFConv2d; it does not come from remove_bn')
     return pd.DataFrame([_ledger_row(m) for m in convs.values()], index=list(convs)).rename_axis('convolution')
 
-# %% ../nbs/40_convert.ipynb #1abaaa75
+# %% ../nbs/40_convert.ipynb #a18a2ad5
 def _ledger_row(conv):
     alpha = math.nan if conv.alpha is None else conv.alpha
     return dict(input_var=conv.input_var, beta=conv.input_var**-.5, alpha=alpha, scale=conv.scale.item(),

@@ -6,7 +6,7 @@
 __all__ = ['GATES', 'ACTIVATIONS', 'DROPOUTS', 'SAME', 'WINDOWS', 'SUMS', 'PRODUCTS', 'own_names', 'is_plain', 'is_norm',
            'split_norm', 'op', 'module_of', 'shape_of', 'read_graph', 'note_shapes', 'draw_nodes']
 
-# %% ../nbs/38_netgraph.ipynb #d13195c1
+# %% ../nbs/38_netgraph.ipynb #7912e9aa
 import copy, math
 from collections import Counter
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ import torch, torch.nn.functional as F
 from torch import nn, fx, Tensor
 from torch.overrides import TorchFunctionMode
 
-# %% ../nbs/38_netgraph.ipynb #613381d7
+# %% ../nbs/38_netgraph.ipynb #0db989d3
 CONSTRUCTION = {'__init__', '__module__', '__doc__', '__qualname__', '__annotations__', '__annotate_func__',
                 '__dict__', '__weakref__', '__parameters__', '__firstlineno__', '__static_attributes__',
                 '__constants__', '__repr__', 'extra_repr', 'reset_parameters'}
 
-# %% ../nbs/38_netgraph.ipynb #227e0a46
+# %% ../nbs/38_netgraph.ipynb #329e41c2
 def own_names(
     module:nn.Module,
     base:type, # a class of torch that it derives from
@@ -30,7 +30,7 @@ def own_names(
     names = {name for cls in between for name in vars(cls)} - CONSTRUCTION
     return names | {name for name in vars(module) if name in vars(base) and callable(getattr(base, name))}
 
-# %% ../nbs/38_netgraph.ipynb #918c7f61
+# %% ../nbs/38_netgraph.ipynb #46a9b7f2
 def is_plain(
     module:nn.Module,
     *bases:type, # classes of torch
@@ -44,7 +44,7 @@ def is_norm(
     "Is it a batch norm over images that computes what torch's does?"
     return is_plain(module, nn.BatchNorm2d, nn.SyncBatchNorm)
 
-# %% ../nbs/38_netgraph.ipynb #ac5b121c
+# %% ../nbs/38_netgraph.ipynb #6e482ef2
 class _Tracer(fx.Tracer):
     "convolutions, norms and modules without children are taken whole"
     def is_leaf_module(self, m, name):
@@ -76,7 +76,7 @@ def _norm_as_child(m):
     graph.eliminate_dead_code()
     return fx.GraphModule(part, graph, 'AfterNorm')
 
-# %% ../nbs/38_netgraph.ipynb #125e2818
+# %% ../nbs/38_netgraph.ipynb #4a720df9
 def _same_output(one, other, channels, training):
     "do copies of two modules give the same numbers?"
     like = next(iter(one.state_dict().values()))
@@ -88,7 +88,7 @@ def _same_output(one, other, channels, training):
             out.append(copy.deepcopy(m).train(training)(2*x + 1))
     return all(isinstance(y, Tensor) for y in out) and torch.allclose(*out, rtol=1e-4, atol=1e-5)
 
-# %% ../nbs/38_netgraph.ipynb #e85e74e8
+# %% ../nbs/38_netgraph.ipynb #ca727d76
 @torch.no_grad()
 def split_norm(
     norm:nn.Module, # an instance of a subclass of BatchNorm2d with a forward of its own
@@ -105,7 +105,7 @@ def split_norm(
                          'batch norm with functions behind it; put its parts into modules of their own')
     return new.train(norm.training)
 
-# %% ../nbs/38_netgraph.ipynb #f4c29255
+# %% ../nbs/38_netgraph.ipynb #c89f6400
 HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
 OTHER_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
@@ -139,7 +139,7 @@ def _split_norms(model):
         if isinstance(m, nn.BatchNorm2d) and not is_norm(m):
             model.set_submodule(name, split_norm(m, name))
 
-# %% ../nbs/38_netgraph.ipynb #4f11f77b
+# %% ../nbs/38_netgraph.ipynb #83b25fde
 GATES = {'sigmoid', 'hardsigmoid'}
 ACTIVATIONS = GATES | {'relu', 'relu6', 'silu', 'hardswish', 'gelu', 'tanh', 'elu', 'selu', 'celu', 'leakyrelu',
                        'prelu', 'mish', 'softplus', 'hardtanh', 'softsign'}
@@ -168,7 +168,7 @@ def shape_of(
     "The shape of what a node gives."
     return node.meta.get('shape', ())
 
-# %% ../nbs/38_netgraph.ipynb #068b91a2
+# %% ../nbs/38_netgraph.ipynb #5fd3f72a
 def _word(node, module):
     "what a node does, in one word"
     if is_norm(module): return 'bn'
@@ -176,7 +176,13 @@ def _word(node, module):
     if node.op == 'call_module': name = type(module).__name__
     elif node.op == 'call_method': name = node.target
     else: name = getattr(node.target, '__name__', node.op)
-    return name.lower().replace('_', '')
+    word = name.lower().replace('_', '')
+    return f'own {word}' if module is not None and word in ('bn', 'conv2d') else word
+
+def _mean_of(model, target):
+    "the mean of a parameter or buffer that the graph reads"
+    owner, _, name = target.rpartition('.')
+    return getattr(model.get_submodule(owner), name).double().mean().item()
 
 def _trace(model):
     "the graph of the training pass, with auxiliary classifiers; each node knows its word and its module"
@@ -188,6 +194,7 @@ def _trace(model):
     for n in gm.graph.nodes:
         n.meta['module'] = modules[n.target] if n.op == 'call_module' else None
         n.meta['op'] = _word(n, n.meta['module'])
+        if n.op == 'get_attr': n.meta['constant'] = _mean_of(model, n.target)
     return gm
 
 def _bypass_dropouts(gm):
@@ -197,7 +204,7 @@ def _bypass_dropouts(gm):
         gm.graph.erase_node(n)
     gm.recompile()
 
-# %% ../nbs/38_netgraph.ipynb #98daaaab
+# %% ../nbs/38_netgraph.ipynb #d667ffba
 def _check_functions(node):
     "refuse a norm that is called as a function"
     if node.op == 'call_module' or op(node) == 'norm' or not op(node).endswith('norm'): return
@@ -212,7 +219,7 @@ def _check_calls(gm, model):
         if is_norm(m) and name not in calls:
             raise ValueError(f'{name} is a {type(m).__name__} that the forward pass does not reach; delete it')
 
-# %% ../nbs/38_netgraph.ipynb #7d8a5e1c
+# %% ../nbs/38_netgraph.ipynb #657be4be
 def read_graph(
     model:nn.Module, # a network of convolutions; its norms may be split, so give a copy
 )->fx.GraphModule: # its nodes have a word and a module; batch norms are plain
@@ -229,7 +236,7 @@ def read_graph(
     _bypass_dropouts(gm)
     return gm
 
-# %% ../nbs/38_netgraph.ipynb #b257e073
+# %% ../nbs/38_netgraph.ipynb #d73acfc7
 class _NormCalls(TorchFunctionMode):
     "notes which normalising functions are called while it is on"
     NAMES = {'batch_norm', 'layer_norm', 'group_norm', 'instance_norm', 'rms_norm', 'local_response_norm'}
@@ -252,7 +259,7 @@ class _ShapeRun(fx.Interpreter):
         elif isinstance(y, (tuple, list)): n.meta['parts'] = len(y)
         return y
 
-# %% ../nbs/38_netgraph.ipynb #e3f8cb04
+# %% ../nbs/38_netgraph.ipynb #362128a4
 @torch.no_grad()
 def note_shapes(
     gm:fx.GraphModule, # from `read_graph`
@@ -263,7 +270,7 @@ def note_shapes(
     run.extra_traceback = False
     run.run(x)
 
-# %% ../nbs/38_netgraph.ipynb #8163f7db
+# %% ../nbs/38_netgraph.ipynb #2c4d56c8
 def draw_nodes(
     nodes:list, # of one graph, in its order
     ax, # matplotlib axes
@@ -286,7 +293,7 @@ def draw_nodes(
     ax.set(xlim=(-.5, 2.2), ylim=(-max(depth.values()) - .6, .6), title=title)
     ax.axis('off')
 
-# %% ../nbs/38_netgraph.ipynb #45680f40
+# %% ../nbs/38_netgraph.ipynb #c0c2adcd
 def _draw_arrow(ax, start, end):
     "an arrow; bent where it would cross other boxes"
     far = start[0] == end[0] and start[1] - end[1] > 1

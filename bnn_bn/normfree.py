@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NFConv2d', 'ScaleShift', 'put_modules']
 
-# %% ../nbs/39b_normfree.ipynb #e1e58d9b
+# %% ../nbs/39b_normfree.ipynb #76cde1ac
 import torch
 from torch import nn, Tensor
 from .activations import RSign
@@ -13,7 +13,7 @@ from .conv import ScaledStdConv2d
 from .netgraph import module_of, op
 from .variance import Job, Plan
 
-# %% ../nbs/39b_normfree.ipynb #7390d2a0
+# %% ../nbs/39b_normfree.ipynb #607dedc8
 class NFConv2d(ScaledStdConv2d):
     "`ScaledStdConv2d` times a fixed number; with `binary` a sign before it."
     def __init__(self,
@@ -36,7 +36,7 @@ class NFConv2d(ScaledStdConv2d):
     def forward(self, x:Tensor)->Tensor: # (B,C_in,H,W) to (B,C_out,H',W')
         return super().forward(x if self.sign is None else self.sign(x))
 
-# %% ../nbs/39b_normfree.ipynb #c2505b3a
+# %% ../nbs/39b_normfree.ipynb #32dd560e
 class ScaleShift(nn.Module):
     "scale * gain * x + shift: what stays of a batch norm without its statistics."
     target_std, centre = 1., 'shift' # for `calibrate`: what a batch norm gives, and what shifts the output
@@ -50,7 +50,7 @@ class ScaleShift(nn.Module):
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,C,H,W)
         return torch.addcmul(self.shift, x, self.gain*self.scale)
 
-# %% ../nbs/39b_normfree.ipynb #bc36af3b
+# %% ../nbs/39b_normfree.ipynb #9a66ed1e
 def _padding(name, conv):
     "the padding in pixels; a ValueError for geometry without a standardised form"
     left, right, top, bottom = conv._reversed_padding_repeated_twice
@@ -81,7 +81,7 @@ def _new_conv(name, old, job, binary, bias):
     if new.sign is not None: new.sign.shift.data.fill_(-job.input_mean)
     return new
 
-# %% ../nbs/39b_normfree.ipynb #e3590cdb
+# %% ../nbs/39b_normfree.ipynb #184b7f4b
 def _ledger_scale(new, job):
     "what a new module multiplies by, so that its input's deviation becomes the target"
     if isinstance(new, ScaleShift): return job.target_std/job.input_std
@@ -90,7 +90,7 @@ def _ledger_scale(new, job):
     energy = w.detach().double().square().flatten(1).sum(1).mean().sqrt().item()
     return job.target_std/energy/(job.input_std if new.sign is None else job.sign_std)
 
-# %% ../nbs/39b_normfree.ipynb #b0c6a939
+# %% ../nbs/39b_normfree.ipynb #7554a7f2
 @torch.no_grad()
 def put_modules(
     model:nn.Module, # the network that was read; it changes

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMPLE', 'unit_normal', 'deviation', 'values_after', 'size_before', 'Job', 'Plan', 'plan_network', 'block_variances']
 
-# %% ../nbs/39_variance.ipynb #4e9e9b31
+# %% ../nbs/39_variance.ipynb #0feb1113
 import math
 from dataclasses import dataclass
 import torch
@@ -13,7 +13,7 @@ from torch import nn, fx, Tensor
 from .netgraph import ACTIVATIONS, PRODUCTS, SAME, SUMS, WINDOWS, module_of, op, shape_of
 from .branches import convs_to_standardise, find_branches, tail
 
-# %% ../nbs/39_variance.ipynb #8a773860
+# %% ../nbs/39_variance.ipynb #4789ebd3
 SAMPLE = 2**15 # values of a channel that each node carries
 
 def unit_normal(
@@ -30,14 +30,14 @@ def deviation(
     "Standard deviation of a sample."
     return values.std(correction=0).item()
 
-# %% ../nbs/39_variance.ipynb #0967ad8a
+# %% ../nbs/39_variance.ipynb #670549d8
 def _seed(i): return torch.Generator('cpu').manual_seed(i)
 
 def _shuffled(values, times, rng):
     "the same values in several random orders, (times, n)"
     return torch.stack([values[torch.randperm(len(values), generator=rng, device='cpu')] for _ in range(times)])
 
-# %% ../nbs/39_variance.ipynb #63085500
+# %% ../nbs/39_variance.ipynb #3206bc0a
 def _area(node): return math.prod(shape_of(node)[2:])
 
 def _window(node):
@@ -65,7 +65,7 @@ def _act(node, known, rng):
     if node.op == 'call_method': return getattr(values, node.target)(*args, **kwargs)
     return node.target(values, *args, **kwargs)
 
-# %% ../nbs/39_variance.ipynb #300a241e
+# %% ../nbs/39_variance.ipynb #5bd6bd2d
 def _weights(node, known, rng):
     "a layer that keeps its plain weights, such as that of a gate"
     values, m = known[node.all_input_nodes[0]], module_of(node)
@@ -92,7 +92,7 @@ RULES = {**dict.fromkeys(SAME, _unchanged), **dict.fromkeys(ACTIVATIONS, _act), 
          **dict.fromkeys(WINDOWS | {'adaptiveavgpool2d', 'mean'}, _pool), 'conv2d': _weights, 'linear': _weights,
          'cat': _concatenation, 'chunk': _parts, 'split': _parts, 'getitem': _part}
 
-# %% ../nbs/39_variance.ipynb #77a27203
+# %% ../nbs/39_variance.ipynb #e0d789a5
 def values_after(
     node:fx.Node, # of a graph with shapes
     known:dict, # node -> values of what it gives
@@ -100,13 +100,14 @@ def values_after(
 )->Tensor: # (SAMPLE,), a tuple of such for a split, or None where no rule is known
     "What a node makes of the values of its inputs."
     if op(node) == 'placeholder': return unit_normal(rng)
+    if 'constant' in node.meta: return torch.full((SAMPLE,), node.meta['constant'], dtype=torch.float64)
     inputs = [known.get(a) for a in node.all_input_nodes]
     needed = inputs if op(node) in SUMS | PRODUCTS | {'cat'} else inputs[:1]
     if op(node) not in RULES or not needed or any(v is None for v in needed): return None
     if op(node) != 'getitem' and any(isinstance(v, tuple) for v in needed): return None
     return RULES[op(node)](node, known, rng)
 
-# %% ../nbs/39_variance.ipynb #69628dd8
+# %% ../nbs/39_variance.ipynb #d36635c6
 def size_before(
     nodes:list, # from `tail`
     wanted:float=1., # deviation behind them
@@ -120,14 +121,14 @@ def size_before(
         if size > 25*wanted: break
     return wanted
 
-# %% ../nbs/39_variance.ipynb #8303e3d1
+# %% ../nbs/39_variance.ipynb #95a6f19f
 def _deviation_behind(nodes, values):
     "the deviation of values behind some activations and pools"
     rng = _seed(1)
     for n in nodes: values = values_after(n, {n.all_input_nodes[0]: values}, rng)
     return deviation(values)
 
-# %% ../nbs/39_variance.ipynb #7cbae6af
+# %% ../nbs/39_variance.ipynb #038925b2
 @dataclass
 class Job:
     "What stands in the place of a convolution, or of a batch norm that follows none."
@@ -152,7 +153,7 @@ class Plan:
     values:dict   # node -> values of a channel of what it gives
     branches:list # of `Branch`
 
-# %% ../nbs/39_variance.ipynb #edf7770c
+# %% ../nbs/39_variance.ipynb #5398ce58
 def _meet(job, values):
     "write into a job what its input is"
     mean = values.mean()
@@ -160,7 +161,7 @@ def _meet(job, values):
     job.input_mean, job.input_std = mean.item(), deviation(values)
     job.sign_std = math.sqrt(1 - bias**2)
 
-# %% ../nbs/39_variance.ipynb #42fad320
+# %% ../nbs/39_variance.ipynb #e67d5cb0
 GROWTH = .8 # most that the sums of one stage may add to the variance
 
 def _branch_alpha(branch, alpha): return min(alpha, math.sqrt(GROWTH/branch.stage))
@@ -203,7 +204,7 @@ def _known_input(node, values):
     if isinstance(values.get(source), Tensor): return values[source]
     raise ValueError(f'{node.target}: no rule for the variance of {source.name}, which it reads')
 
-# %% ../nbs/39_variance.ipynb #df0702fc
+# %% ../nbs/39_variance.ipynb #1cb283b9
 def plan_network(
     gm:fx.GraphModule, # from `read_graph`, with shapes
     alpha:float=.2, # weight of a residual branch; smaller in stages of more than 20 blocks
@@ -214,7 +215,7 @@ def plan_network(
     for b in branches: _add_branch(jobs, b, alpha)
     return Plan(jobs, _carry(gm.graph, jobs), branches)
 
-# %% ../nbs/39_variance.ipynb #5752adab
+# %% ../nbs/39_variance.ipynb #d7c5c167
 def _inside(node):
     "names of the modules in which a node stands, from the outermost"
     return [name for name, _ in (node.meta.get('nn_module_stack') or {}).values()]
@@ -234,7 +235,7 @@ def _block_inputs(model, plan):
 
 def _variance(values): return values.var(correction=0).item()
 
-# %% ../nbs/39_variance.ipynb #df94aac9
+# %% ../nbs/39_variance.ipynb #8be28bd3
 def block_variances(
     model:nn.Module, # the network that was read
     plan:Plan, # from `plan_network`
