@@ -1,11 +1,13 @@
-"""Take the batch norm out of every classifier of torchvision and write what became of the signal to results/convert.json.
+"""Take the batch norm out of every classifier of torchvision: what became of the signal.
+
+Written to results/convert.json.
 
     OMP_NUM_THREADS=1 python bench/convert.py [--out results/convert.json] [--only resnet18 ...]
 
-One network after the other, written as it goes; a second call goes on where the first was stopped. An hour on
-one thread, less with --side 64. Random weights (seed 0). Variances are those at the inputs of the blocks and at
-the end of the last one, on white noise of another seed than the calibration's and on Fashion-MNIST's test
-images, enlarged (for 'on images' the channels are set on others of these).
+One network after the other, written as it goes; a second call goes on where the first was stopped.
+An hour on one thread, less with --side 64. Random weights (seed 0). Variances are those at the inputs
+of the blocks and at the end of the last one, on white noise of another seed than the calibration's and
+on Fashion-MNIST's test images, enlarged (for 'on images' the channels are set on others of these).
 """
 import argparse, json, os, time
 from pathlib import Path
@@ -18,7 +20,8 @@ from bnn_bn.data import fashion_mini
 from bnn_bn.models import assert_bn_free
 from bnn_bn.sigprop import signal_stats
 
-VARIANTS = {'ledger': dict(calibrate=False), 'real': {}, 'act': dict(binary='act'), 'both': dict(binary='both')}
+VARIANTS = {'ledger': dict(calibrate=False), 'real': {}, 'act': dict(binary='act'),
+            'both': dict(binary='both')}
 LARGE = 4e8 # parameters above which a backward pass needs more than 24 GB
 
 def build(name):
@@ -40,7 +43,7 @@ def span(values): return [round(values.min(), 4), round(values.max(), 4)]
 def size_of(net): return sum(p.numel() for p in net.parameters())
 
 def finite_step(net, x):
-    "are all outputs of a training pass and all gradients finite? Outputs alone for the largest networks"
+    "are the outputs of a training pass finite, and (but for the largest networks) all gradients?"
     backward = size_of(net) < LARGE
     with torch.set_grad_enabled(backward): out = net.train()(x)
     outputs = [o for o in (out if isinstance(out, tuple) else [out]) if o is not None]
@@ -55,8 +58,9 @@ def measure_variant(name, net, noise, images):
     seconds = round(time.time() - start, 1)
     assert_bn_free(new)
     stats = signal_stats(new, noise)
-    row = dict(blocks=len(stats) - 1, noise=span(stats['var']), expected=span(stats.expected.dropna()),
-               seconds=seconds, finite=finite_step(new, noise[:2]))
+    row = dict(blocks=len(stats) - 1, noise=span(stats['var']),
+               expected=span(stats.expected.dropna()), seconds=seconds,
+               finite=finite_step(new, noise[:2]))
     if name == 'real': row['images'] = span(signal_stats(new, images)['var'])
     return row, [n for n, m in new.named_modules() if hasattr(m, 'expected_var')]
 
@@ -83,21 +87,24 @@ def measure_network(name, side, pictures):
     net = build(name)
     side = max(side, 320 if name == 'inception_v3' else 0) # its auxiliary classifier needs that
     row = dict(batch_norm=True, parameters=size_of(net), side=side)
-    noise = torch.randn(4 if side > 96 else 8, 3, side, side, generator=torch.Generator().manual_seed(1))
-    images = F.interpolate(pictures[:2*len(noise)], size=(side, side), mode='bilinear').repeat(1, 3, 1, 1)
+    shape = 4 if side > 96 else 8, 3, side, side
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    images = F.interpolate(pictures[:2*len(noise)], size=(side, side), mode='bilinear')
+    images = images.repeat(1, 3, 1, 1)
     try: return row | measure(net, noise, images)
     except ValueError as e: return row | dict(refused=str(e))
 
 def write(path, networks):
     "the file as a whole, one network a line"
-    head = dict(command='python bench/convert.py', torch=torch.__version__, torchvision=torchvision.__version__,
-                threads=torch.get_num_threads())
+    head = dict(command='python bench/convert.py', torch=torch.__version__,
+                torchvision=torchvision.__version__, threads=torch.get_num_threads())
     rows = ',\n'.join(f'  {json.dumps(n)}: {json.dumps(r)}' for n, r in sorted(networks.items()))
     path.with_suffix('.tmp').write_text(f'{json.dumps(head)[:-1]}, "networks": {{\n{rows}\n}}}}\n')
     os.replace(path.with_suffix('.tmp'), path)
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    formatter = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     p.add_argument('--out', type=Path, default=Path('results/convert.json'))
     p.add_argument('--only', nargs='+')
     p.add_argument('--side', type=int, default=96, help='pixels; each row of the file says its own')

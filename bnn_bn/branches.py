@@ -28,7 +28,7 @@ def ancestors(
 def tail(
     node:fx.Node,
 )->list: # of nodes, in order
-    "The activations and pools through which alone a node is read, up to a convolution, sum or fork."
+    "The activations and pools through which alone a node is read, up to a sum or fork."
     out = []
     while len(node.users) == 1:
         node = next(iter(node.users))
@@ -109,7 +109,8 @@ def _stages(sums):
     "how many sums stand in a row, each the shortcut of the next: sum -> length"
     first = {}
     for total, (_, shortcut) in sums.items():
-        while op(shortcut) in ACTIVATIONS | SAME and shortcut.all_input_nodes: shortcut = shortcut.all_input_nodes[0]
+        while op(shortcut) in ACTIVATIONS | SAME and shortcut.all_input_nodes:
+            shortcut = shortcut.all_input_nodes[0]
         first[total] = first.get(shortcut, total)
     return {total: list(first.values()).count(f) for total, f in first.items()}
 
@@ -122,8 +123,8 @@ def find_branches(
     for total, length in _stages(sums).items():
         branch, shortcut = sums[total]
         if (end := last_conv(branch)) is None:
-            raise ValueError(f'{total.name}: the branch of this residual sum ends in {branch.name}, '
-                             'with no convolution to take alpha')
+            raise ValueError(f'{total.name}: the branch of this residual sum ends in '
+                             f'{branch.name}, with no convolution to take alpha')
         own = None if shortcut in ancestors(branch) else last_conv(shortcut, alone=True)
         out.append(Branch(total, *end, own and own[0], length))
     return out
@@ -138,13 +139,14 @@ def _check_convolution(node):
     "refuse what convolves and is not torch's Conv2d"
     m = module_of(node)
     if op(node) == 'conv2d' and m is not None: return
-    known = 'only Conv2d of torch has a standardised form here'
+    known = 'only Conv2d of torch can be standardised'
+    what = f'{node.target} is a {type(m).__name__}'
     if isinstance(m, nn.Conv2d):
         own = ', '.join(sorted(own_names(m, nn.Conv2d)))
-        raise ValueError(f'{node.target} is a {type(m).__name__}, a Conv2d with {own} of its own: {known}')
+        raise ValueError(f'{what}, a Conv2d with {own} of its own: {known}')
     if m is None and op(node).startswith('conv'):
         raise ValueError(f'{node.name}: {op(node)} is called as a function: {known}')
-    if isinstance(m, nn.modules.conv._ConvNd): raise ValueError(f'{node.target} is a {type(m).__name__}: {known}')
+    if isinstance(m, nn.modules.conv._ConvNd): raise ValueError(f'{what}: {known}')
 
 # %% ../nbs/38b_branches.ipynb #2c7919cf
 def convs_to_standardise(

@@ -30,54 +30,60 @@ def drop_bn(
 def _batch(gm, model, example):
     "white noise of a size that the network takes, or the images given; shapes noted in the graph"
     like = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
-    sizes = [(8, like.in_channels, side, side) for side in (96, 320)] if example is None else [example]
+    noise = [(8, like.in_channels, side, side) for side in (96, 320)]
+    sizes = noise if example is None else [example]
     for size in sizes:
         x = (size if isinstance(size, Tensor) else _noise(size)).to(like.weight)
         try: note_shapes(gm, x[:2])
         except (RuntimeError, AssertionError, IndexError, TypeError) as e: error = e
-        else: return x if isinstance(size, Tensor) else _noise((_images(gm, size[0]), *size[1:])).to(like.weight)
-    what = str(error).splitlines()[0]
-    raise ValueError(f'{type(model).__name__}: a batch of shape {tuple(x.shape)} does not pass ({what}); '
-                     'give one with example') from error
+        else: return x if isinstance(size, Tensor) else _more_noise(gm, size).to(like.weight)
+    what = f'a batch of shape {tuple(x.shape)} does not pass ({str(error).splitlines()[0]})'
+    raise ValueError(f'{type(model).__name__}: {what}; give one with example') from error
 
 VALUES = 256 # of noise that each channel is set on, at least
 
-def _images(gm, asked):
-    "how many pictures of noise: as asked, and more where the last maps are small"
+def _more_noise(gm, shape):
+    "noise of a shape, and of more pictures where the last maps are small"
     least = min(math.prod(shape_of(n)[2:]) for n in gm.graph.nodes if op(n) == 'bn')
-    return max(asked, math.ceil(VALUES/least))
+    return _noise((max(shape[0], math.ceil(VALUES/least)), *shape[1:]))
 
-def _noise(shape): return torch.randn(shape, generator=torch.Generator('cpu').manual_seed(0), device='cpu')
+def _noise(shape):
+    rng = torch.Generator('cpu').manual_seed(0)
+    return torch.randn(shape, generator=rng, device='cpu')
 
 def _check_example(example):
     "refuse what is no batch of pictures and no shape of one"
     if example is None: return
     shape = tuple(example.shape) if isinstance(example, Tensor) else example
-    if not isinstance(shape, (tuple, list)) or len(shape) != 4 or not all(isinstance(n, int) for n in shape):
-        raise ValueError(f'example={shape!r}: images (B,C,H,W), or the shape of such a batch, are needed')
-    if shape[0] < 2: raise ValueError(f'example has {shape[0]} image; statistics need at least 2, better 8 or more')
+    sizes = isinstance(shape, (tuple, list)) and all(isinstance(n, int) for n in shape)
+    if not sizes or len(shape) != 4:
+        raise ValueError(f'example={shape!r}: give images (B,C,H,W), or the shape of such a batch')
+    if shape[0] < 2:
+        raise ValueError(f'example has {shape[0]} image; statistics need 2 or more, better 64')
     if isinstance(example, Tensor) and not example.is_floating_point():
-        raise ValueError(f'example is {example.dtype}: give it as the network sees it in training, normalised floats')
+        raise ValueError(f'example is {example.dtype}: give normalised floats, as in training')
 
 def _calibrate(model, graph, x):
     "calibrate the graph of the training pass, which has auxiliary classifiers too"
     table = start.calibrate(fx.GraphModule(model.eval(), graph), x, again=True)
     gains = table[table['set'] == 'gains']
     for name in gains.index[gains.dead.str.len() == gains.channels]:
-        raise ValueError(f'{name}: its output has the deviation 0 on this batch; give more or larger images with example')
+        raise ValueError(f'{name}: its output has the deviation 0 on this batch; '
+                         'give more or larger images with example')
 
 # %% ../nbs/40_convert.ipynb #d2ed315d
 @torch.no_grad()
 def remove_bn(
     model:nn.Module, # a network with batch norm; it stays as it is
     alpha:float=.2, # weight of a residual branch, smaller in stages of more than 20 blocks
-    binary:str=None, # 'act': signs before all convolutions but the first; 'both': 1-bit weights too; None: real
-    example=None, # images; or a shape (B,C,H,W) of white noise, of which more is drawn where maps are small; None: (8,C,96,96)
+    binary:str=None, # 'act': signs before all convolutions but the first; 'both': 1-bit weights too
+    example=None, # images, or shape of white noise (more where maps are small); None: (8,C,96,96)
     bias:bool=True, # give a convolution the shift that its batch norm had learned?
     calibrate:bool=True, # set each channel on `example`? False: the plan alone
-)->nn.Module: # same class, names and weights (filters standardised); `assert_bn_free` finds no norm in it
-    "The network without batch norm: standardised weights, alpha, beta and gamma (after 2101.08692)."
-    if binary not in (None, 'act', 'both'): raise ValueError(f"binary={binary!r}: allowed are None, 'act' and 'both'")
+)->nn.Module: # same class, names and weights (filters standardised), free of batch norm
+    "The network without batch norm: standardised weights, alpha, beta, gamma (after 2101.08692)."
+    if binary not in (None, 'act', 'both'):
+        raise ValueError(f"binary={binary!r}: allowed are None, 'act' and 'both'")
     if not alpha > 0: raise ValueError(f'alpha={alpha}: the weight of the residual branch must be > 0')
     _check_example(example)
     modes, model = {n: m.training for n, m in model.named_modules()}, copy.deepcopy(model)
@@ -94,14 +100,17 @@ def remove_bn(
 # %% ../nbs/40_convert.ipynb #3ee9dd4e
 def ledger(
     model:nn.Module, # from `remove_bn`
-)->pd.DataFrame: # a row for each convolution: expected input variance, beta, alpha (NaN: none), scale, wanted deviation, mean gain, binary
+)->pd.DataFrame: # a row for each convolution; alpha is NaN where it ends no branch
     "What `remove_bn` found for each convolution, in order of their names."
     convs = {n: m for n, m in model.named_modules() if isinstance(m, NFConv2d)}
-    if not convs: raise ValueError(f'{type(model).__name__} has no NFConv2d; it does not come from remove_bn')
-    return pd.DataFrame([_ledger_row(m) for m in convs.values()], index=list(convs)).rename_axis('convolution')
+    if not convs:
+        raise ValueError(f'{type(model).__name__} has no NFConv2d; it does not come from remove_bn')
+    rows = [_ledger_row(m) for m in convs.values()]
+    return pd.DataFrame(rows, index=list(convs)).rename_axis('convolution')
 
 # %% ../nbs/40_convert.ipynb #a18a2ad5
 def _ledger_row(conv):
     alpha = math.nan if conv.alpha is None else conv.alpha
-    return dict(input_var=conv.input_var, beta=conv.input_var**-.5, alpha=alpha, scale=conv.scale.item(),
-                target_std=conv.target_std, gain=conv.gain.mean().item(), binary=conv.sign is not None)
+    return dict(input_var=conv.input_var, beta=conv.input_var**-.5, alpha=alpha,
+                scale=conv.scale.item(), target_std=conv.target_std,
+                gain=conv.gain.mean().item(), binary=conv.sign is not None)

@@ -7,17 +7,17 @@ __all__ = ['GATES', 'ACTIVATIONS', 'DROPOUTS', 'SAME', 'WINDOWS', 'SUMS', 'PRODU
            'split_norm', 'op', 'module_of', 'shape_of', 'read_graph', 'note_shapes', 'draw_nodes']
 
 # %% ../nbs/38_netgraph.ipynb #7912e9aa
-import copy, math
+import copy
 from collections import Counter
-from dataclasses import dataclass
 import torch, torch.nn.functional as F
 from torch import nn, fx, Tensor
 from torch.overrides import TorchFunctionMode
 
 # %% ../nbs/38_netgraph.ipynb #0db989d3
-CONSTRUCTION = {'__init__', '__module__', '__doc__', '__qualname__', '__annotations__', '__annotate_func__',
-                '__dict__', '__weakref__', '__parameters__', '__firstlineno__', '__static_attributes__',
-                '__constants__', '__repr__', 'extra_repr', 'reset_parameters'}
+CONSTRUCTION = {'__init__', '__module__', '__doc__', '__qualname__', '__annotations__', '__dict__',
+                '__annotate_func__', '__weakref__', '__parameters__', '__firstlineno__',
+                '__static_attributes__', '__constants__', '__repr__', 'extra_repr',
+                'reset_parameters'}
 
 # %% ../nbs/38_netgraph.ipynb #329e41c2
 def own_names(
@@ -28,7 +28,8 @@ def own_names(
     parents = type(module).__mro__
     between = parents[:parents.index(base)]
     names = {name for cls in between for name in vars(cls)} - CONSTRUCTION
-    return names | {name for name in vars(module) if name in vars(base) and callable(getattr(base, name))}
+    methods = {name for name in vars(module) if callable(getattr(base, name, None))}
+    return names | methods
 
 # %% ../nbs/38_netgraph.ipynb #46a9b7f2
 def is_plain(
@@ -96,18 +97,19 @@ def split_norm(
 )->nn.Module: # computes the same; its batch norm is the child `norm`
     "A batch norm that ends in an activation as a batch norm and an activation."
     kind, own = type(norm).__name__, ', '.join(sorted(own_names(norm, nn.BatchNorm2d)))
+    what = f'{name} is a {kind}, a batch norm with {own} of its own'
+    mend = 'put its parts into modules of their own'
     try: new = _norm_as_child(norm)
     except Exception as e:
-        raise ValueError(f'{name} is a {kind}, a batch norm with {own} of its own, which cannot be traced '
-                         f'({_first_line(e)}); put its parts into modules of their own') from e
+        raise ValueError(f'{what}, which cannot be traced ({_first_line(e)}); {mend}') from e
     if new is None or not all(_same_output(norm, new, norm.num_features, t) for t in (False, True)):
-        raise ValueError(f'{name} is a {kind}, a batch norm with {own} of its own: it is not torch\'s '
-                         'batch norm with functions behind it; put its parts into modules of their own')
+        raise ValueError(f"{what}: it is not torch's batch norm with functions behind it; {mend}")
     return new.train(norm.training)
 
 # %% ../nbs/38_netgraph.ipynb #c89f6400
 HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
-OTHER_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+OTHER_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,
+               nn.LocalResponseNorm)
 
 def _is_other_norm(m):
     "is it a norm, but no batch norm over images?"
@@ -118,7 +120,8 @@ def _is_other_norm(m):
 
 def _check_lazy(name, m):
     if not isinstance(m, nn.modules.lazy.LazyModuleMixin): return
-    raise ValueError(f'{name} is a {type(m).__name__} without weights; pass a batch through the network first')
+    kind = type(m).__name__
+    raise ValueError(f'{name} is a {kind} without weights; pass a batch through the network first')
 
 def _check_hooks(name, m):
     if not any(getattr(m, h) for h in HOOKS): return
@@ -141,12 +144,12 @@ def _split_norms(model):
 
 # %% ../nbs/38_netgraph.ipynb #83b25fde
 GATES = {'sigmoid', 'hardsigmoid'}
-ACTIVATIONS = GATES | {'relu', 'relu6', 'silu', 'hardswish', 'gelu', 'tanh', 'elu', 'selu', 'celu', 'leakyrelu',
-                       'prelu', 'mish', 'softplus', 'hardtanh', 'softsign'}
+ACTIVATIONS = GATES | {'relu', 'relu6', 'silu', 'hardswish', 'gelu', 'tanh', 'elu', 'selu', 'celu',
+                       'leakyrelu', 'prelu', 'mish', 'softplus', 'hardtanh', 'softsign'}
 DROPOUTS = {'dropout', 'dropout1d', 'dropout2d', 'dropout3d', 'alphadropout', 'featurealphadropout',
             'featuredropout', 'stochasticdepth', 'droppath', 'dropblock2d'}
-SAME = DROPOUTS | {'identity', 'flatten', 'view', 'reshape', 'permute', 'transpose', 'contiguous', 'clone',
-                   'channelshuffle'} # the values of a channel stay
+SAME = DROPOUTS | {'identity', 'flatten', 'view', 'reshape', 'permute', 'transpose', 'contiguous',
+                   'clone', 'channelshuffle'} # the values of a channel stay
 WINDOWS = {'maxpool2d', 'avgpool2d'}
 SUMS, PRODUCTS = {'add', 'iadd'}, {'mul', 'imul'}
 
@@ -185,10 +188,11 @@ def _mean_of(model, target):
     return getattr(model.get_submodule(owner), name).double().mean().item()
 
 def _trace(model):
-    "the graph of the training pass, with auxiliary classifiers; each node knows its word and its module"
+    "the graph of the training pass, auxiliary classifiers too; its nodes know word and module"
     try: gm = fx.GraphModule(model, _Tracer().trace(model.train()))
     except Exception as e:
-        raise ValueError(f'{type(model).__name__}: torch.fx cannot trace it ({type(e).__name__}: {_first_line(e)}); '
+        what = f'{type(e).__name__}: {_first_line(e)}'
+        raise ValueError(f'{type(model).__name__}: torch.fx cannot trace it ({what}); '
                          'make its forward free of branches on data') from e
     modules = dict(gm.named_modules())
     for n in gm.graph.nodes:
@@ -212,12 +216,15 @@ def _check_functions(node):
 
 def _check_calls(gm, model):
     "refuse a convolution or a norm that is called twice, and a norm that is never called"
-    calls = Counter(n.target for n in gm.graph.nodes if op(n) in ('bn', 'conv2d') and n.op == 'call_module')
+    replaced = [n for n in gm.graph.nodes if op(n) in ('bn', 'conv2d') and n.op == 'call_module']
+    calls = Counter(n.target for n in replaced)
     for name, times in calls.items():
-        if times > 1: raise ValueError(f'{name} is called {times} times: each call would need a scale of its own')
+        if times == 1: continue
+        raise ValueError(f'{name} is called {times} times: each call would need a scale of its own')
     for name, m in model.named_modules():
         if is_norm(m) and name not in calls:
-            raise ValueError(f'{name} is a {type(m).__name__} that the forward pass does not reach; delete it')
+            kind = type(m).__name__
+            raise ValueError(f'{name} is a {kind} that the forward pass does not reach; delete it')
 
 # %% ../nbs/38_netgraph.ipynb #657be4be
 def read_graph(
@@ -239,7 +246,8 @@ def read_graph(
 # %% ../nbs/38_netgraph.ipynb #d73acfc7
 class _NormCalls(TorchFunctionMode):
     "notes which normalising functions are called while it is on"
-    NAMES = {'batch_norm', 'layer_norm', 'group_norm', 'instance_norm', 'rms_norm', 'local_response_norm'}
+    NAMES = {'batch_norm', 'layer_norm', 'group_norm', 'instance_norm', 'rms_norm',
+             'local_response_norm'}
     def __init__(self):
         super().__init__()
         self.called = []
@@ -254,7 +262,8 @@ class _ShapeRun(fx.Interpreter):
         with _NormCalls() as norms: y = super().run_node(n)
         if norms.called and op(n) != 'bn':
             kind = type(module_of(n)).__name__
-            raise ValueError(f'{n.target} is a {kind}, which calls {norms.called[0]}; make the norm a module of its own')
+            raise ValueError(f'{n.target} is a {kind}, which calls {norms.called[0]}; '
+                             'make the norm a module of its own')
         if isinstance(y, Tensor): n.meta['shape'] = tuple(y.shape)
         elif isinstance(y, (tuple, list)): n.meta['parts'] = len(y)
         return y
@@ -277,7 +286,7 @@ def draw_nodes(
     notes:dict=None, # node -> what to write beside it
     title:str=None,
 ):
-    "Draw nodes from top to bottom; what is not on the longest way stands at the right."
+    "Draw nodes from top to bottom; what is not on the longest way stands at the left."
     parents = {n: [a for a in n.all_input_nodes if a in nodes] for n in nodes}
     depth = {}
     for n in nodes: depth[n] = 1 + max((depth[a] for a in parents[n]), default=-1)
@@ -286,23 +295,24 @@ def draw_nodes(
     while parents[n]:
         n = max(parents[n], key=depth.get)
         way.add(n)
-    at = {n: (0. if n in way else 1., -depth[n]) for n in nodes}
+    at = {n: (0. if n in way else -1., -depth[n]) for n in nodes}
     for n in nodes:
         for a in parents[n]: _draw_arrow(ax, at[a], at[n])
     for n in nodes: _draw_box(ax, at[n], op(n), (notes or {}).get(n, ''))
-    ax.set(xlim=(-.5, 2.2), ylim=(-max(depth.values()) - .6, .6), title=title)
+    ax.set(xlim=(-2.2, 1.5), ylim=(-max(depth.values()) - .6, .6), title=title)
     ax.axis('off')
 
 # %% ../nbs/38_netgraph.ipynb #c0c2adcd
 def _draw_arrow(ax, start, end):
     "an arrow; bent where it would cross other boxes"
     far = start[0] == end[0] and start[1] - end[1] > 1
-    way = 'arc3,rad=-.35' if far else 'arc3'
+    way = 'arc3,rad=.35' if far else 'arc3'
     style = dict(arrowstyle='->', color='grey', connectionstyle=way, shrinkA=9, shrinkB=9)
     ax.annotate('', end, start, arrowprops=style)
 
 def _draw_box(ax, at, word, note):
-    "the word of a node in a box, and a note at its right"
+    "the word of a node in a box, and a note on its outer side"
     box = dict(boxstyle='round', fc='white', ec='#0072B2')
     ax.text(*at, word, ha='center', va='center', fontsize=8, bbox=box)
-    ax.text(at[0] + .27, at[1], note, ha='left', va='center', fontsize=8, color='#D55E00')
+    x, side = (at[0] - .3, 'right') if at[0] < 0 else (at[0] + .3, 'left')
+    ax.text(x, at[1], note, ha=side, va='center', fontsize=8, color='#D55E00')

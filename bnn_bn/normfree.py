@@ -11,7 +11,7 @@ from torch import nn, Tensor
 from .activations import RSign
 from .conv import ScaledStdConv2d
 from .netgraph import module_of, op
-from .variance import Job, Plan
+from .variance import Plan
 
 # %% ../nbs/39b_normfree.ipynb #607dedc8
 class NFConv2d(ScaledStdConv2d):
@@ -21,10 +21,10 @@ class NFConv2d(ScaledStdConv2d):
         groups:int=1, bias:bool=True, # all as in `torch.nn.Conv2d`
         binary:str=None, # 'act': the sign of its input; 'both': 1-bit weights too; None: real
     ):
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-                         binary == 'both', signs=binary is not None)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
+                         bias, binary == 'both', signs=binary is not None)
         self.sign = None if binary is None else RSign(in_channels)
-        self.alpha, self.input_var = None, 1. # weight in a residual sum, and what is expected: for the reader
+        self.alpha, self.input_var = None, 1. # weight in a sum, and what is expected: for the reader
         self.target_std, self.centre = 1., None # for `calibrate`
         self.register_buffer('scale', torch.ones(()))
 
@@ -39,12 +39,13 @@ class NFConv2d(ScaledStdConv2d):
 # %% ../nbs/39b_normfree.ipynb #32dd560e
 class ScaleShift(nn.Module):
     "scale * gain * x + shift: what stays of a batch norm without its statistics."
-    target_std, centre = 1., 'shift' # for `calibrate`: what a batch norm gives, and what shifts the output
+    target_std, centre = 1., 'shift' # for `calibrate`: what a batch norm gives, and what shifts it
     def __init__(self,
         ni:int, # channels
     ):
         super().__init__()
-        self.gain, self.shift = nn.Parameter(torch.ones(1, ni, 1, 1)), nn.Parameter(torch.zeros(1, ni, 1, 1))
+        self.gain = nn.Parameter(torch.ones(1, ni, 1, 1))
+        self.shift = nn.Parameter(torch.zeros(1, ni, 1, 1))
         self.register_buffer('scale', torch.ones(()))
 
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,C,H,W)
@@ -57,23 +58,27 @@ def _padding(name, conv):
     if conv.padding_mode != 'zeros':
         raise ValueError(f'{name}: padding_mode={conv.padding_mode!r}; only zeros can be padded')
     if (left, top) != (right, bottom):
-        raise ValueError(f'{name}: padding={conv.padding!r} is not the same on both sides; pad before the convolution')
+        raise ValueError(f'{name}: padding={conv.padding!r} is not the same on both sides; '
+                         'pad before the convolution')
     return top, left
 
 def _check_filters(name, conv):
     "refuse filters of which nothing is left once their mean is taken"
-    if conv.weight[0].numel() == 1: raise ValueError(f'{name}: one weight a filter; less its mean nothing is left')
+    nothing = 'less its mean nothing is left'
+    if conv.weight[0].numel() == 1: raise ValueError(f'{name}: one weight a filter; {nothing}')
     if (conv.weight.detach().flatten(1).std(1, correction=0) > 0).any(): return
-    raise ValueError(f'{name}: every filter is constant; less its mean nothing is left, initialise it first')
+    raise ValueError(f'{name}: every filter is constant; {nothing}, initialise it first')
 
 def _new_conv(name, old, job, binary, bias):
     "a standardised convolution with the weights of another"
     _check_filters(name, old)
     replaces = job.norm is not None # a norm behind it, whose shift the bias replaces
-    new = NFConv2d(old.in_channels, old.out_channels, old.kernel_size, old.stride, _padding(name, old), old.dilation,
-                   old.groups, bias=old.bias is not None or (bias and replaces), binary=binary)
+    new = NFConv2d(old.in_channels, old.out_channels, old.kernel_size, old.stride,
+                   _padding(name, old), old.dilation, old.groups,
+                   bias=old.bias is not None or (bias and replaces), binary=binary)
     new = new.to(old.weight.device, old.weight.dtype)
-    new.weight, new.alpha, new.input_var, new.target_std = old.weight, job.alpha, job.input_std**2, job.target_std
+    new.weight, new.alpha = old.weight, job.alpha
+    new.input_var, new.target_std = job.input_std**2, job.target_std
     if old.bias is not None: new.bias = old.bias
     if new.bias is not None and replaces:
         nn.init.zeros_(new.bias)
@@ -95,10 +100,10 @@ def _ledger_scale(new, job):
 def put_modules(
     model:nn.Module, # the network that was read; it changes
     plan:Plan, # from `plan_network`
-    binary:str=None, # 'act': signs before all convolutions but the first; 'both': 1-bit weights too; None: real
+    binary:str=None, # 'act': signs before all convolutions but the first; 'both': 1-bit weights too
     bias:bool=True, # give a convolution the shift that its batch norm had learned?
 ):
-    "Put a new module into each place of a plan, and an `Identity` into that of each norm behind a convolution."
+    "Put a new module into each place of a plan; norms behind a convolution become an `Identity`."
     first = next(n for n in plan.jobs if op(n) == 'conv2d')
     for n, job in plan.jobs.items():
         real = n is first or n.all_input_nodes[0].op == 'placeholder'

@@ -35,7 +35,8 @@ def _seed(i): return torch.Generator('cpu').manual_seed(i)
 
 def _shuffled(values, times, rng):
     "the same values in several random orders, (times, n)"
-    return torch.stack([values[torch.randperm(len(values), generator=rng, device='cpu')] for _ in range(times)])
+    order = lambda: torch.randperm(len(values), generator=rng, device='cpu')
+    return torch.stack([values[order()] for _ in range(times)])
 
 # %% ../nbs/39_variance.ipynb #3206bc0a
 def _area(node): return math.prod(shape_of(node)[2:])
@@ -55,7 +56,7 @@ def _pool(node, known, rng):
     return values.mean() + unit_normal(rng, len(values))*deviation(values)/math.sqrt(window)
 
 def _act(node, known, rng):
-    values, m = known[node.all_input_nodes[0]].clone(), module_of(node) # a clone: it may work in place
+    m, values = module_of(node), known[node.all_input_nodes[0]].clone() # it may work in place
     if op(node) == 'prelu':
         slope = .25 if m is None else m.weight.detach().double().mean().cpu()
         return torch.where(values > 0, values, values*slope)
@@ -83,14 +84,16 @@ def _concatenation(node, known, rng):
     return torch.cat([known[a][:math.ceil(n*share)] for a, share in shares.items()])[:n]
 
 def _unchanged(node, known, rng): return known[node.all_input_nodes[0]]
-def _parts(node, known, rng): return tuple(_shuffled(_unchanged(node, known, rng), node.meta['parts'], rng))
+def _parts(node, known, rng):
+    return tuple(_shuffled(_unchanged(node, known, rng), node.meta['parts'], rng))
 def _part(node, known, rng):
     values = _unchanged(node, known, rng)
     return values[node.args[1]] if isinstance(values, tuple) else values
 
-RULES = {**dict.fromkeys(SAME, _unchanged), **dict.fromkeys(ACTIVATIONS, _act), **dict.fromkeys(SUMS | PRODUCTS, _sum_or_product),
-         **dict.fromkeys(WINDOWS | {'adaptiveavgpool2d', 'mean'}, _pool), 'conv2d': _weights, 'linear': _weights,
-         'cat': _concatenation, 'chunk': _parts, 'split': _parts, 'getitem': _part}
+RULES = {'conv2d': _weights, 'linear': _weights, 'cat': _concatenation, 'getitem': _part,
+         'chunk': _parts, 'split': _parts, 'adaptiveavgpool2d': _pool, 'mean': _pool,
+         **dict.fromkeys(WINDOWS, _pool), **dict.fromkeys(SAME, _unchanged),
+         **dict.fromkeys(ACTIVATIONS, _act), **dict.fromkeys(SUMS | PRODUCTS, _sum_or_product)}
 
 # %% ../nbs/39_variance.ipynb #e0d789a5
 def values_after(
@@ -100,7 +103,8 @@ def values_after(
 )->Tensor: # (SAMPLE,), a tuple of such for a split, or None where no rule is known
     "What a node makes of the values of its inputs."
     if op(node) == 'placeholder': return unit_normal(rng)
-    if 'constant' in node.meta: return torch.full((SAMPLE,), node.meta['constant'], dtype=torch.float64)
+    constant = node.meta.get('constant') # the mean of a parameter
+    if constant is not None: return torch.full((SAMPLE,), constant, dtype=torch.float64)
     inputs = [known.get(a) for a in node.all_input_nodes]
     needed = inputs if op(node) in SUMS | PRODUCTS | {'cat'} else inputs[:1]
     if op(node) not in RULES or not needed or any(v is None for v in needed): return None
@@ -223,13 +227,15 @@ def _inside(node):
 def _block_inputs(model, plan):
     "name of each block -> the nodes outside of it that it reads"
     nodes = list(plan.values)
-    joins = [b.total for b in plan.branches] or [n for n in nodes if op(n) == 'cat' and len(n.all_input_nodes) > 1]
+    cats = [n for n in nodes if op(n) == 'cat' and len(n.all_input_nodes) > 1]
+    joins = [b.total for b in plan.branches] or cats
     kinds = {type(model.get_submodule(_inside(n)[-1])) for n in joins if _inside(n)}
     inputs = {}
     for n in nodes:
         for block in _inside(n):
             if type(model.get_submodule(block)) not in kinds: continue
-            outside = [a for a in n.all_input_nodes if block not in _inside(a) and isinstance(plan.values.get(a), Tensor)]
+            known = [a for a in n.all_input_nodes if isinstance(plan.values.get(a), Tensor)]
+            outside = [a for a in known if block not in _inside(a)]
             inputs.setdefault(block, {}).update(dict.fromkeys(outside))
     return inputs
 
@@ -240,7 +246,7 @@ def block_variances(
     model:nn.Module, # the network that was read
     plan:Plan, # from `plan_network`
 )->dict: # name of a module -> expected variance of its input
-    "The variance that each block should meet; for a chain, each convolution and what follows the last."
+    "The variance that each block should meet; for a chain, each convolution and what comes last."
     inputs = _block_inputs(model, plan)
     kind = lambda name: type(model.get_submodule(name))
     several = {kind(name) for name, nodes in inputs.items() if len(nodes) != 1}

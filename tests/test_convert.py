@@ -1,4 +1,4 @@
-"What `remove_bn` promises of whole networks: one of each family of torchvision, and the sweep's file."
+"What `remove_bn` promises of whole networks: each family of torchvision, and the sweep's file."
 import copy, io, json
 from pathlib import Path
 import pytest, torch, torch.nn.functional as F
@@ -10,7 +10,8 @@ from bnn_bn.start import calibrate, is_fresh
 
 tv = pytest.importorskip('torchvision').models
 SWEEP = json.loads((Path(__file__).parent.parent/'results/convert.json').read_text())['networks']
-FAMILIES = ('densenet121', 'efficientnet_b0', 'googlenet', 'mnasnet0_5', 'mobilenet_v2', 'mobilenet_v3_small',
+FAMILIES = ('densenet121', 'efficientnet_b0', 'googlenet', 'mnasnet0_5', 'mobilenet_v2',
+            'mobilenet_v3_small',
             'regnet_x_400mf', 'resnet34', 'resnext50_32x4d', 'shufflenet_v2_x0_5')
 
 def build(name):
@@ -19,14 +20,15 @@ def build(name):
     return tv.get_model(name, weights=None, num_classes=10, **kwargs)
 
 def test_sweep_has_all():
-    "every classifier of this torchvision stands in the file; all with batch norm but MaxViT are flat at the start"
+    "each classifier of this torchvision stands there; all with batch norm but MaxViT are flat"
     assert set(tv.list_models(module=tv)) <= set(SWEEP)
     for name, r in SWEEP.items():
         if not r['batch_norm']: assert 'no batch norm' in r['refused']
         elif name == 'maxvit_t': assert 'LayerNorm' in r['refused']
         else:
             for kind in ('real', 'act', 'both'):
-                assert r[kind]['finite'] and .5 <= r[kind]['noise'][0] <= r[kind]['noise'][1] <= 2, name
+                assert r[kind]['finite'], name
+                assert .5 <= r[kind]['noise'][0] <= r[kind]['noise'][1] <= 2, name
 
 def check_gradients(net, x):
     "all gradients of a training pass are there, finite, and not zero"
@@ -38,7 +40,7 @@ def check_gradients(net, x):
 
 @pytest.mark.parametrize('name', FAMILIES)
 def test_family(name):
-    "flat at the start; the network given, and torch's random numbers, are as before; all convolutions but those of gates are standardised"
+    "flat at the start; what was given is as before; all convolutions but gates are standardised"
     net = build(name)
     before, state, shape = copy.deepcopy(net.state_dict()), torch.get_rng_state(), (8, 3, 64, 64)
     new = remove_bn(net, example=shape)
@@ -46,7 +48,8 @@ def test_family(name):
     assert all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values()))
     assert type(new) is type(net)
     assert_bn_free(new)
-    left = [n for n, m in new.named_modules() if isinstance(m, nn.Conv2d) and not isinstance(m, NFConv2d)]
+    convs = {n: m for n, m in new.named_modules() if isinstance(m, nn.Conv2d)}
+    left = [n for n, m in convs.items() if not isinstance(m, NFConv2d)]
     assert all('fc' in n for n in left), left # fc1 and fc2 of SqueezeExcitation
     assert signal_stats(new, torch.randn(shape))['var'].between(.5, 2).all()
     check_gradients(new, torch.randn(2, 3, 64, 64))
@@ -63,7 +66,7 @@ def test_inception_with_auxiliary_classifier():
 
 @pytest.mark.parametrize('binary', [None, 'act', 'both'])
 def test_saved_and_copied(binary):
-    "a saved state dict, a copy and a pickle give the same outputs; so does a conversion in double precision, nearly"
+    "a saved state dict, a copy and a pickle give the same outputs; double precision nearly"
     make = lambda **kw: remove_bn(build('resnet18'), binary=binary, **kw).eval()
     x, shape = torch.randn(2, 3, 64, 64), (4, 3, 64, 64)
     new, file = make(example=shape), io.BytesIO()
@@ -71,11 +74,13 @@ def test_saved_and_copied(binary):
     file.seek(0)
     again = make(calibrate=False)
     again.load_state_dict(new.state_dict())
-    for other in (make(example=shape), copy.deepcopy(new), torch.load(file, weights_only=False), again):
+    loaded = torch.load(file, weights_only=False)
+    for other in (make(example=shape), copy.deepcopy(new), loaded, again):
         assert torch.equal(new(x), other(x))
     double = remove_bn(build('resnet18').double(), binary=binary, example=shape).eval()
     assert double(x.double()).dtype == torch.float64
-    if binary is None: torch.testing.assert_close(double(x.double()).float(), new(x), rtol=1e-3, atol=1e-3)
+    if binary is not None: return
+    torch.testing.assert_close(double(x.double()).float(), new(x), rtol=1e-3, atol=1e-3)
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_on_a_gpu():
@@ -87,12 +92,14 @@ def test_on_a_gpu():
 # one calibration: each channel, and the same function afterwards
 
 class Block(nn.Module):
-    "x + conv(bn(relu(...))): a lone batch norm, one behind a convolution, and a branch that ends without one"
+    "x + conv(bn(relu(...))): a lone norm, one behind a convolution, a branch that ends without"
     def __init__(self, c):
         super().__init__()
         self.bn1, self.bn2, self.act = nn.BatchNorm2d(c), nn.BatchNorm2d(c), nn.ReLU()
         self.conv1, self.conv2 = nn.Conv2d(c, c, 3, 1, 1), nn.Conv2d(c, c, 3, 1, 1, bias=False)
-    def forward(self, x): return x + self.conv2(self.act(self.bn2(self.conv1(self.act(self.bn1(x))))))
+    def forward(self, x):
+        y = self.conv1(self.act(self.bn1(x)))
+        return x + self.conv2(self.act(self.bn2(y)))
 
 def mixed():
     torch.manual_seed(0)
@@ -106,7 +113,7 @@ def pictures(n=32):
     return F.interpolate(small, size=(32, 32), mode='bilinear')
 
 def worst_channel(net, x):
-    "how far a channel's mean is from 0, where something shifts it, and its deviation from the wanted one"
+    "how far means are from 0, where something shifts them, and deviations from the wanted ones"
     far = []
     def note(m, args, y):
         y = y.double()/m.target_std
@@ -119,14 +126,14 @@ def worst_channel(net, x):
 
 @pytest.mark.parametrize('binary', [None, 'act', 'both'])
 def test_each_channel(binary):
-    "mean 0 and the wanted deviation for each channel of each convolution, which the plan alone does not give"
+    "mean 0 and the wanted deviation for each channel, which the plan alone does not give"
     x = pictures()
     assert worst_channel(remove_bn(mixed(), binary=binary, example=x), x) < 1e-4
     assert worst_channel(remove_bn(mixed(), binary=binary, calibrate=False), x) > .1
 
 @pytest.mark.parametrize('binary', [None, 'act', 'both'])
 def test_calibrate_on_its_own(binary):
-    "the same function sets a converted network later; once, unless one says again; twice changes no bit"
+    "the same function sets a converted network later; once, or again; twice changes no bit"
     x, net = pictures(), remove_bn(mixed(), binary=binary)
     assert is_fresh(net)
     assert is_fresh(copy.deepcopy(net))
@@ -186,14 +193,16 @@ def written_out(behind):
     convs = [nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)]
     return nn.Sequential(*[m for c in convs for m in (c, nn.BatchNorm2d(8), behind())])
 
-BEHIND = [(BNModule, nn.SiLU), (BNCall, nn.ReLU), (BNFunction, lambda: nn.LeakyReLU(.2)), (BNRenamed, nn.Identity)]
+BEHIND = [(BNModule, nn.SiLU), (BNCall, nn.ReLU), (BNFunction, lambda: nn.LeakyReLU(.2)),
+          (BNRenamed, nn.Identity)]
 
 @pytest.mark.parametrize('norm, behind', BEHIND, ids=lambda c: c.__name__)
 def test_norm_with_something_behind(norm, behind):
-    "converted as if it were written out: what stands behind the norm is still there, and known to the plan"
+    "as if it were written out: what stands behind the norm is there, and known to the plan"
     x, new = pictures(), remove_bn(pair(norm), example=pictures())
     assert_bn_free(new)
-    torch.testing.assert_close(new(x), remove_bn(written_out(behind), example=x)(x), rtol=1e-4, atol=1e-4)
+    want = remove_bn(written_out(behind), example=x)(x)
+    torch.testing.assert_close(new(x), want, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(copy.deepcopy(new)(x), new(x))
 
 def test_parameter_behind_a_norm():
@@ -210,7 +219,9 @@ class BNInTraining(nn.BatchNorm2d):
         return y.relu() if self.training else y
 
 class BNOwn(nn.BatchNorm2d):
-    def forward(self, x): return (x - self.running_mean.view(1, -1, 1, 1))*self.weight.view(1, -1, 1, 1)
+    def forward(self, x):
+        wide = lambda t: t.view(1, -1, 1, 1)
+        return (x - wide(self.running_mean))*wide(self.weight)
 
 class BNCalls(nn.Module):
     "no subclass of torch's: a batch norm called as a function, in a module without children"
@@ -225,7 +236,9 @@ class Statistics(BNCalls):
         super().__init__(c)
         self.register_buffer('running_mean', torch.zeros(c))
 
-@pytest.mark.parametrize('norm', [BNBefore, BNInTraining, BNOwn, BNCalls, Statistics], ids=lambda c: c.__name__)
+UNKNOWN = BNBefore, BNInTraining, BNOwn, BNCalls, Statistics
+
+@pytest.mark.parametrize('norm', UNKNOWN, ids=lambda c: c.__name__)
 @pytest.mark.parametrize('beside', [True, False])
 def test_unknown_norm_is_named(norm, beside):
     "alone and beside torch's own"
@@ -237,7 +250,8 @@ def test_unknown_norm_is_named(norm, beside):
 class SamePad(nn.Conv2d):
     "timm's Conv2dSame in small: a padding that depends on the picture"
     def forward(self, x):
-        extra = [max((-(-n//s) - 1)*s + k - n, 0) for n, s, k in zip(x.shape[-2:], self.stride, self.kernel_size)]
+        side = lambda n, s, k: max((-(-n//s) - 1)*s + k - n, 0)
+        extra = [side(*nsk) for nsk in zip(x.shape[-2:], self.stride, self.kernel_size)]
         x = F.pad(x, (extra[1]//2, extra[1] - extra[1]//2, extra[0]//2, extra[0] - extra[0]//2))
         return F.conv2d(x, self.weight, self.bias, self.stride)
 
@@ -265,7 +279,7 @@ def test_hooks_are_refused(at):
 def test_instance_with_its_own_forward():
     for at in 0, 1:
         net = pair(nn.BatchNorm2d)
-        net[at].forward = lambda x: x
+        net[at].forward = lambda x, m=net[at]: 2*type(m).forward(m, x)
         with pytest.raises(ValueError, match=f'^{at} is a'): remove_bn(net)
 
 @pytest.mark.parametrize('name', ['regnetx_002', 'mobilenetv3_small_050', 'efficientnet_lite0'])
