@@ -52,6 +52,17 @@ class _Tracer(fx.Tracer):
         whole = isinstance(m, (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm))
         return whole or super().is_leaf_module(m, name) or not any(m.children())
 
+def _erase(graph, node):
+    "erase a node and what was made for it alone"
+    inputs = node.all_input_nodes
+    graph.erase_node(node)
+    for a in inputs:
+        if not a.users and a.op != 'placeholder': _erase(graph, a)
+
+def _drop_asserts(graph):
+    "take assertions out of a graph; they read what only the next module shall read"
+    for n in [n for n in graph.nodes if n.target is torch._assert]: _erase(graph, n)
+
 def _first_line(error): return (str(error).splitlines() or [type(error).__name__])[0]
 
 def _plain_norm(m):
@@ -67,13 +78,14 @@ def _norm_as_child(m):
     part = copy.deepcopy(m).eval()
     part._check_input_dim = lambda x: None # asks for the size, which a trace has not
     graph = _Tracer().trace(part)
+    _drop_asserts(graph)
     calls = [n for n in graph.nodes if n.target in (F.batch_norm, torch.batch_norm)]
     if len(calls) != 1 or calls[0].args[0].op != 'placeholder': return None
     part.add_module('norm', _plain_norm(m))
     with graph.inserting_before(calls[0]): new = graph.call_module('norm', (calls[0].args[0],))
     calls[0].replace_all_uses_with(new)
     graph.erase_node(calls[0])
-    graph.owning_module = part # a graph asks it which calls may be dropped
+    graph.owning_module = part # the graph asks it which calls may be dropped
     graph.eliminate_dead_code()
     return fx.GraphModule(part, graph, 'AfterNorm')
 
@@ -194,6 +206,7 @@ def _trace(model):
         what = f'{type(e).__name__}: {_first_line(e)}'
         raise ValueError(f'{type(model).__name__}: torch.fx cannot trace it ({what}); '
                          'make its forward free of branches on data') from e
+    _drop_asserts(gm.graph)
     modules = dict(gm.named_modules())
     for n in gm.graph.nodes:
         n.meta['module'] = modules[n.target] if n.op == 'call_module' else None
