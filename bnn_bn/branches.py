@@ -60,6 +60,7 @@ def leads_to_gate(
         if op(node) not in ACTIVATIONS | SAME | {'conv2d'}: return False
     return False
 
+# %% ../nbs/38b_branches.ipynb #473115db
 def last_conv(
     node:fx.Node, # an addend
     alone:bool=False, # give up where something else reads what lies between?

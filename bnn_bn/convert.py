@@ -51,6 +51,7 @@ def _noise(shape):
     rng = torch.Generator('cpu').manual_seed(0)
     return torch.randn(shape, generator=rng, device='cpu')
 
+# %% ../nbs/40_convert.ipynb #5681bba1
 def _check_example(example):
     "refuse what is no batch of pictures and no shape of one"
     if example is None: return

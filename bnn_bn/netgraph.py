@@ -65,6 +65,7 @@ def _drop_asserts(graph):
 
 def _first_line(error): return (str(error).splitlines() or [type(error).__name__])[0]
 
+# %% ../nbs/38_netgraph.ipynb #649a7244
 def _plain_norm(m):
     "torch's batch norm with the parameters and statistics of another"
     like = next(iter([*m.parameters(recurse=False), *m.buffers(recurse=False)]), torch.zeros(()))
@@ -130,6 +131,7 @@ def _is_other_norm(m):
     name = type(m).__name__
     return ('Norm' in name or 'LRN' in name) and not any(m.children())
 
+# %% ../nbs/38_netgraph.ipynb #8974beab
 def _check_lazy(name, m):
     if not isinstance(m, nn.modules.lazy.LazyModuleMixin): return
     kind = type(m).__name__
@@ -214,6 +216,7 @@ def _trace(model):
         if n.op == 'get_attr': n.meta['constant'] = _mean_of(model, n.target)
     return gm
 
+# %% ../nbs/38_netgraph.ipynb #fb605abb
 def _bypass_dropouts(gm):
     "take dropout functions out of the graph: a trace would leave them on for good"
     for n in [n for n in gm.graph.nodes if n.op == 'call_function' and op(n) in DROPOUTS]:

@@ -69,6 +69,7 @@ def _check_filters(name, conv):
     if (conv.weight.detach().flatten(1).std(1, correction=0) > 0).any(): return
     raise ValueError(f'{name}: every filter is constant; {nothing}, initialise it first')
 
+# %% ../nbs/39b_normfree.ipynb #56a94e84
 def _new_conv(name, old, job, binary, bias):
     "a standardised convolution with the weights of another"
     _check_filters(name, old)

@@ -180,6 +180,7 @@ def _add_branch(jobs, branch, alpha):
     end.factor *= gain
     if branch.transition in jobs: jobs[branch.transition].factor *= gain
 
+# %% ../nbs/39_variance.ipynb #02e16028
 def _places(graph, branches):
     "the jobs of a graph, before anything is known of their inputs"
     convs = convs_to_standardise(graph, branches)
@@ -191,6 +192,7 @@ def _places(graph, branches):
         elif op(n) == 'bn' and n not in convs.values(): jobs[n] = Job()
     return jobs
 
+# %% ../nbs/39_variance.ipynb #1fe2c16d
 def _carry(graph, jobs):
     "the values of each node; on the way each job learns what it meets"
     values, rng = {}, _seed(0)

@@ -1,7 +1,7 @@
 "What `remove_bn` promises of whole networks: each family of torchvision, and the sweep's file."
 import copy, io, json
 from pathlib import Path
-import pytest, torch, torch.nn.functional as F
+import pandas as pd, pytest, torch, torch.nn.functional as F
 from torch import nn
 from bnn_bn.convert import NFConv2d, remove_bn
 from bnn_bn.models import assert_bn_free
@@ -300,3 +300,11 @@ def test_timm_same_padding():
     timm = pytest.importorskip('timm')
     net = timm.create_model('tf_mobilenetv3_small_minimal_100', num_classes=10)
     with pytest.raises(ValueError, match='Conv2dSame'): remove_bn(net)
+
+def test_dead_convolution(monkeypatch):
+    "a convolution without any signal on the batch is named"
+    dead = dict(module='3.conv1', set='gains', channels=2, dead=[0, 1])
+    alive = dict(module='0', set='gains', channels=2, dead=[1])
+    table = pd.DataFrame([alive, dead]).set_index('module')
+    monkeypatch.setattr('bnn_bn.start.calibrate', lambda *args, **kwargs: table)
+    with pytest.raises(ValueError, match='3.conv1: its output has the deviation 0'): remove_bn(mixed())
