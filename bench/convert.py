@@ -1,10 +1,13 @@
-"""Take the batch norm out of every classifier of torchvision and write what became of the signal to results/convert.json.
+"""Take the batch norm out of every classifier of torchvision: what became of the signal.
+
+Written to results/convert.json.
 
     OMP_NUM_THREADS=1 python bench/convert.py [--out results/convert.json] [--only resnet18 ...]
 
-One network after the other, written as it goes; a second call goes on where the first was stopped. An hour on one thread, less with --side 64.
-Random weights (seed 0). Variances are those at the inputs of the blocks and at the end of the last one, on white noise of another seed than the
-calibration's and on Fashion-MNIST's test images, enlarged (for 'on images' the scales are calibrated on others of these).
+One network after the other, written as it goes; a second call goes on where the first was stopped.
+An hour on one thread, less with --side 64. Random weights (seed 0). Variances are those at the inputs
+of the blocks and at the end of the last one, on white noise of another seed than the calibration's and
+on Fashion-MNIST's test images, enlarged (for 'on images' the channels are set on others of these).
 """
 import argparse, json, os, time
 from pathlib import Path
@@ -17,11 +20,14 @@ from bnn_bn.data import fashion_mini
 from bnn_bn.models import assert_bn_free
 from bnn_bn.sigprop import signal_stats
 
-VARIANTS = {'ledger': dict(calibrate=False), 'real': {}, 'act': dict(binary='act'), 'both': dict(binary='both')}
+VARIANTS = {'ledger': dict(calibrate=False), 'real': {}, 'act': dict(binary='act'),
+            'both': dict(binary='both')}
+LARGE = 4e8 # parameters above which a backward pass needs more than 24 GB
 
 def build(name):
     torch.manual_seed(0)
-    return tv.get_model(name, weights=None, **({'init_weights': False} if name in ('googlenet', 'inception_v3') else {}))
+    kwargs = {'init_weights': False} if name in ('googlenet', 'inception_v3') else {}
+    return tv.get_model(name, weights=None, **kwargs)
 
 def refusal(name):
     "what `remove_bn` says to a network without batch norm, made without memory; None for others"
@@ -32,57 +38,83 @@ def refusal(name):
     try: remove_bn(net)
     except ValueError as e: return str(e)
 
-def span(v): return [round(v.min(), 4), round(v.max(), 4)]
+def span(values): return [round(values.min(), 4), round(values.max(), 4)]
+
+def size_of(net): return sum(p.numel() for p in net.parameters())
 
 def finite_step(net, x):
-    "are all outputs of a training pass and all gradients finite? Outputs alone above 4e8 parameters, whose backward pass needs more than 24 GB"
-    step = sum(p.numel() for p in net.parameters()) < 4e8
-    with torch.set_grad_enabled(step): out = net.train()(x)
-    out = [o for o in (out if isinstance(out, tuple) else [out]) if o is not None]
-    if step: sum(o.square().mean() for o in out).backward()
-    return all(o.isfinite().all().item() for o in out) and all(p.grad is None or p.grad.isfinite().all().item() for p in net.parameters())
+    "are the outputs of a training pass finite, and (but for the largest networks) all gradients?"
+    backward = size_of(net) < LARGE
+    with torch.set_grad_enabled(backward): out = net.train()(x)
+    outputs = [o for o in (out if isinstance(out, tuple) else [out]) if o is not None]
+    if backward: sum(o.square().mean() for o in outputs).backward()
+    found = outputs + [p.grad for p in net.parameters() if p.grad is not None]
+    return all(t.isfinite().all().item() for t in found)
+
+def measure_variant(name, net, noise, images):
+    "one way to take the norm out: a row, and the names of the network's blocks"
+    start = time.time()
+    new = remove_bn(net, example=tuple(noise.shape), **VARIANTS[name])
+    seconds = round(time.time() - start, 1)
+    assert_bn_free(new)
+    stats = signal_stats(new, noise)
+    row = dict(blocks=len(stats) - 1, noise=span(stats['var']),
+               expected=span(stats.expected.dropna()), seconds=seconds,
+               finite=finite_step(new, noise[:2]))
+    if name == 'real': row['images'] = span(signal_stats(new, images)['var'])
+    return row, [n for n, m in new.named_modules() if hasattr(m, 'expected_var')]
+
+def measure_plain_removal(net, blocks, noise):
+    "the negative control, at the same places"
+    naive = drop_bn(net)
+    for n in blocks: naive.get_submodule(n).expected_var = 1.
+    var = signal_stats(naive, noise)['var']
+    return dict(noise=[float(f'{q:.3g}') for q in (var.min(), var.max())])
 
 def measure(net, noise, images):
+    "a row of the file; of the images the first are for the calibration"
+    seen, others = images[:len(noise)], images[len(noise):]
     out = {}
-    for name, kw in VARIANTS.items():
-        start = time.time()
-        new = remove_bn(net, example=tuple(noise.shape), **kw)
-        seconds = time.time() - start
-        assert_bn_free(new)
-        s = signal_stats(new, noise)
-        out[name] = dict(blocks=len(s) - 1, noise=span(s['var']), expected=span(s.expected.dropna()), seconds=round(seconds, 1), finite=finite_step(new, noise[:2]))
-        if name == 'real': out[name]['images'] = span(signal_stats(new, images[len(noise):])['var'])
-        blocks = [n for n, m in new.named_modules() if hasattr(m, 'expected_var')]
-        del new # the largest has 2.6 GB, and as much again of gradients
-    seen = remove_bn(net, example=images[:len(noise)])
-    out['on images'] = dict(images=span(signal_stats(seen, images[len(noise):])['var']))
-    del seen
-    naive = drop_bn(net)
-    for n in blocks: naive.get_submodule(n).expected_var = 1. # measured at the same places
-    v = signal_stats(naive, noise)['var']
-    return out | dict(naive=dict(noise=[float(f'{q:.3g}') for q in (v.min(), v.max())]))
+    for name in VARIANTS: out[name], blocks = measure_variant(name, net, noise, others)
+    on_images = remove_bn(net, example=seen)
+    out['on images'] = dict(images=span(signal_stats(on_images, others)['var']))
+    del on_images # the largest has 2.6 GB
+    return out | dict(naive=measure_plain_removal(net, blocks, noise))
+
+def measure_network(name, side, pictures):
+    "a network's row, or why it was refused"
+    if reason := refusal(name): return dict(batch_norm=False, refused=reason)
+    net = build(name)
+    side = max(side, 320 if name == 'inception_v3' else 0) # its auxiliary classifier needs that
+    row = dict(batch_norm=True, parameters=size_of(net), side=side)
+    shape = 4 if side > 96 else 8, 3, side, side
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    images = F.interpolate(pictures[:2*len(noise)], size=(side, side), mode='bilinear')
+    images = images.repeat(1, 3, 1, 1)
+    try: return row | measure(net, noise, images)
+    except ValueError as e: return row | dict(refused=str(e))
+
+def write(path, networks):
+    "the file as a whole, one network a line"
+    head = dict(command='python bench/convert.py', torch=torch.__version__,
+                torchvision=torchvision.__version__, threads=torch.get_num_threads())
+    rows = ',\n'.join(f'  {json.dumps(n)}: {json.dumps(r)}' for n, r in sorted(networks.items()))
+    path.with_suffix('.tmp').write_text(f'{json.dumps(head)[:-1]}, "networks": {{\n{rows}\n}}}}\n')
+    os.replace(path.with_suffix('.tmp'), path)
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--out', type=Path, default=Path('results/convert.json')); p.add_argument('--only', nargs='+')
+    formatter = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    p.add_argument('--out', type=Path, default=Path('results/convert.json'))
+    p.add_argument('--only', nargs='+')
     p.add_argument('--side', type=int, default=96, help='pixels; each row of the file says its own')
     a = p.parse_args()
-    nets = json.loads(a.out.read_text())['networks'] if a.out.exists() else {}
+    networks = json.loads(a.out.read_text())['networks'] if a.out.exists() else {}
     pictures = fashion_mini(bs=64, device='cpu', augment=None).valid.one_batch()[0]
     for name in a.only or tv.list_models(module=tv):
-        if name in nets: continue
+        if name in networks: continue
         print(name, flush=True)
-        if reason := refusal(name): nets[name] = dict(batch_norm=False, refused=reason)
-        else:
-            net = build(name)
-            size = sum(q.numel() for q in net.parameters())
-            side = max(a.side, 320 if name == 'inception_v3' else 0) # its auxiliary classifier needs that
-            row = nets[name] = dict(batch_norm=True, parameters=size, side=side)
-            noise = torch.randn(4 if side > 96 else 8, 3, side, side, generator=torch.Generator().manual_seed(1))
-            try: row.update(measure(net, noise, F.interpolate(pictures[:2*len(noise)], size=(side, side), mode='bilinear').repeat(1, 3, 1, 1)))
-            except ValueError as e: row['refused'] = str(e)
-        head = dict(command='python bench/convert.py', torch=torch.__version__, torchvision=torchvision.__version__, threads=torch.get_num_threads())
-        rows = ',\n'.join(f'  {json.dumps(n)}: {json.dumps(r)}' for n, r in sorted(nets.items()))
-        a.out.with_suffix('.tmp').write_text(f'{json.dumps(head)[:-1]}, "networks": {{\n{rows}\n}}}}\n'); os.replace(a.out.with_suffix('.tmp'), a.out)
+        networks[name] = measure_network(name, a.side, pictures)
+        write(a.out, networks)
 
 if __name__ == '__main__': main()

@@ -1,65 +1,86 @@
-"What `remove_bn` promises of whole networks: one of each family of torchvision, and the sweep's file."
+"What `remove_bn` promises of whole networks: each family of torchvision, and the sweep's file."
 import copy, io, json
 from pathlib import Path
-import pytest, torch
+import pandas as pd, pytest, torch, torch.nn.functional as F
 from torch import nn
 from bnn_bn.convert import NFConv2d, remove_bn
 from bnn_bn.models import assert_bn_free
 from bnn_bn.sigprop import signal_stats
+from bnn_bn.start import calibrate, is_fresh
 
 tv = pytest.importorskip('torchvision').models
 SWEEP = json.loads((Path(__file__).parent.parent/'results/convert.json').read_text())['networks']
-FAMILIES = 'densenet121', 'efficientnet_b0', 'googlenet', 'mnasnet0_5', 'mobilenet_v2', 'mobilenet_v3_small', 'regnet_x_400mf', 'resnet34', 'resnext50_32x4d', 'shufflenet_v2_x0_5'
+FAMILIES = ('densenet121', 'efficientnet_b0', 'googlenet', 'mnasnet0_5', 'mobilenet_v2',
+            'mobilenet_v3_small',
+            'regnet_x_400mf', 'resnet34', 'resnext50_32x4d', 'shufflenet_v2_x0_5')
 
 def build(name):
     torch.manual_seed(0)
-    return tv.get_model(name, weights=None, num_classes=10, **(dict(init_weights=False) if name in ('googlenet', 'inception_v3') else {}))
+    kwargs = dict(init_weights=False) if name in ('googlenet', 'inception_v3') else {}
+    return tv.get_model(name, weights=None, num_classes=10, **kwargs)
 
 def test_sweep_has_all():
-    "every classifier of this torchvision stands in the file; all with batch norm but MaxViT are flat at the start"
+    "each classifier of this torchvision stands there; all with batch norm but MaxViT are flat"
     assert set(tv.list_models(module=tv)) <= set(SWEEP)
     for name, r in SWEEP.items():
         if not r['batch_norm']: assert 'no batch norm' in r['refused']
         elif name == 'maxvit_t': assert 'LayerNorm' in r['refused']
         else:
-            for kind in ('real', 'act', 'both'): assert r[kind]['finite'] and .5 <= r[kind]['noise'][0] <= r[kind]['noise'][1] <= 2, name
+            for kind in ('real', 'act', 'both'):
+                assert r[kind]['finite'], name
+                assert .5 <= r[kind]['noise'][0] <= r[kind]['noise'][1] <= 2, name
+
+def check_gradients(net, x):
+    "all gradients of a training pass are there, finite, and not zero"
+    out = net.train()(x)
+    sum(o.square().mean() for o in (out if isinstance(out, tuple) else [out])).backward()
+    for n, p in net.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), n
+        assert p.grad.abs().max() > 0 or n.endswith(('bias', 'gain', 'shift')), n
 
 @pytest.mark.parametrize('name', FAMILIES)
 def test_family(name):
-    "flat at the start; the network given, and torch's random numbers, are as before; all its convolutions but those of gates are standardised"
+    "flat at the start; what was given is as before; all convolutions but gates are standardised"
     net = build(name)
     before, state, shape = copy.deepcopy(net.state_dict()), torch.get_rng_state(), (8, 3, 64, 64)
     new = remove_bn(net, example=shape)
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values())) and type(new) is type(net)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values()))
+    assert type(new) is type(net)
     assert_bn_free(new)
-    left = [n for n, m in new.named_modules() if isinstance(m, nn.Conv2d) and not isinstance(m, NFConv2d)]
+    convs = {n: m for n, m in new.named_modules() if isinstance(m, nn.Conv2d)}
+    left = [n for n, m in convs.items() if not isinstance(m, NFConv2d)]
     assert all('fc' in n for n in left), left # fc1 and fc2 of SqueezeExcitation
     assert signal_stats(new, torch.randn(shape))['var'].between(.5, 2).all()
-    out = new.train()(torch.randn(2, 3, 64, 64))
-    sum(o.square().mean() for o in (out if isinstance(out, tuple) else [out])).backward()
-    for n, p in new.named_parameters(): assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0 or n.endswith(('bias', 'gain', 'shift')), n
+    check_gradients(new, torch.randn(2, 3, 64, 64))
 
 def test_inception_with_auxiliary_classifier():
     "kernels of 1x7 and 7x1, and a branch that only training has"
     new = remove_bn(build('inception_v3'), example=(2, 3, 299, 299))
     assert_bn_free(new)
-    assert {(1, 7), (7, 1), (1, 3), (3, 1)} < {m.kernel_size for m in new.modules() if isinstance(m, NFConv2d)}
+    sizes = {m.kernel_size for m in new.modules() if isinstance(m, NFConv2d)}
+    assert {(1, 7), (7, 1), (1, 3), (3, 1)} < sizes
     out = new.train()(torch.randn(2, 3, 299, 299))
     assert out.logits.shape == out.aux_logits.shape == (2, 10) and out.logits.isfinite().all()
     assert new.eval()(torch.randn(2, 3, 299, 299)).shape == (2, 10)
 
 @pytest.mark.parametrize('binary', [None, 'act', 'both'])
 def test_saved_and_copied(binary):
-    "a saved state dict, a copy and a pickle give the same outputs; so does a conversion in double precision, nearly"
-    x, make = torch.randn(2, 3, 64, 64), lambda: remove_bn(build('resnet18'), binary=binary, example=(4, 3, 64, 64)).eval()
-    new, file = make(), io.BytesIO()
-    torch.save(new, file); file.seek(0)
-    again = remove_bn(build('resnet18'), binary=binary, calibrate=False).eval(); again.load_state_dict(new.state_dict())
-    for other in (make(), copy.deepcopy(new), torch.load(file, weights_only=False), again): assert torch.equal(new(x), other(x))
-    double = remove_bn(build('resnet18').double(), binary=binary, example=(4, 3, 64, 64)).eval()
+    "a saved state dict, a copy and a pickle give the same outputs; double precision nearly"
+    make = lambda **kw: remove_bn(build('resnet18'), binary=binary, **kw).eval()
+    x, shape = torch.randn(2, 3, 64, 64), (4, 3, 64, 64)
+    new, file = make(example=shape), io.BytesIO()
+    torch.save(new, file)
+    file.seek(0)
+    again = make(calibrate=False)
+    again.load_state_dict(new.state_dict())
+    loaded = torch.load(file, weights_only=False)
+    for other in (make(example=shape), copy.deepcopy(new), loaded, again):
+        assert torch.equal(new(x), other(x))
+    double = remove_bn(build('resnet18').double(), binary=binary, example=shape).eval()
     assert double(x.double()).dtype == torch.float64
-    if binary is None: torch.testing.assert_close(double(x.double()).float(), new(x), rtol=1e-3, atol=1e-3)
+    if binary is not None: return
+    torch.testing.assert_close(double(x.double()).float(), new(x), rtol=1e-3, atol=1e-3)
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_on_a_gpu():
@@ -67,3 +88,223 @@ def test_on_a_gpu():
     new = remove_bn(build('resnet18').cuda(), example=(4, 3, 64, 64))
     assert all(t.is_cuda for t in new.state_dict().values())
     assert signal_stats(new, torch.randn(4, 3, 64, 64))['var'].between(.5, 2).all()
+
+# one calibration: each channel, and the same function afterwards
+
+class Block(nn.Module):
+    "x + conv(bn(relu(...))): a lone norm, one behind a convolution, a branch that ends without"
+    def __init__(self, c):
+        super().__init__()
+        self.bn1, self.bn2, self.act = nn.BatchNorm2d(c), nn.BatchNorm2d(c), nn.ReLU()
+        self.conv1, self.conv2 = nn.Conv2d(c, c, 3, 1, 1), nn.Conv2d(c, c, 3, 1, 1, bias=False)
+    def forward(self, x):
+        y = self.conv1(self.act(self.bn1(x)))
+        return x + self.conv2(self.act(self.bn2(y)))
+
+def mixed():
+    torch.manual_seed(0)
+    stem = nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU()
+    return nn.Sequential(*stem, Block(16), Block(16), nn.BatchNorm2d(16), nn.ReLU())
+
+def pictures(n=32):
+    "smooth pictures with colours of their own, nothing like white noise"
+    g = torch.Generator().manual_seed(1)
+    small = torch.randn(n, 3, 4, 4, generator=g) + torch.tensor([2., -1., 0.]).view(1, 3, 1, 1)
+    return F.interpolate(small, size=(32, 32), mode='bilinear')
+
+def worst_channel(net, x):
+    "how far means are from 0, where something shifts them, and deviations from the wanted ones"
+    far = []
+    def note(m, args, y):
+        y = y.double()/m.target_std
+        far.append((y.std((0, 2, 3), correction=0) - 1).abs().max())
+        if m.centre: far.append(y.mean((0, 2, 3)).abs().max())
+    hooks = [m.register_forward_hook(note) for m in net.modules() if hasattr(m, 'target_std')]
+    with torch.no_grad(): net.eval()(x)
+    for h in hooks: h.remove()
+    return max(far).item()
+
+@pytest.mark.parametrize('binary', [None, 'act', 'both'])
+def test_each_channel(binary):
+    "mean 0 and the wanted deviation for each channel, which the plan alone does not give"
+    x = pictures()
+    assert worst_channel(remove_bn(mixed(), binary=binary, example=x), x) < 1e-4
+    assert worst_channel(remove_bn(mixed(), binary=binary, calibrate=False), x) > .1
+
+@pytest.mark.parametrize('binary', [None, 'act', 'both'])
+def test_calibrate_on_its_own(binary):
+    "the same function sets a converted network later; once, or again; twice changes no bit"
+    x, net = pictures(), remove_bn(mixed(), binary=binary)
+    assert is_fresh(net)
+    assert is_fresh(copy.deepcopy(net))
+    calibrate(net, x)
+    assert worst_channel(net, x) < 1e-4 and not is_fresh(net)
+    with pytest.raises(ValueError, match='again=True'): calibrate(net, x)
+    before = copy.deepcopy(net.state_dict())
+    calibrate(net, x, again=True)
+    assert all(torch.equal(p, before[n]) for n, p in net.state_dict().items())
+    assert not is_fresh(remove_bn(mixed(), binary=binary, example=x))
+
+def test_bias_false():
+    "without biases nothing centres; the deviations are right all the same"
+    net, x = remove_bn(mixed(), example=pictures(), bias=False), pictures()
+    assert worst_channel(net, x) < 1e-4
+    assert net[3].conv2.bias is None
+
+# what is not torch's own class: converted with all that it does, or refused by its name
+
+class BNModule(nn.BatchNorm2d):
+    "the activation is a child, as in timm's BatchNormAct2d"
+    def __init__(self, c):
+        super().__init__(c)
+        self.drop, self.act = nn.Identity(), nn.SiLU()
+    def forward(self, x): return self.act(self.drop(super().forward(x)))
+
+class BNCall(nn.BatchNorm2d):
+    "as timm writes it: batch_norm called as a function, then an activation"
+    def __init__(self, c):
+        super().__init__(c)
+        self.act = nn.ReLU(inplace=True)
+    def forward(self, x):
+        stats = self.running_mean, self.running_var, self.weight, self.bias
+        return self.act(F.batch_norm(x, *stats, self.training, self.momentum, self.eps))
+
+class BNFunction(nn.BatchNorm2d):
+    def forward(self, x): return F.leaky_relu(super().forward(x), .2)
+
+class BNScaled(nn.BatchNorm2d):
+    "a parameter of its own behind the norm"
+    def __init__(self, c):
+        super().__init__(c)
+        self.own = nn.Parameter(torch.full((c, 1, 1), 2.))
+    def forward(self, x): return super().forward(x)*self.own
+
+class BNRenamed(nn.BatchNorm2d):
+    "nothing of its own but a construction"
+    def __init__(self, c): super().__init__(c, eps=1e-3, momentum=.01)
+
+def pair(norm, conv=nn.Conv2d):
+    torch.manual_seed(0)
+    return nn.Sequential(conv(3, 8, 3, padding=1), norm(8), conv(8, 8, 3, padding=1), norm(8))
+
+def written_out(behind):
+    "the same network with torch's batch norm and what stands behind it"
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)]
+    return nn.Sequential(*[m for c in convs for m in (c, nn.BatchNorm2d(8), behind())])
+
+BEHIND = [(BNModule, nn.SiLU), (BNCall, nn.ReLU), (BNFunction, lambda: nn.LeakyReLU(.2)),
+          (BNRenamed, nn.Identity)]
+
+@pytest.mark.parametrize('norm, behind', BEHIND, ids=lambda c: c.__name__)
+def test_norm_with_something_behind(norm, behind):
+    "as if it were written out: what stands behind the norm is there, and known to the plan"
+    x, new = pictures(), remove_bn(pair(norm), example=pictures())
+    assert_bn_free(new)
+    want = remove_bn(written_out(behind), example=x)(x)
+    torch.testing.assert_close(new(x), want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(copy.deepcopy(new)(x), new(x))
+
+def test_parameter_behind_a_norm():
+    new = remove_bn(pair(BNScaled), example=pictures(), calibrate=False)
+    assert_bn_free(new)
+    assert [n for n, _ in new.named_parameters() if 'own' in n] == ['1.own', '3.own']
+
+class BNBefore(nn.BatchNorm2d):
+    def forward(self, x): return super().forward(x.relu())
+
+class BNInTraining(nn.BatchNorm2d):
+    def forward(self, x):
+        y = super().forward(x)
+        return y.relu() if self.training else y
+
+class BNOwn(nn.BatchNorm2d):
+    def forward(self, x):
+        wide = lambda t: t.view(1, -1, 1, 1)
+        return (x - wide(self.running_mean))*wide(self.weight)
+
+class BNCalls(nn.Module):
+    "no subclass of torch's: a batch norm called as a function, in a module without children"
+    def __init__(self, c):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(c))
+    def forward(self, x): return F.batch_norm(x, None, None, self.weight, training=True)
+
+class Statistics(BNCalls):
+    "keeps running statistics, whatever its name"
+    def __init__(self, c):
+        super().__init__(c)
+        self.register_buffer('running_mean', torch.zeros(c))
+
+UNKNOWN = BNBefore, BNInTraining, BNOwn, BNCalls, Statistics
+
+@pytest.mark.parametrize('norm', UNKNOWN, ids=lambda c: c.__name__)
+@pytest.mark.parametrize('beside', [True, False])
+def test_unknown_norm_is_named(norm, beside):
+    "alone and beside torch's own"
+    net = pair(norm)
+    if beside: net.append(nn.BatchNorm2d(8))
+    if norm is BNCalls and not beside: net.append(nn.BatchNorm2d(8)) # one is needed to look so far
+    with pytest.raises(ValueError, match=norm.__name__): remove_bn(net)
+
+class SamePad(nn.Conv2d):
+    "timm's Conv2dSame in small: a padding that depends on the picture"
+    def forward(self, x):
+        side = lambda n, s, k: max((-(-n//s) - 1)*s + k - n, 0)
+        extra = [side(*nsk) for nsk in zip(x.shape[-2:], self.stride, self.kernel_size)]
+        x = F.pad(x, (extra[1]//2, extra[1] - extra[1]//2, extra[0]//2, extra[0] - extra[0]//2))
+        return F.conv2d(x, self.weight, self.bias, self.stride)
+
+class PadChild(nn.Conv2d):
+    "the padding is a child module"
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.pad = nn.ReflectionPad2d(1)
+    def forward(self, x): return super().forward(self.pad(x))
+
+class Scaled(nn.Conv2d):
+    "the inner function is its own"
+    def _conv_forward(self, x, w, b): return 3*super()._conv_forward(x, w, b)
+
+@pytest.mark.parametrize('conv', [SamePad, PadChild, Scaled], ids=lambda c: c.__name__)
+def test_unknown_convolution_is_named(conv):
+    with pytest.raises(ValueError, match=conv.__name__): remove_bn(pair(nn.BatchNorm2d, conv))
+
+@pytest.mark.parametrize('at', range(4))
+def test_hooks_are_refused(at):
+    net = pair(nn.BatchNorm2d)
+    net[at].register_forward_hook(lambda m, args, out: 2*out)
+    with pytest.raises(ValueError, match=f'{at} has a hook'): remove_bn(net)
+
+def test_instance_with_its_own_forward():
+    for at in 0, 1:
+        net = pair(nn.BatchNorm2d)
+        net[at].forward = lambda x, m=net[at]: 2*type(m).forward(m, x)
+        with pytest.raises(ValueError, match=f'^{at} is a'): remove_bn(net)
+
+@pytest.mark.parametrize('name', ['regnetx_002', 'mobilenetv3_small_050', 'efficientnet_lite0'])
+def test_timm(name):
+    "timm's networks have norm and activation in one class"
+    timm = pytest.importorskip('timm')
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=10)
+    assert sum(type(m).__name__ == 'BatchNormAct2d' for m in net.modules()) > 10
+    acts = lambda net: sum(isinstance(m, (nn.ReLU, nn.ReLU6, nn.Hardswish)) for m in net.modules())
+    new = remove_bn(net, example=(8, 3, 64, 64))
+    assert_bn_free(new)
+    assert acts(new) == acts(net)
+    assert signal_stats(new, torch.randn(8, 3, 64, 64))['var'].between(.5, 2).all()
+    check_gradients(new, torch.randn(2, 3, 64, 64))
+
+def test_timm_same_padding():
+    timm = pytest.importorskip('timm')
+    net = timm.create_model('tf_mobilenetv3_small_minimal_100', num_classes=10)
+    with pytest.raises(ValueError, match='Conv2dSame'): remove_bn(net)
+
+def test_dead_convolution(monkeypatch):
+    "a convolution without any signal on the batch is named"
+    dead = dict(module='3.conv1', set='gains', channels=2, dead=[0, 1])
+    alive = dict(module='0', set='gains', channels=2, dead=[1])
+    table = pd.DataFrame([alive, dead]).set_index('module')
+    monkeypatch.setattr('bnn_bn.start.calibrate', lambda *args, **kwargs: table)
+    with pytest.raises(ValueError, match='3.conv1: its output has the deviation 0'): remove_bn(mixed())
