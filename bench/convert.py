@@ -72,8 +72,8 @@ def measure_plain_removal(net, blocks, noise):
     return dict(noise=[float(f'{q:.3g}') for q in (var.min(), var.max())])
 
 def measure(net, noise, images):
-    "a row of the file; of the images the first are for the calibration"
-    seen, others = images[:len(noise)], images[len(noise):]
+    "a row of the file; of the images the first 48 are for the calibration"
+    seen, others = images[:48], images[48:]
     out = {}
     for name in VARIANTS: out[name], blocks = measure_variant(name, net, noise, others)
     on_images = remove_bn(net, example=seen)
@@ -89,7 +89,7 @@ def measure_network(name, side, pictures):
     row = dict(batch_norm=True, parameters=size_of(net), side=side)
     shape = 4 if side > 96 else 8, 3, side, side
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    images = F.interpolate(pictures[:2*len(noise)], size=(side, side), mode='bilinear')
+    images = F.interpolate(pictures, size=(side, side), mode='bilinear')
     images = images.repeat(1, 3, 1, 1)
     try: return row | measure(net, noise, images)
     except ValueError as e: return row | dict(refused=str(e))

@@ -78,7 +78,7 @@ def remove_bn(
     model:nn.Module, # a network with batch norm; it stays as it is
     alpha:float=.2, # weight of a residual branch, smaller in stages of more than 20 blocks
     binary:str=None, # 'act': signs before all convolutions but the first; 'both': 1-bit weights too
-    example=None, # images, or shape of white noise (more where maps are small); None: (8,C,96,96)
+    example=None, # images, 64 or more; or shape of noise (more for small maps); None: (8,C,96,96)
     bias:bool=True, # give a convolution the shift that its batch norm had learned?
     calibrate:bool=True, # set each channel on `example`? False: the plan alone
 )->nn.Module: # same class, names and weights (filters standardised), free of batch norm
