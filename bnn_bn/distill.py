@@ -14,7 +14,8 @@ from fastai.callback.core import Callback
 from fastai.data.transforms import Normalize
 from fastai.torch_core import one_param
 from fastcore.basics import patch
-from .teachers import Teacher, check_pair, load_teacher, per_channel
+from .teachers import Teacher, check_pair, per_channel
+from .teachers import load_teacher # noqa: F401, for those who look for it here
 _all_ = ['Teacher', 'load_teacher']
 
 # %% ../nbs/23_distill.ipynb #5ce43cce

@@ -267,15 +267,6 @@ def _model(graph, w, shape, form):
     h.set_model_props(m, dict(info=json.dumps(graph.info), form=form))
     return m
 
-def _export(graph, path, shape, form):
-    "the model of a graph, checked, and written if there is a path"
-    _check(graph, shape)
-    m = _model(graph, _written(graph, form), shape, form)
-    _need('onnx').checker.check_model(m, full_check=True)
-    assert_norm_free(m)
-    if path is not None: write_file(path, m.SerializeToString())
-    return m
-
 # %% ../nbs/33_export.ipynb #93340e75
 def to_onnx(
     graph:Graph, # from `fold`, or read from a `.bnn` file
@@ -293,6 +284,15 @@ def to_qonnx(
 ): # onnx.ModelProto, from `images` (B,channels,H,W) to `logits` (B,n_out)
     "A folded network as QONNX: signs of values and of weights are `BipolarQuant` nodes."
     return _export(graph, path, shape, 'qonnx')
+
+def _export(graph, path, shape, form):
+    "the model, checked, and written if there is a path"
+    _check(graph, shape)
+    m = _model(graph, _written(graph, form), shape, form)
+    _need('onnx').checker.check_model(m, full_check=True)
+    assert_norm_free(m)
+    if path is not None: write_file(path, m.SerializeToString())
+    return m
 
 # %% ../nbs/33_export.ipynb #ead1646a
 _fusions = ['ConvMulFusion', 'ConvAddFusion']

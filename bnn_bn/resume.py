@@ -161,7 +161,8 @@ class ExactResume(Callback):
         info:dict=None, # plain values that must be the same when resuming, such as a run's settings
     ):
         if steps is not None and steps < 1:
-            raise ValueError(f'steps={steps}: at least 1 is needed, or None for ends of epochs only')
+            raise ValueError(f'steps={steps}: at least 1 is needed, '
+                             'or None for the ends of epochs only')
         self.file, self.resume, self.steps = Path(file), resume, steps
         self.stop, self.info = stop or threading.Event(), info or {}
 

@@ -84,7 +84,7 @@ def load_teacher(
     mean=None, std=None, # of each channel, for pixels in [0, 1]; None: as above
     size:int=None, # side of its images, pixels; None: as for `mean`
 )->Teacher: # on the CPU
-    "A trained network of torchvision, timm or a file, with the normalisation and size of its training."
+    "A trained network of torchvision, timm or a file, with normalisation and size of its training."
     given = dict(mean=mean, std=std, size=size)
     if str(name).endswith('.safetensors') and file is None:
         return Teacher(_own_network(name, n_out), **given)
