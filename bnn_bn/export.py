@@ -114,7 +114,6 @@ def _load(model):
 
 # %% ../nbs/33_export.ipynb #90d77fb2
 OPSET, IR, QONNX = 13, 7, 'qonnx.custom_op.general' # of ONNX 1.8, December 2020
-_largest = np.finfo(np.float32).max
 
 class _Writer:
     "Nodes and arrays of an ONNX graph while it is made; a node is named as what it gives."
@@ -125,7 +124,6 @@ class _Writer:
     def node(self, op, inputs, name, **kw):
         self.nodes.append(self.onnx.helper.make_node(op, inputs, [name], name=name, **kw))
         return name
-
 @dataclass
 class _Step:
     "A step of the graph on its way into a file; its names begin with the step's."
@@ -141,6 +139,8 @@ class _Step:
         return self.w.node(op, inputs, f'{self.name}/{key}', **kw)
 
 # %% ../nbs/33_export.ipynb #7274bece
+_largest = np.finfo(np.float32).max
+
 def _clip(t): return np.clip(t, -_largest, _largest)
 
 def _sign_plain(s, t):
