@@ -1,26 +1,18 @@
-"""One runtime as a process on the bench of `bench/infer.py`, which starts it with the interpreter where that runtime is installed.
+"""One runtime as a process on the bench of `bench/infer.py`, run by the interpreter that has it.
 
     python bench/rivals.py KIND FILE.bnn SIDE BATCH THREADS [--onnx FILE.onnx] [--values FILE.npy]
 
-It needs numpy and the rival, neither torch nor fastcore. With `--values` it runs once, writes its answers, and ends.
+It needs numpy and the rival, neither torch nor numba. With `--values` it runs once, writes its
+answers, and ends.
 """
-import argparse, json, os, sys, time
+import argparse, os, sys, time
 START = time.perf_counter()
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import numpy as np
-
-def serve(run):
-    "the protocol of `bnn_bn.bench.serve`"
-    run()
-    print('ready', time.perf_counter() - START, flush=True)
-    for line in sys.stdin:
-        times = []
-        for _ in range(int(line)):
-            t = time.perf_counter(); run(); times.append(time.perf_counter() - t)
-        print(json.dumps(times), flush=True)
+from bnn_bn.bench import serve
+from bnn_bn.bnnfile import read_bnn
 
 def packed(a, x, way):
-    from bnn_bn.bnnfile import read_bnn
     from bnn_bn.engine import Engine
     engine = Engine(read_bnn(a.file), a.threads, way)
     return lambda: engine(x)
@@ -28,23 +20,26 @@ def packed(a, x, way):
 def torch_rows(a, x, compiled=False):
     "eager or compiled torch in torch's own layout; `bnn_bn.bench` has channels_last"
     import torch
-    from bnn_bn.bnnfile import read_bnn
     from bnn_bn.fold import FoldedNet
-    torch.set_num_threads(a.threads); torch.set_grad_enabled(False)
+    torch.set_num_threads(a.threads)
+    torch.set_grad_enabled(False)
     net, images = FoldedNet(read_bnn(a.file), exact=False).eval(), torch.tensor(x)
     if compiled: net = torch.compile(net)
     return lambda: net(images).numpy()
 
+def torch_compiled(a, x): return torch_rows(a, x, compiled=True)
+
 # --- OpenVINO
 
 def openvino_run(model, a, x):
-    "synchronous, one request used again; float32, for this is a float32 row also where the CPU has bfloat16"
+    "synchronous, one request used again; float32 also where the CPU has bfloat16"
     import openvino as ov
-    options = {'INFERENCE_NUM_THREADS': a.threads, 'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32', 'NUM_STREAMS': 1}
+    options = dict(INFERENCE_NUM_THREADS=a.threads, PERFORMANCE_HINT='LATENCY',
+                   INFERENCE_PRECISION_HINT='f32', NUM_STREAMS=1)
     compiled = ov.Core().compile_model(model, 'CPU', options)
     if a.show: show_openvino(compiled)
-    request, tensor = compiled.create_infer_request(), ov.Tensor(x)
-    request.set_input_tensor(tensor)
+    request = compiled.create_infer_request()
+    request.set_input_tensor(ov.Tensor(x))
     def run():
         request.infer()
         return request.get_output_tensor().data
@@ -52,9 +47,10 @@ def openvino_run(model, a, x):
 
 def show_openvino(compiled):
     "which primitive runs each step"
+    keys = 'layerType', 'primitiveType', 'runtimePrecision', 'outputLayouts'
     for n in compiled.get_runtime_model().get_ordered_ops():
-        i = n.get_rt_info()
-        print(*(i[k].astype(str) for k in ('layerType', 'primitiveType', 'runtimePrecision', 'outputLayouts')), file=sys.stderr)
+        info = n.get_rt_info()
+        print(*(info[k].astype(str) for k in keys), file=sys.stderr)
 
 def openvino(a, x):
     import openvino as ov
@@ -62,94 +58,160 @@ def openvino(a, x):
     model.reshape(x.shape)
     return openvino_run(model, a, x)
 
+class OpenVinoGraph:
+    """The graph with BinaryConvolution, whose signs FakeQuantize makes; both are one bit in
+    OpenVINO's CPU plugin"""
+    def __init__(self, low):
+        import openvino as ov
+        from openvino import opset1, opset13
+        self.ov, self.old, self.op = ov, opset1, opset13
+        self.low = low # what FakeQuantize gives below the threshold
+
+    def number(self, v): return self.op.constant(np.asarray(v, np.float32))
+    def channel(self, v): return self.number(np.asarray(v).reshape(1, -1, 1, 1))
+    def geometry(self, n): return [n.stride]*2, [n.padding]*2, [n.padding]*2
+
+    def maxpool(self, n, y): return self.old.max_pool(y, *self.geometry(n), [n.kernel]*2)
+    def mean(self, n, y):
+        return self.op.reduce_mean(y, self.op.constant(np.int64([2, 3])), keep_dims=True)
+    def avgpool(self, n, y):
+        y = self.old.avg_pool(y, *self.geometry(n), [n.kernel]*2, True)
+        return y if n.factor == 1 else self.op.multiply(y, self.number(n.factor))
+    def conv(self, n, y):
+        weight = self.number(n.tensors['weight'])
+        return self.op.convolution(y, weight, *self.geometry(n), [n.dilation]*2)
+
+    def bconv(self, n, y):
+        weight = n.tensors['weight']
+        bits = np.packbits(weight.reshape(-1) > 0, bitorder='little')
+        w = self.op.constant(self.ov.Tensor(bits, self.ov.Shape(weight.shape), self.ov.Type.u1))
+        return self.old.binary_convolution(self.signs(n, y), w, *self.geometry(n), [n.dilation]*2,
+                                           'xnor-popcount', 0.)
+
+    def signs(self, n, y):
+        "its +1 begins above the limit, ours at the threshold"
+        below = self.channel(np.nextafter(n.tensors['threshold'], np.float32(-np.inf)))
+        low, high = (self.number(np.full((1, 1, 1, 1), v)) for v in (self.low, 1.))
+        return self.op.fake_quantize(y, below, below, low, high, 2)
+
+    def after(self, n, y, residual):
+        "scale, bias, residual and PReLU"
+        t = n.tensors
+        if 'scale' in t: y = self.op.multiply(y, self.channel(t['scale']))
+        if 'bias' in t: y = self.op.add(y, self.channel(t['bias']))
+        if residual is not None: y = self.op.add(y, self.repeated(residual, len(t['weight'])))
+        if 'slope' in t: y = self.op.prelu(y, self.number(t['slope']))
+        return y
+
+    def repeated(self, r, channels):
+        times = channels//r.get_output_partial_shape(0)[1].get_length()
+        return self.op.concat([r]*times, 1) if times > 1 else r
+
+    def model(self, graph, shape):
+        image = self.op.parameter(shape, np.float32, name='image')
+        values = [image]
+        for n in graph.nodes:
+            y = getattr(self, n.op)(n, values[n.inputs[0]])
+            residual = values[n.inputs[1]] if len(n.inputs) == 2 else None
+            values.append(self.after(n, y, residual))
+        flat = self.op.reshape(values[-1], self.op.constant(np.int64([0, -1])), True)
+        return self.ov.Model([flat], [image], 'binary')
+
 def openvino_binary(a, x):
-    "the graph with BinaryConvolution, whose signs FakeQuantize makes; both are one bit in its CPU plugin"
-    import openvino as ov
-    from openvino import opset1, opset13 as op
-    from bnn_bn.bnnfile import read_bnn
-    graph, image = read_bnn(a.file), op.parameter(x.shape, np.float32, name='image')
-    values = [image]
-    number = lambda v: op.constant(np.asarray(v, np.float32))
-    channel = lambda v: number(np.asarray(v).reshape(1, -1, 1, 1))
-    for n in graph.nodes:
-        y, t = values[n.inputs[0]], n.tensors
-        geometry = [n.stride]*2, [n.padding]*2, [n.padding]*2
-        if n.op == 'maxpool': y = opset1.max_pool(y, *geometry, [n.kernel]*2)
-        elif n.op == 'avgpool':
-            y = opset1.avg_pool(y, *geometry, [n.kernel]*2, True)
-            if n.factor != 1: y = op.multiply(y, number(n.factor))
-        elif n.op == 'mean': y = op.reduce_mean(y, op.constant(np.int64([2, 3])), keep_dims=True)
-        elif n.op == 'conv': y = op.convolution(y, number(t['weight']), *geometry, [n.dilation]*2)
-        else:
-            below = channel(np.nextafter(t['threshold'], np.float32(-np.inf))) # its +1 begins above the limit, ours at the threshold
-            y = op.fake_quantize(y, below, below, number(np.full((1, 1, 1, 1), a.low)), number(np.ones((1, 1, 1, 1))), 2)
-            bits = np.packbits(t['weight'].reshape(-1) > 0, bitorder='little')
-            w = op.constant(ov.Tensor(bits, ov.Shape(t['weight'].shape), ov.Type.u1))
-            y = opset1.binary_convolution(y, w, *geometry, [n.dilation]*2, 'xnor-popcount', 0.)
-        if 'scale' in t: y = op.multiply(y, channel(t['scale']))
-        if 'bias' in t: y = op.add(y, channel(t['bias']))
-        if len(n.inputs) == 2:
-            r = values[n.inputs[1]]
-            times = len(t['weight'])//r.get_output_partial_shape(0)[1].get_length()
-            y = op.add(y, op.concat([r]*times, 1) if times > 1 else r)
-        if 'slope' in t: y = op.prelu(y, number(t['slope']))
-        values.append(y)
-    flat = op.reshape(values[-1], op.constant(np.int64([0, -1])), True)
-    return openvino_run(ov.Model([flat], [image], 'binary'), a, x)
+    return openvino_run(OpenVinoGraph(a.low).model(read_bnn(a.file), x.shape), a, x)
 
 # --- Larq
 
-def larq(a, x, **options):
-    """the graph in Keras and Larq, converted. Images of zeros are what Larq pads slowly: it pads with ones here, and on both sides as TensorFlow does,
-    so its values differ from ours; `bench/infer.py` compares them with torch under the same padding"""
-    import larq as lq, larq_compute_engine as lce, tensorflow as tf
-    from larq_compute_engine.tflite.python.interpreter import Interpreter
-    from bnn_bn.bnnfile import read_bnn
-    graph, layers = read_bnn(a.file), tf.keras.layers
-    image = tf.keras.Input(x.shape[2:] + x.shape[1:2], batch_size=1)
-    values, later = [image], []
-    def add(layer, y, *weights):
-        later.append((layer, weights))
+class LarqGraph:
+    """The graph in Keras and Larq. Zeros around an image are what Larq pads slowly: it pads with
+    ones here, and on both sides as TensorFlow does, so its values differ from ours.
+    `bench/infer.py` compares them with torch under the same padding"""
+    def __init__(self):
+        import larq, tensorflow
+        self.lq, self.layers, self.keras = larq, tensorflow.keras.layers, tensorflow.keras
+        self.later = [] # layers and the weights that they get once the model is made
+
+    def add(self, layer, y, *weights):
+        self.later.append((layer, weights))
         return layer(y)
-    for n in graph.nodes:
-        y, t = values[n.inputs[0]], n.tensors
-        if n.op == 'maxpool': y = layers.MaxPool2D(n.kernel, n.stride, 'same')(y)
-        elif n.op == 'avgpool':
-            y = layers.AveragePooling2D(n.kernel, n.stride, 'same')(y)
-            if n.factor != 1: y = y*n.factor
-        elif n.op == 'mean': y = layers.GlobalAveragePooling2D(keepdims=True)(y)
-        else:
-            w = t['weight'].transpose(2, 3, 1, 0).astype(np.float32)
-            shape = dict(filters=w.shape[-1], kernel_size=w.shape[0], strides=n.stride, padding='same', dilation_rate=n.dilation)
-            if n.op == 'conv': y = add(layers.Conv2D(**shape), y, w*t.get('scale', np.float32(1)), t['bias'])
-            else:
-                conv = lq.layers.QuantConv2D(**shape, pad_values=1., input_quantizer='ste_sign', kernel_quantizer='ste_sign', use_bias=False)
-                norm, c = layers.BatchNormalization(epsilon=1e-3), len(t['scale']) # the engine folds it: it is how a scale and a bias are said
-                y = add(norm, add(conv, y - t['threshold'], w), t['scale'], t['bias'], np.zeros(c), np.full(c, 1 - 1e-3))
-        if len(n.inputs) == 2:
-            r = values[n.inputs[1]]
-            times = len(t['weight'])//r.shape[-1]
-            y = layers.add([y, layers.concatenate([r]*times) if times > 1 else r])
-        if 'slope' in t: y = add(layers.PReLU(shared_axes=[1, 2]), y, t['slope'].reshape(1, 1, -1))
-        values.append(y)
-    model = tf.keras.Model(image, layers.Flatten()(values[-1]))
-    for layer, weights in later: layer.set_weights(weights)
-    run = Interpreter(lce.convert_keras_model(model), num_threads=a.threads, **options).interpreter.predict
+
+    def maxpool(self, n, y): return self.layers.MaxPool2D(n.kernel, n.stride, 'same')(y)
+    def mean(self, n, y): return self.layers.GlobalAveragePooling2D(keepdims=True)(y)
+    def avgpool(self, n, y):
+        y = self.layers.AveragePooling2D(n.kernel, n.stride, 'same')(y)
+        return y if n.factor == 1 else y*n.factor
+
+    def weight(self, n): return n.tensors['weight'].transpose(2, 3, 1, 0).astype(np.float32)
+    def shape(self, n, w):
+        return dict(filters=w.shape[-1], kernel_size=w.shape[0], strides=n.stride, padding='same',
+                    dilation_rate=n.dilation)
+
+    def conv(self, n, y):
+        w, t = self.weight(n), n.tensors
+        layer = self.layers.Conv2D(**self.shape(n, w))
+        return self.add(layer, y, w*t.get('scale', np.float32(1)), t['bias'])
+
+    def bconv(self, n, y):
+        "the engine folds the batch norm: it is how a scale and a bias are given to it"
+        w, t = self.weight(n), n.tensors
+        conv = self.lq.layers.QuantConv2D(**self.shape(n, w), pad_values=1., use_bias=False,
+                                          input_quantizer='ste_sign', kernel_quantizer='ste_sign')
+        norm, c = self.layers.BatchNormalization(epsilon=1e-3), len(t['scale'])
+        y = self.add(conv, y - t['threshold'], w)
+        return self.add(norm, y, t['scale'], t['bias'], np.zeros(c), np.full(c, 1 - 1e-3))
+
+    def after(self, n, y, residual):
+        t = n.tensors
+        if residual is not None:
+            times = len(t['weight'])//residual.shape[-1]
+            r = self.layers.concatenate([residual]*times) if times > 1 else residual
+            y = self.layers.add([y, r])
+        if 'slope' not in t: return y
+        return self.add(self.layers.PReLU(shared_axes=[1, 2]), y, t['slope'].reshape(1, 1, -1))
+
+    def model(self, graph, shape):
+        image = self.keras.Input(shape[2:] + shape[1:2], batch_size=1)
+        values = [image]
+        for n in graph.nodes:
+            y = getattr(self, n.op)(n, values[n.inputs[0]])
+            residual = values[n.inputs[1]] if len(n.inputs) == 2 else None
+            values.append(self.after(n, y, residual))
+        model = self.keras.Model(image, self.layers.Flatten()(values[-1]))
+        for layer, weights in self.later: layer.set_weights(weights)
+        return model
+
+def larq(a, x, **options):
+    import larq_compute_engine as lce
+    from larq_compute_engine.tflite.python.interpreter import Interpreter
+    converted = lce.convert_keras_model(LarqGraph().model(read_bnn(a.file), x.shape))
+    run = Interpreter(converted, num_threads=a.threads, **options).interpreter.predict
     images = [np.ascontiguousarray(i.transpose(1, 2, 0)[None]) for i in x]
     return lambda: np.concatenate([run([i])[0] for i in images])
 
-KINDS = {'openvino': openvino, 'openvino-binary': openvino_binary, 'torch': torch_rows, 'compiled': lambda a, x: torch_rows(a, x, True),
-         'larq': larq, 'larq-best': lambda a, x: larq(a, x, use_indirect_bgemm=True, use_xnnpack=True)}
+def larq_best(a, x): return larq(a, x, use_indirect_bgemm=True, use_xnnpack=True)
+
+KINDS = {'openvino': openvino, 'openvino-binary': openvino_binary, 'torch': torch_rows,
+         'compiled': torch_compiled, 'larq': larq, 'larq-best': larq_best}
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('kind')
+    p.add_argument('file')
+    for name in ('side', 'batch', 'threads'): p.add_argument(name, type=int)
+    p.add_argument('--onnx')
+    p.add_argument('--values')
+    p.add_argument('--show', action='store_true', help='print what runs each step')
+    p.add_argument('--low', type=float, default=0.,
+                   help='what FakeQuantize gives below the threshold')
+    return p.parse_args()
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('kind'); p.add_argument('file'); p.add_argument('side', type=int); p.add_argument('batch', type=int); p.add_argument('threads', type=int)
-    p.add_argument('--onnx'); p.add_argument('--values'); p.add_argument('--show', action='store_true', help='print what runs each step')
-    p.add_argument('--low', type=float, default=0., help='what FakeQuantize gives below the threshold')
-    a = p.parse_args()
+    a = arguments()
     x = np.random.default_rng(0).standard_normal((a.batch, 3, a.side, a.side), np.float32)
-    run = packed(a, x, a.kind[4:]) if a.kind.startswith('way:') else KINDS[a.kind](a, x)
+    if a.kind.startswith('way:'): run = packed(a, x, a.kind[4:])
+    else: run = KINDS[a.kind](a, x)
     if a.values: np.save(a.values, run())
-    else: serve(run)
+    else: serve(run, START)
 
 if __name__ == '__main__': main()

@@ -1,9 +1,11 @@
 """What probing costs: training steps without and with `SigProp`, in turns.
 
-    python bench/sigprop.py [--rounds 9] [--batch 64] [--every 50] [--arch mini] [--threads 1] [--device cpu]
+    python bench/sigprop.py [--rounds 9] [--batch 64] [--every 50] [--arch mini] [--threads 1]
+                            [--device cpu]
 
-A probed step and a plain step are timed in turns (medians); a probe every 50 steps then costs (probed - plain) / (50 * plain) of the time.
-ReActNet BN-free, 1-bit weights and activations, 32x32, with the cifar stem. The events of the callback are called as fastai calls them.
+A probed step and a plain step are timed in turns (medians). A probe every 50 steps then costs
+(probed - plain) / (50 * plain) of the time. ReActNet BN-free, 1-bit weights and activations, 32x32,
+with the cifar stem. The events of the callback are called as fastai calls them.
 """
 import argparse, statistics, time
 from types import SimpleNamespace
@@ -12,27 +14,61 @@ from bnn_bn.agc import adaptive_clip_grad, clipped_parameters
 from bnn_bn.models import reactnet_nobn
 from bnn_bn.probe import SigProp
 
+class Training:
+    "A network, a batch and an optimizer, with the callback beside."
+    def __init__(self, arch, batch, device):
+        self.net = reactnet_nobn(arch, n_out=10, stem='cifar').to(device)
+        self.opt = torch.optim.Adam(self.net.parameters(), 1e-3)
+        self.clipped = clipped_parameters(self.net)
+        self.x = torch.randn(batch, 3, 32, 32, device=device)
+        self.y = torch.randint(10, (batch,), device=device)
+        self.callback = SigProp(every=1, draw=False)
+        self.callback.learn = SimpleNamespace(model=self.net, xb=(self.x,), yb=(self.y,),
+                                              loss_func=F.cross_entropy, training=True)
+
+    def step(self):
+        loss = F.cross_entropy(self.net(self.x), self.y)
+        loss.backward()
+        adaptive_clip_grad(self.clipped, .02)
+        self.opt.step()
+        self.opt.zero_grad()
+        loss.item()
+
+    def probed_step(self):
+        self.callback.before_batch()
+        self.step()
+        self.callback.after_batch()
+
+def seconds(step, device):
+    "of one step, once the device has nothing else to do"
+    def wait():
+        if device.startswith('cuda'): torch.cuda.synchronize()
+    wait()
+    start = time.perf_counter()
+    step()
+    wait()
+    return time.perf_counter() - start
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in dict(rounds=9, batch=64, every=50, threads=1).items():
+        p.add_argument(f'--{name}', type=int, default=default)
+    p.add_argument('--arch', default='mini')
+    p.add_argument('--device', default='cpu')
+    return p.parse_args()
+
 def main():
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument('--rounds', type=int, default=9); a.add_argument('--batch', type=int, default=64); a.add_argument('--every', type=int, default=50)
-    a.add_argument('--arch', default='mini'); a.add_argument('--threads', type=int, default=1); a.add_argument('--device', default='cpu'); a = a.parse_args()
-    torch.set_num_threads(a.threads); torch.manual_seed(0)
-    net = reactnet_nobn(a.arch, n_out=10, stem='cifar').to(a.device)
-    opt, clipped = torch.optim.Adam(net.parameters(), 1e-3), clipped_parameters(net)
-    x, y = torch.randn(a.batch, 3, 32, 32, device=a.device), torch.randint(10, (a.batch,), device=a.device)
-    cb, times = SigProp(every=1, draw=False), {False: [], True: []}
-    cb.learn = SimpleNamespace(model=net, xb=(x,), yb=(y,), loss_func=F.cross_entropy, training=True)
-    wait = torch.cuda.synchronize if a.device.startswith('cuda') else lambda: None
-    for i in range(2*(a.rounds + 2)):
-        probed = i % 2 == 1
-        wait(); t = time.perf_counter()
-        if probed: cb.before_batch()
-        loss = F.cross_entropy(net(x), y); loss.backward()
-        adaptive_clip_grad(clipped, .02); opt.step(); opt.zero_grad(); loss.item()
-        if probed: cb.after_batch()
-        wait(); times[probed].append(time.perf_counter() - t)
-    plain, probed = (statistics.median(times[k][2:]) for k in (False, True))
-    print(f'{a.arch}, batch {a.batch}, {a.threads} thread(s), {a.device}: a step {1000*plain:.0f} ms, a probed step {1000*probed:.0f} ms; '
-          f'a probe every {a.every} steps costs {100*(probed - plain)/plain/a.every:.2f} % of the time (medians of {a.rounds})')
+    a = arguments()
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(0)
+    training, plain, probed = Training(a.arch, a.batch, a.device), [], []
+    for _ in range(a.rounds + 2): # the first two warm up
+        plain.append(seconds(training.step, a.device))
+        probed.append(seconds(training.probed_step, a.device))
+    one, other = (1000*statistics.median(times[2:]) for times in (plain, probed))
+    print(f'{a.arch}, batch {a.batch}, {a.threads} thread(s), {a.device}: a step {one:.0f} ms, '
+          f'a probed step {other:.0f} ms; a probe every {a.every} steps costs '
+          f'{100*(other - one)/one/a.every:.2f} % of the time (medians of {a.rounds})')
 
 if __name__ == '__main__': main()

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['kinds', 'FLOAT', 'serve', 'Rival', 'take_turns', 'runner', 'onnx_runner', 'usual_rivals', 'speed_table']
 
-# %% ../nbs/34_bench.ipynb #145ff4d8
+# %% ../nbs/34_bench.ipynb #e3408da5
 import json, os, statistics, subprocess, sys, tempfile, time
 from dataclasses import dataclass, field
 import numpy as np
 from .bnnfile import read_bnn
-from .engine import Engine
 
-# %% ../nbs/34_bench.ipynb #7822a17a
+# %% ../nbs/34_bench.ipynb #0edc6a5a
 def serve(
     run, # function of nothing: one call
     start:float=None, # `time.perf_counter()` when work on it began
@@ -22,12 +21,15 @@ def serve(
     run()
     print('ready', time.perf_counter() - start, flush=True)
     for line in sys.stdin:
-        times = []
-        for _ in range(int(line)):
-            t = time.perf_counter(); run(); times.append(time.perf_counter() - t)
+        times = [_seconds(run) for _ in range(int(line))]
         print(json.dumps(times), flush=True)
 
-# %% ../nbs/34_bench.ipynb #eb41809b
+def _seconds(run):
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+# %% ../nbs/34_bench.ipynb #7822a17a
 @dataclass
 class Rival:
     "One runtime on the bench."
@@ -37,30 +39,36 @@ class Rival:
 
     def start(self, threads):
         "Start the process; `error` says why where it does not come up."
-        env = {**os.environ, **{k: str(threads) for k in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS')}, **self.env}
         self.said = tempfile.TemporaryFile('w+')
-        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True, env=env)
-        line = self.process.stdout.readline()
-        while line and not line.startswith('ready'): line = self.process.stdout.readline()
-        self.first, self.error = (float(line.split()[1]), None) if line else (None, last_words(self))
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True)
+        self.process = subprocess.Popen(self.command, env=_environment(threads, self.env), **pipes)
+        lines = iter(self.process.stdout.readline, '')
+        ready = next((line for line in lines if line.startswith('ready')), None)
+        self.first = float(ready.split()[1]) if ready else None
+        self.error = None if ready else last_words(self)
         return self
 
     def run(self, n)->list: # seconds of each of n calls
-        try: self.process.stdin.write(f'{n}\n'); self.process.stdin.flush()
-        except BrokenPipeError: pass # what it said is told below
+        try: print(n, file=self.process.stdin, flush=True)
+        except BrokenPipeError: pass # the error below has what it said
         line = self.process.stdout.readline()
         if not line: raise RuntimeError(f'{self.name} ended: {last_words(self)}')
         return json.loads(line)
 
     def stop(self):
-        if self.process.poll() is None: self.process.kill()
+        self.process.kill()
         self.process.wait()
 
-# %% ../nbs/34_bench.ipynb #27eb42f5
+# %% ../nbs/34_bench.ipynb #eb41809b
+def _environment(threads, more):
+    names = 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS'
+    return {**os.environ, **{k: str(threads) for k in names}, **more}
+
 def last_words(rival):
-    "what a process that ended said last"
-    rival.process.wait(); rival.said.seek(0)
-    return ([None] + rival.said.read().strip().splitlines())[-1] or 'it ended without a word'
+    rival.process.wait()
+    rival.said.seek(0)
+    lines = rival.said.read().strip().splitlines()
+    return lines[-1] if lines else 'it ended without a word'
 
 # %% ../nbs/34_bench.ipynb #83acf9a2
 def take_turns(
@@ -68,21 +76,29 @@ def take_turns(
     rounds:int=7,
     seconds:float=.3, # of each in each round
     progress=None, # function of (round, rounds)
-)->list: # for each rival a dict: name, median seconds, `times_first` (median ratio, with least and greatest), seconds to the first answer; or an error
+)->list: # for each rival a dict: name, error; or as `_row` below has it
     "Measure rivals in turn."
     alive = [r for r in rivals if not r.error]
-    counts = {r.name: max(3, int(seconds/max(statistics.median(r.run(3)), 1e-6))) for r in alive}
+    counts = {r.name: _calls(r, seconds) for r in alive}
     medians = {r.name: [] for r in alive}
     for k in range(rounds):
         if progress: progress(k, rounds)
         for r in alive: medians[r.name].append(statistics.median(r.run(counts[r.name])))
-    out, base = [], medians.get(rivals[0].name)
-    for r in rivals:
-        if r.error: out.append(dict(name=r.name, error=r.error)); continue
-        ratios = [a/b for a, b in zip(medians[r.name], base)] if base else []
-        more = dict(times_first=statistics.median(ratios), least=min(ratios), greatest=max(ratios)) if base else {}
-        out.append(dict(name=r.name, seconds=statistics.median(medians[r.name]), first_call=r.first, **more))
-    return out
+    return [_row(r, medians, rivals[0].name) for r in rivals]
+
+def _calls(rival, seconds):
+    "how many fit in so much time, at least 3"
+    one = statistics.median(rival.run(3))
+    return max(3, int(seconds/max(one, 1e-6)))
+
+def _row(rival, medians, first):
+    "medians of seconds and of the ratio to the first, with its least and greatest; or the error"
+    if rival.error: return dict(name=rival.name, error=rival.error)
+    own = medians[rival.name]
+    row = dict(name=rival.name, seconds=statistics.median(own), first_call=rival.first)
+    if first not in medians: return row
+    ratios = [a/b for a, b in zip(own, medians[first])]
+    return dict(row, times_first=statistics.median(ratios), least=min(ratios), greatest=max(ratios))
 
 # %% ../nbs/34_bench.ipynb #1c4ec9ae
 kinds = dict(packed='bnn_bn, 1 bit', eager='torch', compiled='torch.compile', onnx='ONNX Runtime')
@@ -94,27 +110,43 @@ def runner(
     threads:int=1,
 ): # function of nothing: one call
     "One call of a runtime."
+    if kind not in kinds: raise ValueError(f'kind={kind!r}: allowed are {list(kinds)}')
     graph = read_bnn(path)
-    if kind == 'packed':
-        engine = Engine(graph, threads)
-        return lambda: engine(x)
+    if kind == 'packed': return _packed_runner(graph, x, threads)
     if kind == 'onnx': return onnx_runner(graph, x, threads)
-    import torch
-    from bnn_bn.fold import FoldedNet
-    torch.set_num_threads(threads)
-    net, images = (t.to(memory_format=torch.channels_last) for t in (FoldedNet(graph, exact=False).eval(), torch.tensor(x)))
-    if kind == 'compiled': net = torch.compile(net)
-    return torch.no_grad()(lambda: net(images))
+    return _torch_runner(graph, x, threads, compiled=kind == 'compiled')
 
-def onnx_runner(graph, x, threads):
+def _packed_runner(graph, x, threads):
+    from bnn_bn.engine import Engine
+    engine = Engine(graph, threads)
+    return lambda: engine(x)
+
+# %% ../nbs/34_bench.ipynb #70f5256b
+def onnx_runner(
+    graph, # `Graph`
+    x:np.ndarray, # images (B,channels,H,W)
+    threads:int=1,
+): # function of nothing: one call
+    "ONNX Runtime on the exported graph."
     import onnxruntime
     from bnn_bn.export import to_onnx
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(to_onnx(graph, integers=False).SerializeToString(), options, providers=['CPUExecutionProvider'])
-    return lambda: session.run(None, {session.get_inputs()[0].name: x})
+    model = to_onnx(graph, integers=False).SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: x})[0]
 
-# %% ../nbs/34_bench.ipynb #70f5256b
+def _torch_runner(graph, x, threads, compiled=False):
+    import torch
+    from bnn_bn.fold import FoldedNet
+    torch.set_num_threads(threads)
+    net = FoldedNet(graph, exact=False).eval().to(memory_format=torch.channels_last)
+    images = torch.tensor(x).to(memory_format=torch.channels_last)
+    if compiled: net = torch.compile(net)
+    return torch.no_grad()(lambda: net(images))
+
+# %% ../nbs/34_bench.ipynb #8c113e88
 def usual_rivals(
     path, # a `.bnn` file
     size:tuple, # rows and columns of the images
@@ -122,23 +154,31 @@ def usual_rivals(
     only=tuple(kinds), # which of them
 )->list: # of `Rival`
     "The runtimes of `kinds` for a file."
-    start = "import time; t = time.perf_counter(); import numpy as np; from bnn_bn.bench import runner, serve; "
-    images = f"np.random.default_rng(0).standard_normal(({batch}, {read_bnn(path).channels}, {size[0]}, {size[1]}), np.float32)"
-    return [Rival(kinds[k], [sys.executable, '-c', f"{start}serve(runner({k!r}, {str(path)!r}, {images}, {threads}), t)"]) for k in only]
+    shape = batch, read_bnn(path).channels, *size
+    def code(kind):
+        return ('import time; t = time.perf_counter(); import numpy as np; '
+                'from bnn_bn.bench import runner, serve; '
+                f'x = np.random.default_rng(0).standard_normal({shape}, np.float32); '
+                f'serve(runner({kind!r}, {str(path)!r}, x, {threads}), t)')
+    return [Rival(kinds[k], [sys.executable, '-c', code(k)]) for k in only]
 
-# %% ../nbs/34_bench.ipynb #308552b5
-FLOAT = 'torch', 'torch, channels first', 'torch.compile', 'torch.compile, channels first', 'ONNX Runtime', 'OpenVINO, float32'
+# %% ../nbs/34_bench.ipynb #502c2254
+FLOAT = ('torch', 'torch, channels first', 'torch.compile', 'torch.compile, channels first',
+         'ONNX Runtime', 'OpenVINO, float32')
 
 def speed_table(
     data:dict, # of `bench/infer.py`
     threads:int=1,
-): # DataFrame: a row a network
+): # DataFrame: a row for each network
     "Our milliseconds, and how many times longer the others take."
     import pandas as pd
-    out = {}
-    for net, d in data['nets'].items():
-        rows = {r['name']: r for r in d['threads'][str(threads)] if 'seconds' in r}
-        best = min((r for n, r in rows.items() if n in FLOAT), key=lambda r: r['times_first'])
-        others = {n: f"{rows[k]['times_first']:.1f}" if k in rows else '' for n, k in (('OpenVINO, binary', 'OpenVINO, binary'), ('Larq', 'Larq'))}
-        out[net] = {'ms': f"{1000*next(iter(rows.values()))['seconds']:.2f}", 'fastest float32': f"{best['times_first']:.1f} ({best['name']})", **others}
-    return pd.DataFrame(out).T
+    rows = {net: _speeds(d['threads'][str(threads)]) for net, d in data['nets'].items()}
+    return pd.DataFrame(rows).T
+
+def _speeds(measured):
+    rows = {r['name']: r for r in measured if 'seconds' in r}
+    def times(name): return f"{rows[name]['times_first']:.1f}" if name in rows else ''
+    best = min((n for n in FLOAT if n in rows), key=lambda n: rows[n]['times_first'])
+    ours = next(iter(rows.values()))
+    return {'ms': f"{1000*ours['seconds']:.2f}", 'fastest float32': f'{times(best)} ({best})',
+            'OpenVINO, binary': times('OpenVINO, binary'), 'Larq': times('Larq')}

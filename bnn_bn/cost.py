@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = ['summary']
 
-# %% ../nbs/30_cost.ipynb #9e1088ab
+# %% ../nbs/30_cost.ipynb #392cbe69
 import logging
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 import pandas as pd, torch
 from torch import nn
@@ -14,133 +16,243 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 # %% ../nbs/30_cost.ipynb #82c00c41
-_norms = nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm
-_avg, _max = (tuple(getattr(nn, f'{a}{kind}Pool{n}d') for a in ('', 'Adaptive') for n in (1, 2, 3)) for kind in ('Avg', 'Max'))
-_free = nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Threshold # activations that only compare
+_norms = nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
+_norms += nn.LocalResponseNorm,
+_average = nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d
+_average += nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d
+_max = nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d
+_max += nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d
+_comparing = nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Threshold # activations without a product
 
 def _kind(m):
-    "what a module does, by its type or by the attributes of binary layers; a container does nothing itself"
+    "by its type or by the attributes of binary layers; a container does nothing itself"
     if isinstance(m, nn.modules.conv._ConvNd): return 'conv'
     if isinstance(m, nn.Linear): return 'linear'
-    if list(m.children()): return 'other'
+    if any(True for _ in m.children()): return 'other'
     if isinstance(m, _norms): return 'norm'
     if hasattr(m, 'sign'): return 'sign' if getattr(m, 'binary', True) else 'act'
     if hasattr(m, 'slope') or type(m).__module__ == 'torch.nn.modules.activation': return 'act'
-    return 'pool' if isinstance(m, _avg) else 'max pool' if isinstance(m, _max) else 'other'
+    if isinstance(m, _average): return 'pool'
+    if isinstance(m, _max): return 'max pool'
+    return 'other'
 
-def _macs(m, x, y):
-    "multiply-adds of a convolution or a linear layer"
-    if isinstance(m, nn.Linear): return y.numel()*m.in_features
-    return (x if m.transposed else y).numel()*m.weight[0].numel()
-
-# %% ../nbs/30_cost.ipynb #0d62ff44
-def _trace(model, shape, see):
-    "call see(name, module, args, output) after each layer, for one image of this shape"
-    hooks = [m.register_forward_hook(partial(see, n)) for n, m in model.named_modules() if _kind(m) != 'other' or not list(m.children())]
-    hooks += [m.register_forward_pre_hook(partial(_channels, n, shape)) for n, m in model.named_modules() if _kind(m) in ('conv', 'linear')]
-    modes, tensors = [(m, m.training) for m in model.modules()], [*model.named_parameters(), *model.named_buffers()]
-    dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
-    log = logging.getLogger(FakeTensorMode.__module__); silent, log.disabled = log.disabled, True # it would print the traceback of what is raised below
-    try:
-        model.eval()
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-            state = {n: torch.empty(t.shape, dtype=t.dtype, device='cpu') for n, t in tensors}
-            functional_call(model, state, (torch.empty(1, *shape, dtype=dtype, device='cpu'),))
-    except (RuntimeError, NotImplementedError) as e:
-        raise ValueError(f'{type(model).__name__} does not take input_shape={shape}: {str(e).strip().splitlines()[0]}') from None
-    finally:
-        log.disabled = silent
-        for h in hooks: h.remove()
-        for m, training in modes: m.training = training
-
-def _channels(name, shape, m, args):
-    "an input with the wrong number of channels is said by the layer's name"
-    takes, got = (m.in_features, args[0].shape[-1]) if isinstance(m, nn.Linear) else (m.in_channels, args[0].shape[1])
-    if takes != got: raise ValueError(f"input_shape={shape}: {name or 'the network'} takes {takes} {'features' if isinstance(m, nn.Linear) else 'channels'}, but {got} arrive")
+def _multiplies(m): return _kind(m) in ('conv', 'linear')
+def _folds(m): return _has(m, 'running_var') # a batch norm: fixed numbers at inference
+def _has(m, name): return getattr(m, name, None) is not None
 
 # %% ../nbs/30_cost.ipynb #3c246700
-def _folds(m): return getattr(m, 'running_var', None) is not None # batch norm: fixed numbers at inference
+def _macs(m, x, y):
+    "multiply-adds of a call from x to y"
+    if isinstance(m, nn.Linear): return y.numel()*m.in_features
+    if not _multiplies(m): return 0
+    return (x if m.transposed else y).numel()*m.weight[0].numel()
 
-def _operations(m, kind, x, y, macs, convention):
-    "bops, flops and multiplications of a call, each layer by itself"
-    one_bit = kind in ('conv', 'linear') and (getattr(m, 'binary', False), getattr(m, 'signs', False))
-    if macs: left = 0 if one_bit == (False, True) else y.numel() if one_bit[0] else macs
-    elif kind == 'act': left = 0 if isinstance(m, _free) else y.numel()
-    else: left = y.numel()*dict(pool=1, norm=1 if _folds(m) else 2).get(kind, 0) # a norm of the image's own statistics squares each value besides
-    if convention == 'mmcv':
-        extra = dict(conv=y.numel()*(getattr(m, 'bias', None) is not None), act=y.numel(), pool=x.numel(), norm=x.numel()*(1 + (getattr(m, 'weight', None) is not None)))
-        return 0, macs + (extra | {'max pool': x.numel()}).get(kind, 0), left
-    return (macs, 0, left) if one_bit and all(one_bit) else (0, macs, left)
+def _bits(m):
+    "of weights and of inputs; none where nothing is multiplied"
+    if not _multiplies(m): return ()
+    return tuple(1 if getattr(m, k, False) else 32 for k in ('binary', 'signs'))
 
-def _bytes(m, kind, own):
-    "packed and not, of these parameters and the buffers of a module"
-    buffers, numel = [b for b in m.buffers(False) if b.is_floating_point()], {n: p.numel() for n, p in own.items()}
-    whole = 4*sum([*numel.values(), *(b.numel() for b in buffers)])
-    if kind == 'norm' and _folds(m): return 4*m.num_features, whole # a shift; a norm that is not folded keeps a scale too
-    if kind not in ('conv', 'linear'): return 4*sum(numel.values()), whole
-    weights, bias = numel.get('weight', 0), numel.get('bias', 0)
-    return (-(-weights//8) + 4*(len(m.weight) + bias) if getattr(m, 'binary', False) else 4*(weights + bias)), whole
+def _multiplications(m, y, macs):
+    "those that remain, each layer by itself"
+    if _bits(m) == (32, 1): return 0 # additions and subtractions
+    if _multiplies(m): return y.numel() if _bits(m)[0] == 1 else macs
+    if isinstance(m, _comparing): return 0
+    if _folds(m): return y.numel()
+    each = dict(pool=1, act=1, norm=2) # a norm of the image's own statistics squares it too
+    return y.numel()*each.get(_kind(m), 0)
 
-def _own(model):
-    "the parameters that are a module's own; what several share is the first one's"
+def _mmcv_flops(m, x, y, macs):
+    "as mmcv's counter has them"
+    kind = _kind(m)
+    if kind == 'conv': return macs + y.numel()*_has(m, 'bias')
+    if kind == 'norm': return x.numel()*(1 + _has(m, 'weight'))
+    if kind in ('pool', 'max pool'): return x.numel()
+    if kind == 'act': return y.numel()
+    return macs
+
+# %% ../nbs/30_cost.ipynb #bf2fbdef
+def _packed(m, own):
+    "bytes after folding, of a module's own parameters"
+    sizes = {n: p.numel() for n, p in own.items()}
+    weights, bias = sizes.get('weight', 0), sizes.get('bias', 0)
+    if _folds(m): return 4*m.num_features # a shift; a norm that is not folded keeps a scale too
+    if not _multiplies(m): return 4*sum(sizes.values())
+    if not getattr(m, 'binary', False): return 4*(weights + bias)
+    return -(-weights//8) + 4*(len(m.weight) + bias) # a scale per channel
+
+def _float32(m, own):
+    "bytes of the same parameters and the module's buffers"
+    tensors = [*own.values(), *(b for b in m.buffers(False) if b.is_floating_point())]
+    return 4*sum(t.numel() for t in tensors)
+
+def _own_params(model):
+    "the parameters that are a module's own"
     own, seen = {}, set()
     for m in model.modules():
         own[m] = {n: p for n, p in m.named_parameters(recurse=False) if id(p) not in seen}
         seen |= {id(p) for p in own[m].values()}
     return own
 
-# %% ../nbs/30_cost.ipynb #e63bd722
-def _row(name, m, x, y, before, own, convention):
-    "all that is said of one call; `own` is None but at the first; `before` is the row of the layer that made x and this layer, a norm that folds into a sign changes its row"
-    kind, (row, maker) = _kind(m), before
-    macs = _macs(m, x, y) if kind in ('conv', 'linear') else 0
-    bops, flops, left = _operations(m, kind, x, y, macs, convention)
-    packed, whole = (0, 0) if own is None else _bytes(m, kind, own)
-    if kind == 'norm' and _folds(m):
-        if row.get('kind') in ('conv', 'linear'): left = 0
-        else: packed *= 2
-    if kind == 'sign' and _folds(maker) and row['multiplications']: row.update(multiplications=0, packed=row['packed']//2)
-    bits = [1 if getattr(m, a, False) else 32 for a in ('binary', 'signs')] if macs else []
-    return dict(layer=name, kind=kind, bits='/'.join(map(str, bits)), output=tuple(y.shape[1:]), params=sum(p.numel() for p in (own or {}).values()),
-                binary_macs=macs*(bits == [1, 1]), float_macs=macs*(bits != [1, 1]), bops=bops, flops=flops, ops=flops + bops/64,
-                packed=packed, float32=whole, multiplications=left, keep=y) # as long as y lives, no other tensor has its id
-
-# %% ../nbs/30_cost.ipynb #bf2fbdef
-def _rest(model, own):
-    "rows of parameters that no call has shown: a container's own, or of a layer that is not used"
-    names = {m: n for n, m in model.named_modules()}
-    for m, p in own.items():
-        if p: yield dict(layer=names[m], kind=_kind(m), bits='', output='', params=sum(t.numel() for t in p.values()), **dict(zip(('packed', 'float32'), _bytes(m, _kind(m), p))))
-
-def _check(model, shape, convention):
-    "wrong arguments, said before anything runs"
-    if not isinstance(model, nn.Module): raise ValueError(f'model={type(model).__name__}: a torch module is needed')
-    if convention not in (None, 'mmcv'): raise ValueError(f"convention={convention!r}: allowed are None and 'mmcv'")
-    if not (isinstance(shape, (tuple, list)) and shape and all(isinstance(d, int) and d > 0 for d in shape)): raise ValueError(f'input_shape={shape!r}: positive whole numbers such as (3, 224, 224) are needed')
-    for n, m in model.named_modules():
-        weights = [k for k, p in m.named_parameters(recurse=False) if sum(d > 1 for d in p.shape) > 1]
-        if weights and _kind(m) == 'other': raise ValueError(f"{n or 'the network'} is a {type(m).__name__} with {', '.join(weights)}: only convolutions and linear layers are counted")
-    if all(_kind(m) == 'other' for m in model.modules()): raise ValueError(f'{type(model).__name__} has no layer to count')
-    dims = next((len(m.kernel_size) for m in model.modules() if _kind(m) == 'conv'), None)
-    if dims and len(shape) != dims + 1: raise ValueError(f'input_shape={tuple(shape)}: the shape of one image is needed, channels first and no batch: {dims + 1} numbers such as {(3, *[224]*dims)}')
-
 # %% ../nbs/30_cost.ipynb #a069fc37
+def _fake_run(model, shape):
+    "the forward pass of one image, without values"
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
+    empty = partial(torch.empty, device='cpu')
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        state = {n: empty(t.shape, dtype=t.dtype) for n, t in tensors}
+        functional_call(model, state, (empty((1, *shape), dtype=dtype),))
+
+def _trace(model, shape, see):
+    "call see(name, module, args, output) after each layer"
+    try:
+        with _hooks(model, shape, see), _evaluating(model), _silent(FakeTensorMode.__module__):
+            _fake_run(model, shape)
+    except (RuntimeError, NotImplementedError) as e:
+        name, why = type(model).__name__, str(e).strip().splitlines()[0]
+        raise ValueError(f'{name} does not take input_shape={shape}: {why}') from None
+
+# %% ../nbs/30_cost.ipynb #c256bb0c
+@contextmanager
+def _hooks(model, shape, see):
+    handles = []
+    for n, m in model.named_modules():
+        if _kind(m) != 'other' or not list(m.children()):
+            handles.append(m.register_forward_hook(partial(see, n)))
+        if _multiplies(m):
+            check = partial(_check_channels, n or 'the network', shape)
+            handles.append(m.register_forward_pre_hook(check))
+    try: yield
+    finally:
+        for h in handles: h.remove()
+
+@contextmanager
+def _evaluating(model):
+    modes = {m: m.training for m in model.modules()}
+    try: yield model.eval()
+    finally:
+        for m, training in modes.items(): m.training = training
+
+@contextmanager
+def _silent(name):
+    log = logging.getLogger(name)
+    before, log.disabled = log.disabled, True
+    try: yield
+    finally: log.disabled = before
+
+# %% ../nbs/30_cost.ipynb #d7bdc696
+@dataclass
+class _Row:
+    "What one call of a layer costs; the columns of `summary`."
+    layer:str
+    kind:str
+    bits:str = ''
+    output:tuple = ''
+    params:int = 0
+    binary_macs:int = 0
+    float_macs:int = 0
+    bops:int = 0
+    flops:int = 0
+    ops:float = 0.
+    packed:int = 0
+    float32:int = 0
+    multiplications:int = 0
+
+    def store(self, m, own):
+        "add what the module keeps; None: an earlier row has it"
+        if own is None: return
+        self.params = sum(p.numel() for p in own.values())
+        self.packed, self.float32 = _packed(m, own), _float32(m, own)
+
+# %% ../nbs/30_cost.ipynb #46fee9d4
+def _row(name, m, x, y, convention):
+    bits, macs = _bits(m), _macs(m, x, y)
+    row = _Row(name, _kind(m), '/'.join(map(str, bits)), tuple(y.shape[1:]))
+    if bits == (1, 1): row.binary_macs = macs
+    else: row.float_macs = macs
+    row.bops, row.flops = row.binary_macs, row.float_macs
+    if convention == 'mmcv': row.bops, row.flops = 0, _mmcv_flops(m, x, y, macs)
+    row.ops = row.flops + row.bops/64
+    row.multiplications = _multiplications(m, y, macs)
+    return row
+
+def _fold(row, m, before, maker):
+    "`before`: the row of the layer `maker` whose output m takes"
+    if _folds(m):
+        if before.kind in ('conv', 'linear'): row.multiplications = 0
+        else: row.packed *= 2
+    if row.kind == 'sign' and _folds(maker) and before.multiplications:
+        before.multiplications, before.packed = 0, before.packed//2
+
+# %% ../nbs/30_cost.ipynb #d1f3aba0
+class _Counter:
+    def __init__(self, model, convention):
+        self.names = {m: n for n, m in model.named_modules()}
+        self.own, self.convention = _own_params(model), convention
+        self.rows, self.made, self.kept = [], {}, []
+
+    def see(self, name, m, args, y):
+        "a hook: one call of a layer"
+        if _kind(m) == 'other' and not self.own.get(m): return
+        x = args[0] if args else y
+        row = _row(name, m, x, y, self.convention)
+        row.store(m, self.own.pop(m, None))
+        _fold(row, m, *self.made.get((id(x), x._version), (_Row('', ''), None)))
+        self.made[id(y), y._version] = row, m
+        self.rows.append(row)
+        self.kept.append(y)
+
+    def rest(self):
+        "rows of parameters that no call has shown: a container's, or of an unused layer"
+        for m, own in self.own.items():
+            if not own: continue
+            row = _Row(self.names[m], _kind(m))
+            row.store(m, own)
+            yield row
+
+# %% ../nbs/30_cost.ipynb #b80ed6c7
+def _check_channels(name, shape, m, args):
+    if isinstance(m, nn.Linear): takes, got, what = m.in_features, args[0].shape[-1], 'features'
+    else: takes, got, what = m.in_channels, args[0].shape[1], 'channels'
+    if takes == got: return
+    raise ValueError(f'input_shape={shape}: {name} takes {takes} {what}, but {got} arrive')
+
+def _check_model(model):
+    if not isinstance(model, nn.Module):
+        raise ValueError(f'model={type(model).__name__}: a torch module is needed')
+    kinds = {m: _kind(m) for m in model.modules()}
+    for n, m in model.named_modules():
+        weights = [k for k, p in m.named_parameters(recurse=False) if p.squeeze().dim() > 1]
+        if not weights or kinds[m] != 'other': continue
+        raise ValueError(f"{n or 'the network'} is a {type(m).__name__} with {', '.join(weights)}: "
+                         'only convolutions and linear layers are counted')
+    if set(kinds.values()) == {'other'}:
+        raise ValueError(f'{type(model).__name__} has no layer to count')
+
+def _check_shape(model, shape):
+    numbers = shape if isinstance(shape, (tuple, list)) else ()
+    if not numbers or not all(isinstance(d, int) and d > 0 for d in numbers):
+        raise ValueError(f'input_shape={shape!r}: positive whole numbers such as (3, 224, 224) '
+                         'are needed')
+    dims = [len(m.kernel_size) for m in model.modules() if _kind(m) == 'conv']
+    if not dims or len(shape) == dims[0] + 1: return
+    raise ValueError(f'input_shape={tuple(shape)}: the shape of one image is needed, channels '
+                     f'first and no batch: {dims[0] + 1} numbers such as {(3, *[224]*dims[0])}')
+
+# %% ../nbs/30_cost.ipynb #164257f7
 def summary(
     model:nn.Module, # any network of convolutions and linear layers, on any device
     input_shape:tuple, # of one image, (C,H,W)
-    convention:str=None, # None: as in the literature of binary networks; 'mmcv': flops as mmcv's counter has them
+    convention:str=None, # None: as papers on binary networks count; 'mmcv': flops as mmcv's counter
 )->pd.DataFrame: # a row for each call of a layer, and 'total'; the columns are explained above
-    "The cost of a network for one image, a layer and in total."
-    _check(model, input_shape, convention)
-    rows, made, own = [], {}, _own(model)
-    def see(name, m, args, y):
-        x = args[0] if args else y
-        if _kind(m) == 'other' and not own.get(m): return
-        rows.append(_row(name, m, x, y, made.get((id(x), x._version), ({}, None)), own.pop(m, None), convention))
-        made[id(y), y._version] = rows[-1], m
-    _trace(model, tuple(input_shape), see)
-    table = pd.DataFrame([*rows, *_rest(model, own)]).set_index('layer').drop(columns='keep')
-    numbers = [c for c in table if c not in ('kind', 'bits', 'output')]
-    table[numbers] = table[numbers].fillna(0)
+    "The cost of a network for one image, per layer and in total."
+    if convention not in (None, 'mmcv'):
+        raise ValueError(f"convention={convention!r}: allowed are None and 'mmcv'")
+    _check_model(model)
+    _check_shape(model, input_shape)
+    counter = _Counter(model, convention)
+    _trace(model, tuple(input_shape), counter.see)
+    table = pd.DataFrame([vars(r) for r in (*counter.rows, *counter.rest())]).set_index('layer')
+    numbers = table.columns[3:]
     table.loc['total'] = ['', '', '', *table[numbers].sum()]
     return table.astype({c: int for c in numbers if c != 'ops'})

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Processes', 'several_processes', 'own_device']
 
-# %% ../nbs/26_processes.ipynb #9dec0baf
+# %% ../nbs/26_processes.ipynb #57e83241
 import os
 from contextlib import contextmanager
 from datetime import timedelta
 import torch
-from fastai.basics import L, num_distrib, rank_distrib, to_detach
+from fastai.basics import num_distrib, one_param, rank_distrib, to_detach
 from fastai.distributed import DistributedDL, DistributedTrainer
 from .data import ShardedDL
 
@@ -18,29 +18,37 @@ from .data import ShardedDL
 class _AnyDL(DistributedDL):
     "fastai's, for CPU and GPU"
     def _broadcast(self, t, rank):
-        t = torch.LongTensor(t).to('cuda' if torch.distributed.get_backend() == 'nccl' else 'cpu')
+        device = 'cuda' if torch.distributed.get_backend() == 'nccl' else 'cpu'
+        t = torch.LongTensor(t).to(device)
         torch.distributed.broadcast(t, rank)
         return t.cpu().tolist()
 
 def _deal(dl, rank, world, device):
     "a loader of this process's share"
-    if not isinstance(dl, ShardedDL): return dl if isinstance(dl, DistributedDL) else _AnyDL(dl, rank, world, device)
+    if isinstance(dl, DistributedDL): return dl
+    if not isinstance(dl, ShardedDL): return _AnyDL(dl, rank, world, device)
     dl.shard, dl.to_detach = (rank, world), _keep # sums stay local until the pass is over
     return dl
+
+def _take_back(dl):
+    dl.shard = 0, 1
+    dl.__dict__.pop('to_detach', None)
 
 def _keep(b, cpu=True, gather=True): return to_detach(b, cpu, False)
 
 # %% ../nbs/26_processes.ipynb #a4377c9a
 class Processes(DistributedTrainer):
-    "fastai's DistributedTrainer, with batches that are dealt out by rows, and metrics that are means over all images."
-    def device(self): return next(self.learn.model.parameters()).device # the model may be EMA's, without a wrapper
+    "fastai's DistributedTrainer, with batches dealt out by rows, and metrics over all images."
+    def device(self): return one_param(self.learn.model).device # it may be EMA's, without a wrapper
     def _wrap_dl(self, dl): return _deal(dl, rank_distrib(), num_distrib(), self.device())
+
     def after_validate(self): # order 11: before the Recorder reads them
         if not isinstance(self.learn.dl, ShardedDL): return
         sums = [m for m in self.recorder._valid_mets if hasattr(m, 'total')]
-        t = torch.tensor([[float(m.total), float(m.count)] for m in sums], dtype=torch.float64, device=self.device())
-        torch.distributed.all_reduce(t)
-        for m, (total, count) in zip(sums, t.tolist()): m.total, m.count = total, count
+        totals = [[float(m.total), float(m.count)] for m in sums]
+        totals = torch.tensor(totals, dtype=torch.float64, device=self.device())
+        torch.distributed.all_reduce(totals)
+        for m, (total, count) in zip(sums, totals.tolist()): m.total, m.count = total, count
 
 # %% ../nbs/26_processes.ipynb #9d68dfeb
 @contextmanager
@@ -48,25 +56,39 @@ def several_processes(
     learn, # a Learner, made alike in all processes, from the same seed
     timeout:float=600., # seconds after which a process that waits for another gives up
 ):
-    "Within it, `fit` trains in all processes that torchrun or `accelerate launch` started; with one process, as it is."
-    if num_distrib() < 2: yield learn; return
-    try:
-        from accelerate.state import AcceleratorState
-        from accelerate.utils import InitProcessGroupKwargs
-    except ImportError: raise ImportError('training in several processes needs accelerate: pip install accelerate') from None
-    cpu = torch.device(getattr(learn.dls, 'device', None) or 'cpu').type == 'cpu'
-    p = Processes(sync_bn=False, cpu=cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))])
-    learn.add_cb(p)
+    "Within it, `fit` trains in all processes that were started together; alone, as it is."
+    if num_distrib() < 2:
+        yield learn
+        return
+    processes = _joined(learn, timeout)
+    learn.add_cb(processes)
     if rank_distrib(): learn.logger = lambda row: None
     try:
         yield learn
-        p.accelerator.wait_for_everyone() # or one ends, and takes the connection from the others
-        p.accelerator.end_training(); AcceleratorState._reset_state(reset_partial_state=True)
+        _leave(processes.accelerator)
     finally:
         learn.detach_distributed()
-        for dl in L(learn.dls.loaders).filter(lambda dl: isinstance(dl, ShardedDL)):
-            dl.shard = (0, 1); dl.__dict__.pop('to_detach', None)
+        for dl in learn.dls.loaders:
+            if isinstance(dl, ShardedDL): _take_back(dl)
 
 def own_device():
     "The GPU of this process, as torchrun numbers them on a machine; 'cpu' where there is none."
-    return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0))) if torch.cuda.is_available() else torch.device('cpu')
+    if not torch.cuda.is_available(): return torch.device('cpu')
+    return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
+
+# %% ../nbs/26_processes.ipynb #718c8c30
+def _joined(learn, timeout):
+    "the callback, connected to the other processes"
+    try: from accelerate.utils import InitProcessGroupKwargs
+    except ImportError:
+        raise ImportError('training in several processes needs accelerate: '
+                          'pip install accelerate') from None
+    cpu = torch.device(getattr(learn.dls, 'device', None) or 'cpu').type == 'cpu'
+    wait = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
+    return Processes(sync_bn=False, cpu=cpu, kwargs_handlers=[wait])
+
+def _leave(accelerator):
+    from accelerate.state import AcceleratorState
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    AcceleratorState._reset_state(reset_partial_state=True)
