@@ -84,12 +84,17 @@ def count_code(source, counts):
         counts.lambdas += isinstance(node, ast.Lambda)
         if isinstance(node, FUNCTIONS): count_function(node, counts)
 
+def expects_failure(node):
+    return isinstance(node, ast.With) and 'expect_fail' in ast.unparse(node.items[0])
+
 def last_statement(source):
     "the source of the last statement, or of the last one within a `with` or `for`"
     body = ast.parse(plain(source)).body
     node = body[-1] if body else None
-    while isinstance(node, (ast.With, ast.For, ast.If)): node = node.body[-1]
-    return ast.unparse(node) if node else ''
+    while isinstance(node, (ast.With, ast.For, ast.If)) and not expects_failure(node):
+        node = node.body[-1]
+    if node is None: return ''
+    return 'expect_fail()' if expects_failure(node) else ast.unparse(node)
 
 def is_check(statement):
     "an assertion, also as `_ = [test_eq(...) for ...]`"
