@@ -39,7 +39,7 @@ class QuantConv2d(nn.Conv2d):
         dilation:int=1, groups:int=1, bias:bool=False,
         binary:bool=False, # one bit a weight?
         zero:float=1., # value of sign(0)
-        signs:bool=False, # inputs only -1, 0 and 1? They then take a byte each until the backward pass
+        signs:bool=False, # inputs only -1, 0 and 1? Then they take a byte each until `backward`
     ):
         if padding is None: padding = get_padding(kernel_size, stride, dilation)
         super().__init__(in_channels, out_channels, kernel_size, stride, padding,
