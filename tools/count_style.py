@@ -1,7 +1,7 @@
 """Count how the code and the notebooks read: `python tools/count_style.py [PATHS]`.
 
-PATHS are files or folders; without them nbs, tests, bench and tools are counted. It prints one table: a row for each
-notebook, then a row for each folder's Python files, then the totals of all.
+PATHS are files or folders; without them nbs, tests, bench and tools are counted. It prints one
+table: a row for each notebook, then a row for each folder's Python files, then the totals of all.
 
 lines       code lines: neither blank nor only a comment
 mean        mean length of a code line, in characters
@@ -149,8 +149,8 @@ def row(counts):
     words = f'{statistics.median(counts.sentences):.0f}' if counts.sentences else '-'
     functions = [f'{statistics.median(counts.wholes or [0]):.0f}', str(max(counts.wholes or [0])),
                  str(max(counts.bodies or [0])), str(counts.dense)]
-    return [str(len(lengths)), f'{sum(lengths)/n:.1f}', *longer, *(percent(t, n, 1) for t in tokens),
-            *functions, *notebook, ratio, words]
+    mean, per_100 = f'{sum(lengths)/n:.1f}', [percent(t, n, 1) for t in tokens]
+    return [str(len(lengths)), mean, *longer, *per_100, *functions, *notebook, ratio, words]
 
 HEAD = ('file lines mean >100 >120 >140 cond compr lambda ; fn fnmax body dense '
         'out assert prose md:code words').split()
@@ -158,8 +158,9 @@ HEAD = ('file lines mean >100 >120 >140 cond compr lambda ; fn fnmax body dense 
 def table(rows):
     "rows of text as lines, the first column to the left"
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    aligned = [[r[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(r[1:], widths[1:])] for r in rows]
-    return '\n'.join('  '.join(r).rstrip() for r in aligned)
+    def align(name, *cells):
+        return [name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:]))]
+    return '\n'.join('  '.join(align(*r)).rstrip() for r in rows)
 
 def find(paths):
     "notebooks and Python files in these files and folders, in order"
@@ -167,7 +168,8 @@ def find(paths):
     for path in map(Path, paths):
         if not path.exists(): raise SystemExit(f'{path}: no such file or folder')
         found += sorted(path.rglob('*')) if path.is_dir() else [path]
-    return [p for p in found if p.suffix in ('.ipynb', '.py') and '.ipynb_checkpoints' not in p.parts]
+    kept = [p for p in found if p.suffix in ('.ipynb', '.py')]
+    return [p for p in kept if '.ipynb_checkpoints' not in p.parts]
 
 def main(paths):
     rows, total, scripts = [], Counts(), {}
