@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['RSign', 'RPReLU']
 
-# %% ../nbs/01_activations.ipynb #3f0e5362
+# %% ../nbs/01_activations.ipynb #a7132a8f
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .binarize import approx_sign, soft_sign
 
-# %% ../nbs/01_activations.ipynb #5a336e8c
+# %% ../nbs/01_activations.ipynb #1f1c2753
 class RSign(nn.Module):
     "sign(x + shift), one learned shift a channel (ReActNet, 2003.03488, eq. 4)."
     def __init__(self,
@@ -24,14 +24,20 @@ class RSign(nn.Module):
         self.sign, self.zero, self.binary = sign, zero, binary
         self.shift = nn.Parameter(torch.zeros(1, ni, 1, 1)) if shift else None
 
-    def forward(self, x:Tensor, factor:float=1.)->Tensor: # (B,C,H,W) to (B,C,H,W); the sign of factor * x + shift
+    def forward(self,
+        x:Tensor, # (B,C,H,W)
+        factor:float=1., # the sign is that of factor * x + shift
+    )->Tensor: # (B,C,H,W)
         if self.binary: return self.sign(x, self.zero, self.shift, factor)
-        x = x if factor == 1 else x*factor
-        return soft_sign(x if self.shift is None else x + self.shift, self.sign)
+        if factor != 1: x = x*factor
+        if self.shift is not None: x = x + self.shift
+        return soft_sign(x, self.sign)
 
-    def extra_repr(self): return f'{self.sign.__name__}, zero={self.zero:g}, shift={self.shift is not None}, binary={self.binary}'
+    def extra_repr(self):
+        learned = self.shift is not None
+        return f'{self.sign.__name__}, zero={self.zero:g}, shift={learned}, binary={self.binary}'
 
-# %% ../nbs/01_activations.ipynb #1a1c03c2
+# %% ../nbs/01_activations.ipynb #1725d64a
 class _RPReLU(torch.autograd.Function):
     "PReLU(z) + shift_out, keeping z; the backward pass needs one new tensor"
     @staticmethod
@@ -44,12 +50,12 @@ class _RPReLU(torch.autograd.Function):
     def backward(ctx, grad):
         z, slope = ctx.saved_tensors
         slope = slope.view(1, -1, 1, 1)
-        t = z.clamp(max=0).mul_(grad)
-        g_slope = t.sum((0, 2, 3))
-        gz = torch.gt(z, 0, out=t).mul_(1 - slope).add_(slope).mul_(grad) # slope where z <= 0, else 1
-        return gz, g_slope, grad.sum((0, 2, 3), keepdim=True)
+        buffer = z.clamp(max=0).mul_(grad)
+        grad_slope = buffer.sum((0, 2, 3))
+        torch.gt(z, 0, out=buffer).mul_(1 - slope).add_(slope) # slope where z <= 0, else 1
+        return buffer.mul_(grad), grad_slope, grad.sum((0, 2, 3), keepdim=True)
 
-# %% ../nbs/01_activations.ipynb #1725d64a
+# %% ../nbs/01_activations.ipynb #dec781b3
 class RPReLU(nn.Module):
     "PReLU(x + shift_in) + shift_out, one slope a channel (ReActNet, 2003.03488, eq. 5)."
     def __init__(self,
@@ -64,5 +70,6 @@ class RPReLU(nn.Module):
         self.shift_out = nn.Parameter(torch.zeros(1, ni, 1, 1))
 
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,C,H,W)
-        z = x.add_(self.shift_in) if self.inplace and x.dtype == self.shift_in.dtype else x + self.shift_in
+        over = self.inplace and x.dtype == self.shift_in.dtype
+        z = x.add_(self.shift_in) if over else x + self.shift_in
         return _RPReLU.apply(z, self.slope, self.shift_out)

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['unitwise_norm', 'adaptive_clip_grad', 'clipped_parameters', 'AdaptiveGradClip']
 
-# %% ../nbs/20_agc.ipynb #57a8db64
+# %% ../nbs/20_agc.ipynb #0b56ff77
 import math
 import torch
 from torch import nn, Tensor
 from fastai.callback.core import Callback
+from fastai.torch_core import get_model
 
 # %% ../nbs/20_agc.ipynb #8bc970d4
 def unitwise_norm(
@@ -18,75 +19,93 @@ def unitwise_norm(
 )->Tensor: # broadcastable to `x`: () for 0 or 1 dimensions, else (C_out,1,...); at least float32
     "The norm of each unit (2102.06171, section 4; units as in BNN_NoBN's agc.py)."
     dims = tuple(range(1, x.dim())) if x.dim() > 1 else None
-    return torch.linalg.vector_norm(x, norm_type, dims, keepdim=x.dim() > 1, dtype=torch.promote_types(x.dtype, torch.float32))
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.linalg.vector_norm(x, norm_type, dims, keepdim=x.dim() > 1, dtype=dtype)
 
-# %% ../nbs/20_agc.ipynb #20b5b625
+# %% ../nbs/20_agc.ipynb #ac724fa3
 def _kind(p):
     "0: the tensor is one unit; 1: each number is a unit; 2: each index of dimension 0 is one"
-    return 0 if p.dim() < 2 or len(p) == 1 else 1 if p.numel() == len(p) else 2
+    if p.dim() < 2 or len(p) == 1: return 0
+    return 1 if p.numel() == len(p) else 2
 
-def _unit_norms(ts, norm_type):
+def _unit_norms(tensors, norm_type):
     "norms of all units of tensors sorted by kind, one after the other in one vector"
-    dtype = torch.promote_types(ts[0].dtype, torch.float32)
-    whole, single, rows = ([t for t in ts if _kind(t) == k] for k in range(3))
-    parts = [torch.stack(torch._foreach_norm(whole, norm_type, dtype=dtype))] if whole else []
+    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+    whole, single, rows = ([t for t in tensors if _kind(t) == kind] for kind in range(3))
+    parts = []
+    if whole: parts.append(torch.stack(torch._foreach_norm(whole, norm_type, dtype=dtype)))
     if single: parts.append(torch.cat([t.reshape(-1) for t in single]).abs().to(dtype))
     return torch.cat(parts + [unitwise_norm(t, norm_type).reshape(-1) for t in rows])
 
+# %% ../nbs/20_agc.ipynb #20b5b625
 def _clip_infinite(g, limit, norm_type):
     "the gradient of units with an infinite norm, as the limit of clipping"
     units, limit = g.reshape(len(limit), -1).to(limit.dtype), limit[:, None]
     peak = units.abs().amax(1, keepdim=True)
-    direction = torch.where(peak.isinf(), torch.where(units.isinf(), units.sign(), 0.), units / peak)
+    infinite = torch.where(units.isinf(), units.sign(), 0.)
+    direction = torch.where(peak.isinf(), infinite, units / peak)
     clipped = limit * direction / torch.linalg.vector_norm(direction, norm_type, 1, keepdim=True)
     found = torch.linalg.vector_norm(units, norm_type, 1, keepdim=True).isinf()
     g.copy_(torch.where(found & ~units.isnan(), clipped, units).view_as(g))
 
+# %% ../nbs/20_agc.ipynb #81670f8c
 def _clip_group(ps, clip_factor, eps, norm_type):
     "clip the gradients of parameters that share a device and a dtype"
     ps = sorted(ps, key=_kind)
-    gs = [p.grad for p in ps]
-    limit, norm = clip_factor * _unit_norms(ps, norm_type).clamp_(min=eps), _unit_norms(gs, norm_type)
-    sizes = [1 if p.dim() < 2 else len(p) for p in ps]
+    gs, sizes = [p.grad for p in ps], [1 if p.dim() < 2 else len(p) for p in ps]
+    limit = clip_factor * _unit_norms(ps, norm_type).clamp_(min=eps)
+    norm = _unit_norms(gs, norm_type)
     if norm.isinf().any():
         for g, l, n in zip(gs, limit.split(sizes), norm.split(sizes)):
             if n.isinf().any(): _clip_infinite(g, l, norm_type)
     factor = torch.where((norm >= limit) & norm.isfinite(), limit / norm.clamp(min=1e-6), 1.)
-    torch._foreach_mul_(gs, [f.view([-1] + [1]*(p.dim()-1)) if p.dim() else f[0] for f, p in zip(factor.split(sizes), ps)])
+    torch._foreach_mul_(gs, [_as_units(f, p) for f, p in zip(factor.split(sizes), ps)])
 
-# %% ../nbs/20_agc.ipynb #2b78de28
+def _as_units(factor, p): return factor.view([-1] + [1]*(p.dim() - 1)) if p.dim() else factor[0]
+
+# %% ../nbs/20_agc.ipynb #97a0cb79
 @torch.no_grad()
 def adaptive_clip_grad(
-    parameters, # a tensor or an iterable of tensors, whose `.grad` is clipped in place; those without one are skipped
-    clip_factor:float=.01, # lambda, the largest allowed |g|/|w| of a unit; > 0 (BNN_NoBN's scripts: 0.02)
+    parameters, # tensor(s), whose `.grad` is clipped in place; those without one are skipped
+    clip_factor:float=.01, # lambda, largest |g|/|w| of a unit; > 0 (BNN_NoBN's scripts: 0.02)
     eps:float=1e-3, # least norm that a unit's weights count for, so that zeros can move; > 0
     norm_type:float=2., # order of the norm; > 0
 ):
-    "Adaptive gradient clipping (2102.06171, eq. 3): scale each unit's gradient to at most clip_factor * max(|w|, eps)."
+    "Scale each unit's gradient to at most clip_factor * max(|w|, eps) (2102.06171, eq. 3)."
     for name, v in dict(clip_factor=clip_factor, eps=eps, norm_type=norm_type).items():
         if not v > 0: raise ValueError(f'{name}={v}: must be > 0')
     groups = {}
     for p in [parameters] if isinstance(parameters, Tensor) else parameters:
-        alone = p.device.type == 'cpu' and p.numel() > 1 << 16 # a CPU gains more by finding the gradient in its cache again than by one call for many
-        if p.grad is not None and p.numel(): groups.setdefault((p.device, p.dtype, p.grad.dtype, id(p) if alone else 0), []).append(p)
+        if p.grad is None or not p.numel(): continue
+        alone = p.device.type == 'cpu' and p.numel() > 1 << 16
+        key = p.device, p.dtype, p.grad.dtype, id(p) if alone else 0
+        groups.setdefault(key, []).append(p)
     for ps in groups.values(): _clip_group(ps, clip_factor, eps, norm_type)
 
-# %% ../nbs/20_agc.ipynb #28741d29
-def clipped_parameters(
-    model:nn.Module, # any network
-    exclude=None, # module or list of modules to leave out; None: the head, `model[-1]` or the last `nn.Linear`
-)->list: # parameters
-    "The parameters that AGC clips: all but those of the classifier."
-    model = getattr(model, 'module', model) # DistributedDataParallel
-    if exclude is None:
-        linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-        if not linear: raise ValueError(f'{type(model).__name__} has no nn.Linear to leave out as classifier; name a module with exclude, or exclude=[] to clip all')
-        head = model[-1] if isinstance(model, nn.Sequential) else linear[-1]
-        exclude = [head if any(m is linear[-1] for m in head.modules()) else linear[-1]]
-    left_out = {id(p) for m in ([exclude] if isinstance(exclude, nn.Module) else exclude) for p in m.parameters()}
-    return [p for p in model.parameters() if id(p) not in left_out]
+# %% ../nbs/20_agc.ipynb #8fe08c00
+def _classifier(model):
+    "`model[-1]` of a Sequential if it holds the last linear layer, else that layer"
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise ValueError(f'{type(model).__name__} has no nn.Linear to leave out as classifier; '
+                         'name a module with exclude, or exclude=[] to clip all')
+    last = linear[-1]
+    if not isinstance(model, nn.Sequential): return last
+    return model[-1] if any(m is last for m in model[-1].modules()) else last
 
 # %% ../nbs/20_agc.ipynb #82f999a2
+def clipped_parameters(
+    model:nn.Module, # any network
+    exclude=None, # module(s) to leave out; None: the head, `model[-1]` or the last `nn.Linear`
+)->list: # parameters
+    "The parameters that AGC clips: all but those of the classifier."
+    model = get_model(model) # without DistributedDataParallel
+    if exclude is None: exclude = _classifier(model)
+    if isinstance(exclude, nn.Module): exclude = [exclude]
+    left_out = {id(p) for m in exclude for p in m.parameters()}
+    return [p for p in model.parameters() if id(p) not in left_out]
+
+# %% ../nbs/20_agc.ipynb #4e3f5ed9
 class AdaptiveGradClip(Callback):
     "Clip gradients by `adaptive_clip_grad` before each step, all but the classifier's."
     order = 11 # after MixedPrecision (10), which unscales
@@ -95,7 +114,8 @@ class AdaptiveGradClip(Callback):
         exclude=None, # module or modules to leave out, see `clipped_parameters`
     ):
         if not clip_factor > 0: raise ValueError(f'clip_factor={clip_factor}: must be > 0')
-        self.kwargs, self.exclude = dict(clip_factor=clip_factor, eps=eps, norm_type=norm_type), exclude
+        self.kwargs = dict(clip_factor=clip_factor, eps=eps, norm_type=norm_type)
+        self.exclude = exclude
 
     def before_fit(self): self.clipped = clipped_parameters(self.learn.model, self.exclude)
     def before_step(self): adaptive_clip_grad(self.clipped, **self.kwargs)

@@ -5,37 +5,50 @@
 # %% auto #0
 __all__ = ['PCA_VALUES', 'PCA_VECTORS', 'random_flip', 'random_crop', 'flip_and_crop', 'cutout', 'pca_lighting', 'seeded']
 
-# %% ../nbs/02b_augment.ipynb #989d52e1
+# %% ../nbs/02b_augment.ipynb #8d57ac49
 import hashlib
 from contextlib import contextmanager
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as pad_image
 
-# %% ../nbs/02b_augment.ipynb #ee1ee9a1
+# %% ../nbs/02b_augment.ipynb #e155c999
 def random_flip(
     x:Tensor, # (B,C,H,W)
 )->Tensor: # as `x`
     "Mirror each image left to right with probability 1/2."
-    return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < .5, x, x.flip(-1))
+    keep = torch.rand(len(x), 1, 1, 1, device=x.device) < .5
+    return torch.where(keep, x, x.flip(-1))
 
+# %% ../nbs/02b_augment.ipynb #ee1ee9a1
 def random_crop(
     x:Tensor, # (B,C,H,W)
     pad:int=4, # pixels of zeros on each side
 )->Tensor: # as `x`
     "Pad with zeros, then cut a window of the old size at a random place in each image."
     b, _, h, w = x.shape
-    x = torch.nn.functional.pad(x, [pad]*4)
+    x = pad_image(x, [pad]*4)
     top, left = torch.randint(0, 2*pad + 1, (2, b, 1), device=x.device)
-    rows, cols = top + torch.arange(h, device=x.device), left + torch.arange(w, device=x.device)
-    return x[torch.arange(b, device=x.device)[:, None, None], :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    rows = top + torch.arange(h, device=x.device)
+    cols = left + torch.arange(w, device=x.device)
+    images = torch.arange(b, device=x.device)[:, None, None]
+    return x[images, :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
+# %% ../nbs/02b_augment.ipynb #83d4fa81
 def flip_and_crop(
     x:Tensor, # (B,C,H,W)
 )->Tensor: # as `x`
     "The usual augmentation for CIFAR: a crop after padding by 4, and a flip."
     return random_flip(random_crop(x))
 
-# %% ../nbs/02b_augment.ipynb #f0f44792
+# %% ../nbs/02b_augment.ipynb #9a6e479e
+def _random_span(n, length, size, device):
+    "(n,length) bool: `size` places in each row around a random centre, cut off at both ends"
+    start = torch.randint(0, length, (n, 1), device=device) - size//2
+    at = torch.arange(length, device=device)
+    return (at >= start) & (at < start + size)
+
+# %% ../nbs/02b_augment.ipynb #5cf75fad
 def cutout(
     x:Tensor, # (B,C,H,W), bytes or floats
     size:int=16, # side of the square in pixels (1708.04552: 16 for CIFAR-10, 8 for CIFAR-100)
@@ -43,47 +56,62 @@ def cutout(
 )->Tensor: # as `x`
     "Cover one square in each image, at a random centre, cut off at the border (1708.04552)."
     if size < 1: raise ValueError(f'size={size}: the square needs a side of at least 1 pixel')
-    hidden = True
-    for d in (2, 3):
-        start = torch.randint(0, x.shape[d], (len(x), 1), device=x.device) - size//2
-        at = torch.arange(x.shape[d], device=x.device)
-        inside = (at >= start) & (at < start + size)
-        hidden = hidden & inside.view(len(x), 1, *((-1, 1) if d == 2 else (1, -1)))
-    return torch.where(hidden, torch.as_tensor(fill, dtype=x.dtype, device=x.device).view(1, -1, 1, 1), x)
+    n, _, h, w = x.shape
+    rows = _random_span(n, h, size, x.device).view(n, 1, h, 1)
+    cols = _random_span(n, w, size, x.device).view(n, 1, 1, w)
+    fill = torch.as_tensor(fill, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)
+    return torch.where(rows & cols, fill, x)
 
 # %% ../nbs/02b_augment.ipynb #9f88ff61
 PCA_VALUES = 0.2175, 0.0188, 0.0045 # of ImageNet's colours in [0, 1]
-PCA_VECTORS = (-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203) # rows R, G, B; a column for each value
+PCA_VECTORS = ((-0.5675,  0.7192,  0.4009), # rows R, G, B; a column for each value
+               (-0.5808, -0.0045, -0.8140),
+               (-0.5836, -0.6948,  0.4203))
 
 # %% ../nbs/02b_augment.ipynb #a2277bc3
+def _check_lighting(x, rule):
+    if rule not in ('float', 'truncate'):
+        raise ValueError(f"rule={rule!r}: allowed are 'float' and 'truncate'")
+    if x.dim() != 4 or x.shape[1] != 3:
+        raise ValueError(f'images of shape {tuple(x.shape)}: (B,3,H,W) is needed, '
+                         'the colours are R, G, B')
+    if x.is_floating_point() != (rule == 'float'):
+        raise ValueError(f"rule={rule!r} with {x.dtype}: 'float' takes floats in [0, 1] (x/255), "
+                         "'truncate' takes uint8")
+
+# %% ../nbs/02b_augment.ipynb #ebec5028
 def pca_lighting(
     x:Tensor, # (B,3,H,W): floats in [0, 1] for 'float', bytes for 'truncate'
     std:float=.1, # deviation of the normal numbers (AlexNet, section 4.1)
-    rule:str='float', # 'float' as in AlexNet; 'truncate' as BNN_NoBN computes it: bytes plus increments made for [0, 1], cast back
+    rule:str='float', # 'float' as in AlexNet; 'truncate' as in BNN_NoBN: bytes, cast back to bytes
     noise:Tensor=None, # (B,3) standard normal numbers; None: drawn here
 )->Tensor: # as `x`; floats may leave [0, 1] by a few hundredths
     "Add a random colour along the principal components of ImageNet's colours to each image."
-    if rule not in ('float', 'truncate'): raise ValueError(f"rule={rule!r}: allowed are 'float' and 'truncate'")
-    if x.dim() != 4 or x.shape[1] != 3: raise ValueError(f'images of shape {tuple(x.shape)}: (B,3,H,W) is needed, the colours are R, G, B')
-    if x.is_floating_point() != (rule == 'float'): raise ValueError(f"rule={rule!r} with {x.dtype}: 'float' takes floats in [0, 1] (x/255), 'truncate' takes uint8")
-    dtype = x.dtype if rule == 'float' else torch.float32
-    noise = torch.randn(len(x), 3, device=x.device) if noise is None else noise.to(x.device)
+    _check_lighting(x, rule)
+    if noise is None: noise = torch.randn(len(x), 3, device=x.device)
     values, vectors = (torch.tensor(t, device=x.device) for t in (PCA_VALUES, PCA_VECTORS))
-    add = ((std * noise * values) @ vectors.T).to(dtype)[:, :, None, None]
-    return x + add if rule == 'float' else (x + add.floor()).clamp(0, 255).to(x.dtype)
+    add = ((std * noise.to(x.device) * values) @ vectors.T)[:, :, None, None]
+    if rule == 'float': return x + add.to(x.dtype)
+    return (x + add.to(torch.float32).floor()).clamp(0, 255).to(x.dtype)
 
 # %% ../nbs/02b_augment.ipynb #a1222145
+def _seed_of(key):
+    "32 bits that depend on these integers"
+    text = str([int(k) for k in key])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], 'big')
+
+# %% ../nbs/02b_augment.ipynb #7cb31388
 @contextmanager
 def seeded(
     *key:int, # any integers
     device='cpu', # where the block draws, beside the CPU
 ):
-    "A block whose torch draws depend on these integers only; the random state outside stays as it was."
-    device, seed = torch.device(device), int.from_bytes(hashlib.sha256(str([int(k) for k in key]).encode()).digest()[:4], 'big')
+    "A block whose torch draws depend on these integers only; the random state outside stays."
+    device, seed = torch.device(device), _seed_of(key)
     cuda = device.type == 'cuda'
     index = torch.cuda.current_device() if cuda and device.index is None else device.index
     with torch.random.fork_rng(devices=[index] if cuda else [], device_type='cuda'):
-        torch.default_generator.manual_seed(seed) # not torch.manual_seed, which also reseeds every GPU
+        torch.default_generator.manual_seed(seed)
         if cuda: torch.cuda.default_generators[index].manual_seed(seed)
-        elif device.type == 'mps': torch.mps.manual_seed(seed) # its state is not put back
+        if device.type == 'mps': torch.mps.manual_seed(seed)
         yield

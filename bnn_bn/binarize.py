@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['hard_sign', 'ste_sign', 'approx_sign', 'soft_sign', 'sign_and_scale', 'magnitude_aware_sign']
 
-# %% ../nbs/00_binarize.ipynb #dfd2323f
+# %% ../nbs/00_binarize.ipynb #4ebbd799
 import torch
 from torch import Tensor
 
-# %% ../nbs/00_binarize.ipynb #94572e1e
+# %% ../nbs/00_binarize.ipynb #1fb9318a
 def _sign_(y, zero):
     "the sign of `y`, in place; the first line makes the smallest subnormal number normal"
     if zero not in (0, 1): raise ValueError(f'zero={zero}: the value of sign(0) is 1 or 0')
     f = torch.finfo(y.dtype)
     y.mul_(2/f.eps).clamp_(-f.tiny, f.tiny).mul_(2/f.tiny) # -2, 0, 2 or NaN
-    return (y.add_(1) if zero else y).clamp_(-1, 1)
+    if zero: y.add_(1)
+    return y.clamp_(-1, 1)
 
 # %% ../nbs/00_binarize.ipynb #4712962d
 def hard_sign(
@@ -25,10 +26,11 @@ def hard_sign(
     "The sign of `x`, without a gradient."
     return _sign_(x.detach().clone(), zero)
 
-# %% ../nbs/00_binarize.ipynb #83856e12
+# %% ../nbs/00_binarize.ipynb #cc944522
 def _affine(x, shift, factor):
     "factor * x + shift in new memory"
-    return x * factor if shift is None else torch.add(shift, x, alpha=factor)
+    if shift is None: return x * factor
+    return torch.add(shift, x, alpha=factor)
 
 class _Sign(torch.autograd.Function):
     "sign(factor * x + shift) forward; backward the gradient times `slope_`, which works in place"
@@ -41,39 +43,44 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, shift = ctx.saved_tensors
-        g = ctx.slope_(_affine(x, shift, ctx.factor)).mul_(grad)
-        g_shift = g.sum_to_size(shift.shape) if ctx.needs_input_grad[1] else None
-        return g.mul_(ctx.factor) if ctx.factor != 1 else g, g_shift, None, None, None
+        grad_x = ctx.slope_(_affine(x, shift, ctx.factor)).mul_(grad)
+        grad_shift = grad_x.sum_to_size(shift.shape) if ctx.needs_input_grad[1] else None
+        if ctx.factor != 1: grad_x.mul_(ctx.factor)
+        return grad_x, grad_shift, None, None, None
 
+# %% ../nbs/00_binarize.ipynb #5f7ccfe8
 def _box_(x): return x.abs_().lt_(1)
 def _tent_(x): return x.abs_().mul_(-2).add_(2).clamp_(min=0)
 
-# %% ../nbs/00_binarize.ipynb #cc944522
+# %% ../nbs/00_binarize.ipynb #1a484962
 def ste_sign(
     x:Tensor, # any shape
     zero:float=1., # the value at 0
-    shift:Tensor=None, factor:float=1., # the sign of factor * x + shift, for a `shift` that broadcasts to `x`
+    shift:Tensor=None, # broadcasts to `x`; None: 0
+    factor:float=1., # the sign is that of factor * x + shift
 )->Tensor: # -1 or 1
     "Sign with the straight-through gradient: 1 where |x| < 1, else 0 (1602.02830, section 2.3)."
     return _Sign.apply(x, shift, factor, zero, _box_)
 
-# %% ../nbs/00_binarize.ipynb #5f7ccfe8
+# %% ../nbs/00_binarize.ipynb #cdb0d9e3
 def approx_sign(
     x:Tensor, # any shape
     zero:float=1., # the value at 0
-    shift:Tensor=None, factor:float=1., # the sign of factor * x + shift, for a `shift` that broadcasts to `x`
+    shift:Tensor=None, # broadcasts to `x`; None: 0
+    factor:float=1., # the sign is that of factor * x + shift
 )->Tensor: # -1 or 1
-    "Sign with the gradient max(0, 2 - 2|x|) of a piecewise quadratic (Bi-Real Net, 1808.00278, eq. 6)."
+    "Sign with the gradient max(0, 2 - 2|x|) of a piecewise quadratic (Bi-Real Net, 1808.00278)."
     return _Sign.apply(x, shift, factor, zero, _tent_)
 
-# %% ../nbs/00_binarize.ipynb #e7ba3bf8
+# %% ../nbs/00_binarize.ipynb #185afb2f
 def soft_sign(
     x:Tensor, # any shape
     sign=approx_sign, # `ste_sign` or `approx_sign`
 )->Tensor: # within [-1, 1]
-    "The continuous function whose derivative `sign` uses: a clamp for `ste_sign`, x(2 - |x|) within [-1, 1] for `approx_sign`."
+    "The continuous function whose derivative `sign` uses."
     x = x.clamp(-1, 1)
-    return x if sign is ste_sign else x * (2 - x.abs())
+    if sign is ste_sign: return x
+    return x * (2 - x.abs())
 
 # %% ../nbs/00_binarize.ipynb #0df5719e
 class _SignAndScale(torch.autograd.Function):
@@ -94,7 +101,7 @@ def sign_and_scale(
     w:Tensor, # latent weights, (C_out, ...)
     zero:float=1., # the value at 0
 )->tuple: # signs (C_out, ...) and scale mean|w| (C_out, 1, ...), at least 1e-8
-    "Signs and scale of each filter; the gradient of their product passes straight to `w` where |w| < 1, and `scale` is not differentiated."
+    "Signs and scale of each filter, such that their product has the straight-through gradient."
     return _SignAndScale.apply(w, zero)
 
 # %% ../nbs/00_binarize.ipynb #7a92d6a0
@@ -103,6 +110,7 @@ def magnitude_aware_sign(
     zero:float=1., # the value at 0
     scale_grad:bool=False, # multiply the gradient by mean|w| too, as Larq does? The paper does not
 )->Tensor: # as `w`, two values a filter
-    "The binary kernel mean|w| * sign(w) of each filter (1603.05279, eq. 6; BNN - BN = ?, section 3)."
+    "The binary kernel mean|w| * sign(w) of each filter (1603.05279, eq. 6; 2104.08215, section 3)."
     sign, scale = sign_and_scale(w, zero)
-    return (ste_sign(w, zero) if scale_grad else sign) * scale
+    if scale_grad: sign = ste_sign(w, zero)
+    return sign * scale

@@ -6,7 +6,7 @@
 __all__ = ['default_rules', 'reference_rules', 'known_rules', 'Rules', 'get_rules', 'Spec', 'BiRealBlock', 'ReActBlock',
            'XnorBlock']
 
-# %% ../nbs/11_blocks.ipynb #cae778bf
+# %% ../nbs/11_blocks.ipynb #e42e1ac6
 from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
@@ -27,7 +27,8 @@ class Rules:
     decay_4d:bool = False     # weight decay on all 4-dimensional parameters?
 
 default_rules = Rules()
-reference_rules = Rules('reference', zero=0., floor=0., eps=1e-5, variance='reference', positive_init=True, decay_4d=True)
+reference_rules = Rules('reference', zero=0., floor=0., eps=1e-5, variance='reference',
+                        positive_init=True, decay_4d=True)
 known_rules = default_rules, reference_rules
 
 # %% ../nbs/11_blocks.ipynb #6170ddbe
@@ -38,14 +39,15 @@ def get_rules(
     if isinstance(rules, Rules): return rules
     if isinstance(rules, dict): return Rules(**rules)
     known = {r.name: r for r in known_rules}
-    if rules not in known: raise ValueError(f'rules={rules!r}: allowed are {list(known)} or a Rules object')
+    if rules not in known:
+        raise ValueError(f'rules={rules!r}: allowed are {list(known)} or a Rules object')
     return known[rules]
 
 # %% ../nbs/11_blocks.ipynb #74a39d14
 @dataclass(frozen=True)
 class Spec:
     "How the blocks of a network convolve, normalise, take signs and activate."
-    norm:str = 'nobn'         # 'nobn' (alpha, beta, standardised weights), 'bn' (batch norm), 'naive' (plain removal)
+    norm:str = 'nobn'         # 'nobn' (alpha, beta, standardised), 'bn', 'naive' (plain removal)
     binary:str = 'both'       # 1-bit 'act'(ivations), 'both' with weights, or 'real'
     alpha:float = .2          # weight of the residual branch ('nobn' only)
     gamma:float = 1.          # gain of the standardised convolutions that become binary
@@ -55,36 +57,39 @@ class Spec:
     binary_shortcut:bool = True # 1-bit weights in the 1x1 convolution of a shortcut?
 
     def conv(self, ni, nf, ks, stride=1, binary=True, padding=None, signs=False):
-        "A convolution; standardised if BN-free, with 1-bit weights if `binary` and the network has them; gamma is for those. `signs`: after a sign?"
-        gamma, r = self.gamma if binary else 1., self.rules
-        kw = dict(binary=binary and self.binary == 'both', zero=r.zero, signs=signs and self.binary != 'real')
-        if self.norm != 'nobn': return QuantConv2d(ni, nf, ks, stride, padding, **kw)
-        return ScaledStdConv2d(ni, nf, ks, stride, padding, gamma=gamma, floor=r.floor, eps=r.eps, **kw)
+        "A convolution as this network has them"
+        kwargs = dict(stride=stride, padding=padding, zero=self.rules.zero,
+                      binary=binary and self.binary == 'both',
+                      signs=signs and self.binary != 'real')
+        if self.norm != 'nobn': return QuantConv2d(ni, nf, ks, **kwargs)
+        gamma = self.gamma if binary else 1.
+        rules = dict(floor=self.rules.floor, eps=self.rules.eps)
+        return ScaledStdConv2d(ni, nf, ks, gamma=gamma, **rules, **kwargs)
 
     def bn(self, nf): return nn.BatchNorm2d(nf) if self.norm == 'bn' else nn.Identity()
-    def sign(self, ni): return RSign(ni, self.quantizer, self.rules.zero, self.rprelu, self.binary != 'real')
     def act(self, nf): return RPReLU(nf, inplace=True) if self.rprelu else nn.Identity()
+    def sign(self, ni):
+        return RSign(ni, self.quantizer, self.rules.zero, self.rprelu, self.binary != 'real')
 
 # %% ../nbs/11_blocks.ipynb #b31985ad
 def _plus(branch, x):
     "their sum, in the memory of the branch unless that is of lower precision"
     return branch.add_(x) if branch.dtype == x.dtype else branch + x
 
-# %% ../nbs/11_blocks.ipynb #83a73c7c
+def _alpha(spec): return spec.alpha if spec.norm == 'nobn' else 1.
+
+# %% ../nbs/11_blocks.ipynb #95d74802
 class BiRealBlock(nn.Module):
-    "One 3x3 convolution with a shortcut of its own: act(shortcut + alpha * bn(conv(sign(beta x)))) (1808.00278, fig. 3; 2003.03488)."
+    "One 3x3 convolution and a shortcut: act(shortcut + alpha * bn(conv(sign(beta x))))."
     def __init__(self, ni:int, nf:int, stride:int, spec:Spec,
         betas:tuple=(1.,), # multiplier of the input
     ):
         super().__init__()
-        self.alpha, (self.beta,) = spec.alpha if spec.norm == 'nobn' else 1., betas
+        self.alpha, self.beta = _alpha(spec), *betas
         self.expected_var = self.beta**-2
-        self.sign, self.conv, self.norm, self.act = spec.sign(ni), spec.conv(ni, nf, 3, stride, signs=True), spec.bn(nf), spec.act(nf)
-        self.shortcut = None if (ni, stride) == (nf, 1) else nn.Sequential()
-        if self.shortcut is not None:
-            if stride > 1: self.shortcut.add_module('pool', nn.AvgPool2d(stride))
-            self.shortcut.add_module('conv', spec.conv(ni, nf, 1, binary=spec.binary_shortcut))
-            self.shortcut.add_module('norm', spec.bn(nf))
+        self.sign, self.conv = spec.sign(ni), spec.conv(ni, nf, 3, stride, signs=True)
+        self.norm, self.act = spec.bn(nf), spec.act(nf)
+        self.shortcut = None if (ni, stride) == (nf, 1) else _transition(ni, nf, stride, spec)
 
     def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) to (B,nf,H/stride,W/stride)
         branch = self.norm(self.conv(self.sign(x, self.beta), self.alpha))
@@ -93,19 +98,31 @@ class BiRealBlock(nn.Module):
     def transition(self, x:Tensor)->Tensor: # as the output
         "The shortcut where channels or size change"
         s = self.shortcut
-        return s.norm(s.conv(s.pool(x) if hasattr(s, 'pool') else x, self.beta))
+        if hasattr(s, 'pool'): x = s.pool(x)
+        return s.norm(s.conv(x, self.beta))
 
-# %% ../nbs/11_blocks.ipynb #8e221aaf
+# %% ../nbs/11_blocks.ipynb #c7158b93
+def _transition(ni, nf, stride, spec):
+    "pool, 1x1 convolution and norm"
+    shortcut = nn.Sequential()
+    if stride > 1: shortcut.add_module('pool', nn.AvgPool2d(stride))
+    shortcut.add_module('conv', spec.conv(ni, nf, 1, binary=spec.binary_shortcut))
+    shortcut.add_module('norm', spec.bn(nf))
+    return shortcut
+
+# %% ../nbs/11_blocks.ipynb #ff1602fe
 class ReActBlock(nn.Module):
-    "A 3x3 and a 1x1 branch, each a residual sum with RPReLU; stride 2 pools the first shortcut, doubling repeats the second branch (2003.03488, fig. 5)."
+    "A 3x3 and a 1x1 branch; stride 2 pools the first shortcut, doubling repeats the second branch."
     def __init__(self, ni:int, nf:int, stride:int, spec:Spec,
         betas:tuple=(1., 1.), # multipliers of the inputs of the two branches
     ):
-        if nf not in (ni, 2*ni): raise ValueError(f'ReActBlock makes {ni} or {2*ni} channels of {ni}, not {nf}')
+        if nf not in (ni, 2*ni):
+            raise ValueError(f'ReActBlock makes {ni} or {2*ni} channels of {ni}, not {nf}')
         super().__init__()
-        self.alpha, self.betas, self.stride = spec.alpha if spec.norm == 'nobn' else 1., betas, stride
+        self.alpha, self.betas, self.stride = _alpha(spec), betas, stride
         self.expected_var = betas[0]**-2
-        self.sign1, self.conv1, self.norm1, self.act1 = spec.sign(ni), spec.conv(ni, ni, 3, stride, signs=True), spec.bn(ni), spec.act(ni)
+        self.sign1, self.conv1 = spec.sign(ni), spec.conv(ni, ni, 3, stride, signs=True)
+        self.norm1, self.act1 = spec.bn(ni), spec.act(ni)
         self.pool = nn.AvgPool2d(stride) if stride > 1 else None
         self.sign2, self.act2 = spec.sign(ni), spec.act(nf)
         self.conv2 = nn.ModuleList(spec.conv(ni, ni, 1, signs=True) for _ in range(nf//ni))
@@ -113,25 +130,31 @@ class ReActBlock(nn.Module):
 
     def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) to (B,nf,H/stride,W/stride)
         shortcut = x if self.pool is None else self.pool(x) * self.betas[0]
-        h = self.act1(_plus(self.norm1(self.conv1(self.sign1(x, self.betas[0]), self.alpha)), shortcut))
+        branch = self.norm1(self.conv1(self.sign1(x, self.betas[0]), self.alpha))
+        h = self.act1(_plus(branch, shortcut))
         a = self.sign2(h, self.betas[1])
         ys = [_plus(norm(conv(a, self.alpha)), h) for conv, norm in zip(self.conv2, self.norm2)]
         return self.act2(ys[0] if len(ys) == 1 else torch.cat(ys, 1))
 
-# %% ../nbs/11_blocks.ipynb #95d74802
+# %% ../nbs/11_blocks.ipynb #89d8c68c
 class XnorBlock(nn.Module):
-    "Two units of norm, sign and 3x3 convolution around one shortcut (XNOR-Net, 1603.05279, section 3.2, fig. 3, and section 4.2)."
+    "Two units of norm, sign and 3x3 convolution around one shortcut (1603.05279, section 4.2)."
     def __init__(self, ni:int, nf:int, stride:int, spec:Spec,
         betas:tuple=(1.,), # multiplier of the input
     ):
         super().__init__()
-        self.alpha, (self.beta,) = spec.alpha if spec.norm == 'nobn' else 1., betas
+        self.alpha, self.beta = _alpha(spec), *betas
         self.expected_var = self.beta**-2
-        self.norm1, self.sign1, self.conv1 = spec.bn(ni), spec.sign(ni), spec.conv(ni, nf, 3, stride, signs=True)
-        self.norm2, self.sign2, self.conv2 = spec.bn(nf), spec.sign(nf), spec.conv(nf, nf, 3, signs=True)
-        self.shortcut = None if (ni, stride) == (nf, 1) else spec.conv(ni, nf, 1, stride, binary=spec.binary_shortcut, padding=0)
+        self.norm1, self.sign1 = spec.bn(ni), spec.sign(ni)
+        self.conv1 = spec.conv(ni, nf, 3, stride, signs=True)
+        self.norm2, self.sign2 = spec.bn(nf), spec.sign(nf)
+        self.conv2 = spec.conv(nf, nf, 3, signs=True)
+        self.shortcut = None
+        if (ni, stride) != (nf, 1):
+            self.shortcut = spec.conv(ni, nf, 1, stride, binary=spec.binary_shortcut, padding=0)
 
     def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) to (B,nf,H/stride,W/stride)
         bx = x if self.beta == 1 else x*self.beta # the norm stands between beta and the sign
         r = self.conv1(self.sign1(self.norm1(bx)))
-        return _plus(self.conv2(self.sign2(self.norm2(r)), self.alpha), x if self.shortcut is None else self.shortcut(bx))
+        branch = self.conv2(self.sign2(self.norm2(r)), self.alpha)
+        return _plus(branch, x if self.shortcut is None else self.shortcut(bx))

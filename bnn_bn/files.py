@@ -5,22 +5,31 @@
 # %% auto #0
 __all__ = ['write_file']
 
-# %% ../nbs/05_files.ipynb #b81fd099
+# %% ../nbs/05_files.ipynb #8743d72c
 import os
 from pathlib import Path
 
-# %% ../nbs/05_files.ipynb #b83499cf
+# %% ../nbs/05_files.ipynb #3da28626
+def _write_to_disk(path, data):
+    "write, and wait until the disk has it"
+    with open(path, 'wb') as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+
+# %% ../nbs/05_files.ipynb #a7f74c6f
 def write_file(
     path, # its directory is made where missing
-    data:bytes,
+    data:bytes, # all that the file shall hold
     previous=None, # where the file that stands at `path` now is moved; None: it is replaced
 ):
-    "Write a file beside `path`, force it to disk and rename: a crash or a full disk leaves the old file, never half of one."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    for old in path.parent.glob(f'{path.name}.*.tmp'): old.unlink(missing_ok=True) # left by a killed process
+    "Write a file beside `path`, force it to disk and rename: a crash leaves the old file."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f'{path.name}.*.tmp'): left.unlink(missing_ok=True)
     tmp = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
-        with open(tmp, 'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
+        _write_to_disk(tmp, data)
         if previous and path.exists(): os.replace(path, previous)
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)

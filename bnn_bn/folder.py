@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FolderDL', 'imagenet_transforms', 'folder_dls']
 
-# %% ../nbs/04_folder.ipynb #d5f555bc
-import os, random
+# %% ../nbs/04_folder.ipynb #277ffcca
+import random
 from pathlib import Path
 import torch
 from PIL import Image
 from fastai.data.core import DataLoaders
+from fastcore.basics import num_cpus
 from .augment import pca_lighting, seeded
 from .data import ShardedDL
 
@@ -22,74 +23,109 @@ def _finish(x, mean, std, lighting, rules, noise):
     if lighting and rules == 'default': x = pca_lighting(x, lighting, noise=noise)
     return (x - mean.to(x.device)) / std.to(x.device)
 
-# %% ../nbs/04_folder.ipynb #0463f701
+# %% ../nbs/04_folder.ipynb #2c14a8e9
 class FolderDL(ShardedDL):
-    "A loader over pairs of a uint8 image (3,H,W) and a class; colour noise and normalisation happen on the device, batch by batch."
+    "Batches of pairs of a uint8 image (3,H,W) and a class, finished on the device."
     def __init__(self, dataset, # indexed; its items may draw from torch's CPU generator
         bs:int=64, # global batch size
         shuffle:bool=False, # also says that this is training, with colour noise
-        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), # of each channel, for pixels in [0, 1] (ImageNet's)
+        mean=(0.485, 0.456, 0.406), # of each channel, for pixels in [0, 1] (ImageNet's)
+        std=(0.229, 0.224, 0.225), # deviation, as `mean`
         lighting:float=0., # deviation of `pca_lighting`'s normal numbers
         rules:str='default', # 'reference': colour noise as BNN_NoBN computes it, truncated
         **kwargs): # as in fastai's `DataLoader`: drop_last, num_workers, device, ...
-        if rules not in ('default', 'reference'): raise ValueError(f"rules={rules!r}: allowed are 'default' and 'reference'")
+        if rules not in ('default', 'reference'):
+            raise ValueError(f"rules={rules!r}: allowed are 'default' and 'reference'")
         self.args = dict(mean=mean, std=std, lighting=lighting, rules=rules)
         self.mean, self.std = (torch.tensor(s).view(1, -1, 1, 1) for s in (mean, std))
         super().__init__(dataset, bs=bs, shuffle=shuffle, **kwargs)
 
-    def new(self, dataset=None, cls=None, **kwargs): return super().new(dataset, cls, **{**self.args, **kwargs})
+    def new(self, dataset=None, cls=None, **kwargs):
+        return super().new(dataset, cls, **{**self.args, **kwargs})
+
     def create_item(self, i):
         with seeded(self.seed, 0, i): return self.dataset[i]
-    def create_batches(self, samps):
-        for j, b in enumerate(self.chunkify(samps)): # a worker has every `num_workers`-th batch
-            mine = b[self.shard[0]::self.shard[1]]
-            x, y = zip(*[self.create_item(i) for i in mine or b[:1]]) # an empty share takes its shape from a picture
-            yield torch.stack(x)[:len(mine)], torch.tensor(y)[:len(mine)], self.start + j*self.num_workers + self.offs, len(b)
-    def after_batch(self, b):
-        x, y, k, n = b
-        with seeded(self.seed, 1, k): noise = torch.randn(n, 3)[self.shard[0]::self.shard[1]] # of the global batch
-        return _finish(x, self.mean, self.std, self.args['lighting'] if self.shuffle else 0, self.args['rules'], noise), y
+
+    def create_batches(self, samps): return _batches(self, samps)
+    def after_batch(self, b): return _after_batch(self, b)
+
+# %% ../nbs/04_folder.ipynb #f9785165
+def _batches(dl, samps):
+    "in a worker: bytes and classes of this process's rows, number and size of the global batch"
+    rank, world = dl.shard
+    for j, idxs in enumerate(dl.chunkify(samps)):
+        mine = idxs[rank::world]
+        x, y = zip(*[dl.create_item(i) for i in mine or idxs[:1]])
+        k = dl.start + j*dl.num_workers + dl.offs
+        yield torch.stack(x)[:len(mine)], torch.tensor(y)[:len(mine)], k, len(idxs)
+
+def _after_batch(dl, batch):
+    "on the device: colour noise in training, and normalisation"
+    x, y, k, n = batch
+    rank, world = dl.shard
+    with seeded(dl.seed, 1, k): noise = torch.randn(n, 3)[rank::world]
+    lighting = dl.args['lighting'] if dl.shuffle else 0
+    return _finish(x, dl.mean, dl.std, lighting, dl.args['rules'], noise), y
 
 # %% ../nbs/04_folder.ipynb #7174ccdb
 def _read_image(file):
     "a PIL image, RGB"
     try:
         with Image.open(file) as im: return im.convert('RGB')
-    except Exception as e: raise ValueError(f'{file}: not a readable picture ({e}); fetch it again or remove it') from None
+    except Exception as e:
+        raise ValueError(f'{file}: not a readable picture ({e}); '
+                         'fetch it again or remove it') from None
 
 def _image_folder(path, tfm):
     "an ImageFolder whose every class has pictures"
     from torchvision.datasets import ImageFolder
-    if not path.is_dir(): raise FileNotFoundError(f'{path}: no such folder; expected {path.name}/CLASS/PICTURE there, or name the folders with train= and valid=')
+    if not path.is_dir():
+        raise FileNotFoundError(f'{path}: no such folder; expected {path.name}/CLASS/PICTURE '
+                                'there, or name the folders with train= and valid=')
     try: return ImageFolder(str(path), tfm, loader=_read_image)
-    except FileNotFoundError as e: raise FileNotFoundError(f'{path}: {e}; each class is a folder with at least one picture: fill it or remove it') from None
-
-def _check_classes(train, valid):
-    "the same classes in both, or the numbers would mean different things"
-    a, b = set(train.classes), set(valid.classes)
-    only = '; '.join(f"only in {Path(d.root).name}: {', '.join(sorted(extra))}" for d, extra in ((train, a - b), (valid, b - a)) if extra)
-    if only: raise ValueError(f'{Path(train.root).parent}: training and validation have different classes ({only}); give both the same class folders')
-
-def _cpus(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f'{path}: {e}; each class is a folder with at least one picture: '
+                                'fill it or remove it') from None
 
 # %% ../nbs/04_folder.ipynb #2708fea3
+def _only_in(folder, classes):
+    return f"only in {Path(folder.root).name}: {', '.join(sorted(classes))}"
+
+def _check_classes(train, valid):
+    "an error unless both have the same classes"
+    more, less = set(train.classes) - set(valid.classes), set(valid.classes) - set(train.classes)
+    only = [_only_in(d, extra) for d, extra in ((train, more), (valid, less)) if extra]
+    if only:
+        raise ValueError(f"{Path(train.root).parent}: training and validation have different "
+                         f"classes ({'; '.join(only)}); give both the same class folders")
+
+# %% ../nbs/04_folder.ipynb #020edb51
 def imagenet_transforms(
     size:int=224, # side of the pictures that the network sees; at least 32
     scale=(.08, 1.), # share of the area that a training crop keeps
 )->tuple: # for training and validation: functions of a PIL image to uint8 (3,size,size)
-    "Random resized crop and mirroring for training; for validation the centre of a picture resized to 256/224 of the size."
+    "Random resized crop and mirroring for training, a centre crop for validation."
     from torchvision.transforms import v2
-    if size < 32: raise ValueError(f'size={size}: at least 32 is needed, the networks halve the picture five times')
-    if not 0 < scale[0] <= scale[1] <= 1: raise ValueError(f'scale={tuple(scale)}: two shares of the area with 0 < smallest <= largest <= 1 are needed')
-    return (v2.Compose([v2.RandomResizedCrop(size, tuple(scale)), v2.RandomHorizontalFlip(), v2.PILToTensor()]),
-            v2.Compose([v2.Resize(round(size*256/224)), v2.CenterCrop(size), v2.PILToTensor()]))
+    if size < 32:
+        raise ValueError(f'size={size}: at least 32 is needed, '
+                         'the networks halve the picture five times')
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f'scale={tuple(scale)}: two shares of the area with '
+                         '0 < smallest <= largest <= 1 are needed')
+    crop = v2.RandomResizedCrop(size, tuple(scale))
+    train = v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
+    resize = v2.Resize(round(size*256/224))
+    return train, v2.Compose([resize, v2.CenterCrop(size), v2.PILToTensor()])
 
-# %% ../nbs/04_folder.ipynb #020edb51
+# %% ../nbs/04_folder.ipynb #a2097d32
+def _default_workers(): return min(8, num_cpus()) if num_cpus() > 1 else 0
+
+# %% ../nbs/04_folder.ipynb #db5823dd
 def folder_dls(
     path, # directory with the folders of training and validation
     bs:int=256, # global batch size (BNN_NoBN's scripts)
     size:int=224, # side of the pictures, see `imagenet_transforms`
-    workers:int=None, # processes that decode; None: as many as there are cores, at most 8, and none on a single core
+    workers:int=None, # processes that decode; None: the number of cores, at most 8, 0 if one core
     device=None, # where batches are finished; None: fastai's default device
     scale=(.08, 1.), # share of the area that a training crop keeps
     lighting:float=.1, # deviation of the colour noise in training; 0 for none
@@ -100,12 +136,22 @@ def folder_dls(
     "Folders of pictures, one folder a class, as fastai DataLoaders."
     from fastai.torch_core import default_device
     device = default_device() if device is None else torch.device(device)
-    if workers is None: workers = min(8, _cpus()) if _cpus() > 1 else 0
-    sets = [_image_folder(Path(path)/p, t) for p, t in zip((train, valid), imagenet_transforms(size, scale))]
+    if workers is None: workers = _default_workers()
+    tfms = imagenet_transforms(size, scale)
+    sets = [_image_folder(Path(path)/p, tfm) for p, tfm in zip((train, valid), tfms)]
     _check_classes(*sets)
-    if not 0 < bs <= len(sets[0]): raise ValueError(f'bs={bs}: from 1 to {len(sets[0])}, the number of training pictures, is possible')
-    dls = DataLoaders(*[FolderDL(s, bs, shuffle=t, drop_last=t, lighting=lighting, rules=rules, num_workers=workers, device=device,
-                                 pin_memory=device.type == 'cuda') for s, t in zip(sets, (True, False))], device=device)
+    n = len(sets[0])
+    if not 0 < bs <= n:
+        raise ValueError(f'bs={bs}: from 1 to {n}, the number of training pictures, is possible')
+    common = dict(bs=bs, lighting=lighting, rules=rules, num_workers=workers, device=device,
+                  pin_memory=device.type == 'cuda')
+    return _folder_loaders(*sets, seed, common)
+
+# %% ../nbs/04_folder.ipynb #83b19d7f
+def _folder_loaders(train, valid, seed, common):
+    "DataLoaders of two image folders; common: arguments of both `FolderDL`s"
+    dls = DataLoaders(FolderDL(train, shuffle=True, drop_last=True, **common),
+                      FolderDL(valid, **common), device=common['device'])
     if seed is not None: dls.train.rng = random.Random(seed)
-    dls.vocab, dls.c = sets[0].classes, len(sets[0].classes)
+    dls.vocab, dls.c = train.classes, len(train.classes)
     return dls

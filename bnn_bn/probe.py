@@ -5,28 +5,41 @@
 # %% auto #0
 __all__ = ['channel_health', 'probe', 'signs', 'flip_ratio', 'smoothed_cosine', 'ste_cosine', 'plot_probe', 'SigProp']
 
-# %% ../nbs/10b_probe.ipynb #090e59e4
+# %% ../nbs/10b_probe.ipynb #db97f035
 import math
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 import torch, torch.nn.functional as F, pandas as pd
 from torch import nn, Tensor
 from fastai.callback.core import Callback
-from fastai.torch_core import rank_distrib
+from fastai.torch_core import get_model, rank_distrib
 from .activations import RSign
 from .conv import QuantConv2d
 from .sigprop import find_blocks, keep_modes
 
 # %% ../nbs/10b_probe.ipynb #acbc9ac7
+def channel_health(
+    x:Tensor, # (B,C,...), what a sign is taken of
+)->dict: # 'dead': share of channels, 'saturated': share of inputs
+    "The share of channels whose sign never changes, and of inputs outside the window."
+    dims = [d for d in range(x.dim()) if d != 1]
+    dead = (x.amin(dims) >= 0) | (x.amax(dims) < 0)
+    return dict(dead=dead.float().mean().item(), saturated=(x.abs() >= 1).float().mean().item())
+
+# %% ../nbs/10b_probe.ipynb #aea1cfd5
+def _is_compiled(model):
+    return any(getattr(m, '_compiled_call_impl', None) is not None for m in model.modules())
+
 @contextmanager
 def _no_trace(model):
-    "evaluation mode, and afterwards the same modes, random state and hooks"
-    kinds = {(p.device.type, p.device.index) for p in model.parameters()}
-    hooks, compiled = [], any(getattr(m, '_compiled_call_impl', None) is not None for m in model.modules())
-    stance = torch.compiler.set_stance('force_eager') if compiled else nullcontext()
-    try:
-        with keep_modes(model), torch.random.fork_rng([i for kind, i in kinds if kind == 'cuda']), torch.autocast(min(kinds)[0], enabled=False), stance: yield hooks
-    finally:
-        for h in hooks: h.remove()
+    "evaluation mode; afterwards modes and random state as before, and the yielded hooks gone"
+    devices = {(p.device.type, p.device.index) for p in model.parameters()}
+    gpus = [index for kind, index in devices if kind == 'cuda']
+    with ExitStack() as stack:
+        stack.enter_context(keep_modes(model))
+        stack.enter_context(torch.random.fork_rng(gpus))
+        stack.enter_context(torch.autocast(min(devices)[0], enabled=False))
+        if _is_compiled(model): stack.enter_context(torch.compiler.set_stance('force_eager'))
+        yield stack.enter_context(ExitStack())
 
 def _sign_input(m, args):
     "what the sign of an `RSign` is taken of, (B,C,H,W)"
@@ -34,54 +47,59 @@ def _sign_input(m, args):
     return x*factor if m.shift is None else torch.add(m.shift.detach(), x, alpha=factor)
 
 def _inside(block, kind): return [m for m in block.modules() if isinstance(m, kind)]
-def _bare(model): return getattr(model, 'module', model) # DistributedDataParallel
 
-# %% ../nbs/10b_probe.ipynb #d75cf725
-def channel_health(
-    x:Tensor, # (B,C,...), what a sign is taken of
-)->dict: # 'dead': share of channels, 'saturated': share of inputs
-    "The share of channels whose sign never changes, and of inputs outside the straight-through window."
-    dims = [d for d in range(x.dim()) if d != 1]
-    return dict(dead=((x.amin(dims) >= 0) | (x.amax(dims) < 0)).float().mean().item(), saturated=(x.abs() >= 1).float().mean().item())
+# %% ../nbs/10b_probe.ipynb #e0770025
+def _record(blocks, hooks):
+    "dicts that a forward pass fills: input of each block, and what its signs are taken of"
+    inputs, signs = {}, {n: [] for n in blocks}
+    for name, block in blocks.items():
+        def note(m, args, name=name): inputs.setdefault(name, args[0])
+        def note_sign(m, args, name=name): signs[name].append(_sign_input(m, args))
+        hooks.enter_context(block.register_forward_pre_hook(note))
+        for s in _inside(block, RSign): hooks.enter_context(s.register_forward_pre_hook(note_sign))
+    return inputs, signs
 
 # %% ../nbs/10b_probe.ipynb #59e0ac33
+def _norm(grads):
+    "of all these gradients together; None counts as zero"
+    return math.sqrt(sum(g.float().square().sum().item() for g in grads if g is not None))
+
+def _mean_health(signs):
+    "`channel_health`, averaged over the signs of a block; NaN without one"
+    health = [channel_health(z) for z in signs]
+    if not health: return dict(dead=math.nan, saturated=math.nan)
+    return {k: sum(h[k] for h in health)/len(health) for k in ('dead', 'saturated')}
+
 def _row(name, block, x, signs, grad, weights):
     "a row of `probe`"
     d, dims = x.detach().float(), [i for i in range(x.dim()) if i != 1]
     var, mean = torch.var_mean(d, dims, correction=0)
-    norm = lambda gs: math.sqrt(sum(g.float().square().sum().item() for g in gs if g is not None))
-    health = [channel_health(z) for z in signs]
-    mean_of = lambda k: sum(h[k] for h in health)/len(health) if health else math.nan
-    return dict(block=name, mean=mean.mean().item(), var=var.mean().item(), mean_sq=(var + mean**2).mean().item(), expected=getattr(block, 'expected_var', math.nan),
-                grad=norm([grad]), grad_weights=norm(weights), dead=mean_of('dead'), saturated=mean_of('saturated'))
+    return dict(block=name, mean=mean.mean().item(), var=var.mean().item(),
+                mean_sq=(var + mean**2).mean().item(),
+                expected=getattr(block, 'expected_var', math.nan),
+                grad=_norm([grad]), grad_weights=_norm(weights), **_mean_health(signs))
 
 # %% ../nbs/10b_probe.ipynb #f32c2f5f
-def _record(blocks, hooks):
-    "dicts that a forward pass fills: the input of each block, and what its signs are taken of"
-    inputs, signs = {}, {n: [] for n in blocks}
-    for name, block in blocks.items():
-        def note(m, args, name=name): inputs.setdefault(name, args[0])
-        hooks.append(block.register_forward_pre_hook(note))
-        for s in _inside(block, RSign): hooks.append(s.register_forward_pre_hook(lambda m, args, name=name: signs[name].append(_sign_input(m, args))))
-    return inputs, signs
-
-# %% ../nbs/10b_probe.ipynb #510d1497
 def probe(
     model:nn.Module, # any network that `find_blocks` understands
     xb:Tensor, # images (B,C,H,W), where the model is
     yb, # targets, as `loss` takes them
     loss=F.cross_entropy, # function of outputs and targets to a scalar
 )->pd.DataFrame: # a row a block: mean, var, mean_sq, expected, grad, grad_weights, dead, saturated
-    "Signal, gradient and health of the channels at each block, in evaluation mode; the model is left as it was."
-    model = _bare(model)
-    blocks = find_blocks(model)
-    params = {n: [p for p in b.parameters() if p.requires_grad] for n, b in blocks.items()}
+    "Signal, gradient and health of the channels at each block; the model is left as it was."
+    model = get_model(model)
+    blocks, rows = find_blocks(model), []
     with _no_trace(model) as hooks, torch.enable_grad():
         inputs, signs = _record(blocks, hooks)
-        value = loss(model(xb.detach().requires_grad_()), yb) # so that each block's input has a gradient, whatever is frozen
-        grads = iter(torch.autograd.grad(value, [*inputs.values()] + [p for n in inputs for p in params[n]], allow_unused=True))
+        value = loss(model(xb.detach().requires_grad_()), yb)
+        params = {n: [p for p in blocks[n].parameters() if p.requires_grad] for n in inputs}
+        wanted = [*inputs.values(), *(p for ps in params.values() for p in ps)]
+        grads = iter(torch.autograd.grad(value, wanted, allow_unused=True))
         at_input = {n: next(grads) for n in inputs}
-        return pd.DataFrame([_row(n, blocks[n], x, signs[n], at_input[n], [next(grads) for _ in params[n]]) for n, x in inputs.items()]).set_index('block')
+        for n, x in inputs.items():
+            at_weights = [next(grads) for _ in params[n]]
+            rows.append(_row(n, blocks[n], x, signs[n], at_input[n], at_weights))
+    return pd.DataFrame(rows).set_index('block')
 
 # %% ../nbs/10b_probe.ipynb #d016d325
 def signs(
@@ -89,21 +107,42 @@ def signs(
     xb:Tensor, # images (B,C,H,W)
 )->dict: # for each block two lists of bool tensors: signs of the weights and of the activations
     "The signs of all binary weights and activations now; for `flip_ratio`."
-    model = _bare(model)
+    model = get_model(model)
     blocks = find_blocks(model)
     with _no_trace(model) as hooks, torch.no_grad():
         _, found = _record(blocks, hooks)
         model(xb)
-        return {n: ([c.kernel()[0] >= 0 for c in _inside(b, QuantConv2d) if c.binary], [z >= 0 for z in found[n]]) for n, b in blocks.items()}
+        return {n: (_weight_signs(b), [z >= 0 for z in found[n]]) for n, b in blocks.items()}
 
 def flip_ratio(
     before:dict, after:dict, # from `signs`, with the same images
 )->pd.DataFrame: # a row a block: flips of weights and of activations, NaN where there are none
     "The share of signs that changed."
-    def share(a, b): return sum((x != y).sum().item() for x, y in zip(a, b)) / n if (n := sum(x.numel() for x in a)) else math.nan
-    return pd.DataFrame({n: dict(weights=share(before[n][0], after[n][0]), activations=share(before[n][1], after[n][1])) for n in before}).T
+    names = 'weights', 'activations'
+    return pd.DataFrame({n: dict(zip(names, map(_share, before[n], after[n]))) for n in before}).T
 
-# %% ../nbs/10b_probe.ipynb #b07d7d7c
+# %% ../nbs/10b_probe.ipynb #66a3dca9
+def _weight_signs(block):
+    return [c.kernel()[0] >= 0 for c in _inside(block, QuantConv2d) if c.binary]
+
+def _share(before, after):
+    "of all signs in two lists of tensors, those that differ; NaN for empty lists"
+    n = sum(t.numel() for t in before)
+    if not n: return math.nan
+    return sum((a != b).sum().item() for a, b in zip(before, after)) / n
+
+# %% ../nbs/10b_probe.ipynb #f389c404
+def _jackknife_cosine(along, pairs):
+    "cosine from the estimates of <g,s>/|s| and the products of pairs, and its standard error"
+    n = len(along)
+    pairs = pairs.clone().fill_diagonal_(0)
+    def cosine(dot, square): return dot / square.sqrt()
+    whole = cosine(along.mean(), pairs.sum()/(n*(n - 1)))
+    without = (pairs.sum() - 2*pairs.sum(1))/((n - 1)*(n - 2))
+    left = cosine((along.sum() - along)/(n - 1), without)
+    return whole.item(), ((n - 1)*left.var(correction=0)).sqrt().item()
+
+# %% ../nbs/10b_probe.ipynb #62c77682
 @torch.no_grad()
 def smoothed_cosine(
     f, # function of a tensor like `x` to a scalar loss
@@ -114,66 +153,77 @@ def smoothed_cosine(
     seed:int=0,
 )->tuple: # cosine and its standard error; NaN where the slope drowns in noise
     "The cosine between a gradient and that of `f` blurred by a Gaussian."
-    if not sigma > 0 or n < 3: raise ValueError(f'sigma={sigma}, n={n}: a blur > 0 and at least 3 directions are needed')
+    if not sigma > 0 or n < 3:
+        raise ValueError(f'sigma={sigma}, n={n}: a blur > 0 and at least 3 directions are needed')
     step = sigma * x.float().square().mean().sqrt().item()
     u = torch.randn(n, *x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
-    a = torch.tensor([(float(f(x + step*d)) - float(f(x - step*d))) / (2*step) for d in u], dtype=torch.float64)
-    flat = u.flatten(1).cpu().double()
+    slopes = [(float(f(x + step*d)) - float(f(x - step*d))) / (2*step) for d in u]
+    a, flat = torch.tensor(slopes, dtype=torch.float64), u.flatten(1).cpu().double()
     along = a * (flat @ (grad.flatten().cpu().double() / grad.norm().item()))
-    pairs = (flat @ flat.T) * a * a[:, None]
-    pairs.fill_diagonal_(0)
-    cosine = lambda dot, square: dot / square.sqrt()
-    whole = cosine(along.mean(), pairs.sum()/(n*(n - 1)))
-    left = cosine((along.sum() - along)/(n - 1), (pairs.sum() - 2*pairs.sum(1))/((n - 1)*(n - 2)))
-    return whole.item(), ((n - 1)*left.var(correction=0)).sqrt().item()
+    return _jackknife_cosine(along, (flat @ flat.T) * a * a[:, None])
 
-# %% ../nbs/10b_probe.ipynb #62c77682
+# %% ../nbs/10b_probe.ipynb #21486948
 def ste_cosine(
-    model:nn.Module, xb:Tensor, yb, loss=F.cross_entropy, # as in `probe`; a small network and few images, since this takes 2n forward passes a block
+    model:nn.Module, xb:Tensor, yb, loss=F.cross_entropy, # as in `probe`
     sigma:float=.1, n:int=500, # as in `smoothed_cosine`
 )->pd.DataFrame: # a row a block: cosine and its standard error
-    "How well the straight-through gradient at each block's input agrees with the slope of the blurred loss."
-    model, rows = _bare(model), []
+    "How well the straight-through gradient agrees with the slope of the blurred loss, per block."
+    model, rows = get_model(model), []
     blocks = find_blocks(model)
     with _no_trace(model) as hooks:
         inputs, _ = _record(blocks, hooks)
         with torch.enable_grad(): value = loss(model(xb.detach().requires_grad_()), yb)
         grads = torch.autograd.grad(value, list(inputs.values()))
-        for h in hooks: h.remove()
-        for (name, x), g in zip(inputs.items(), grads):
+        hooks.close()
+        for (name, x), grad in zip(inputs.items(), grads):
             now = {} # what the block gets in place of its input
-            hook = blocks[name].register_forward_pre_hook(lambda m, args: (now['x'], *args[1:])); hooks.append(hook)
-            def at(t): now['x'] = t; return loss(model(xb), yb)
-            rows.append(dict(block=name, **dict(zip(('cosine', 'error'), smoothed_cosine(at, x.detach(), g, sigma, n)))))
-            hook.remove()
+            def replaced(m, args): return (now['x'], *args[1:])
+            def at(t):
+                now['x'] = t
+                return loss(model(xb), yb)
+            with blocks[name].register_forward_pre_hook(replaced):
+                cosine, error = smoothed_cosine(at, x.detach(), grad, sigma, n)
+            rows.append(dict(block=name, cosine=cosine, error=error))
     return pd.DataFrame(rows).set_index('block')
 
 # %% ../nbs/10b_probe.ipynb #7d7776c3
-_panels = dict(var='variance', grad='gradient norm at the input', dead='dead channels', saturated='saturated inputs', weights='weights flipped in a step', activations='activations flipped in a step')
+_panels = dict(var='variance', grad='gradient norm at the input', dead='dead channels',
+               saturated='saturated inputs', weights='weights flipped in a step',
+               activations='activations flipped in a step')
 
 def _panel(ax, tables, stat, colors):
     "one quantity: a line a table"
+    blocks = range(len(tables[0]))
     for t, c in zip(tables, colors): ax.plot(range(len(t)), t[stat], '.-', c=c, lw=1)
-    if stat == 'var': ax.plot(range(len(tables[0])), tables[0].expected, '--', c='grey')
-    if stat == 'var': ax.set_yscale('log')
+    if stat == 'var':
+        ax.plot(blocks, tables[0].expected, '--', c='grey')
+        ax.set_yscale('log')
     else: ax.set_ylim(0)
-    ax.set_title(_panels[stat], fontsize=9); ax.set_xlabel('block', fontsize=8)
-    ax.set_xticks(range(len(tables[0])), range(len(tables[0])), fontsize=7); ax.tick_params(axis='y', which='both', labelsize=7)
+    ax.set_title(_panels[stat], fontsize=9)
+    ax.set_xlabel('block', fontsize=8)
+    ax.set_xticks(blocks, blocks, fontsize=7)
+    ax.tick_params(axis='y', which='both', labelsize=7)
     ax.spines[['top', 'right']].set_visible(False)
+
+def _shades(n):
+    "n colours from light to dark"
+    import matplotlib.pyplot as plt
+    return plt.get_cmap('viridis_r')([.1 + .9*i/max(1, n - 1) for i in range(n)])
 
 # %% ../nbs/10b_probe.ipynb #ad5fa3de
 def plot_probe(
-    df:pd.DataFrame, # from `probe`, or the `table()` of a `SigProp`, whose index begins with the step
+    df:pd.DataFrame, # from `probe`, or a `SigProp`'s `table()`, whose index begins with the step
     title:str=None,
 ): # the axes
     "Draw each quantity of a probe, or of many, over the blocks."
     import matplotlib.pyplot as plt
     many = df.index.nlevels > 1
     tables = [t for _, t in df.groupby(level=0, sort=False)] if many else [df]
+    colors = _shades(len(tables)) if many else ['#0072B2']
     stats = [s for s in _panels if s in df and df[s].notna().any()]
-    shades = plt.get_cmap('viridis_r')([.1 + .9*i/max(1, len(tables) - 1) for i in range(len(tables))]) if many else ['#0072B2']
-    fig, axs = plt.subplots(-(-len(stats)//3), 3, figsize=(8, 2*-(-len(stats)//3)), squeeze=False)
-    for ax, stat in zip(axs.flat, stats): _panel(ax, tables, stat, shades)
+    rows = math.ceil(len(stats)/3)
+    fig, axs = plt.subplots(rows, 3, figsize=(8, 2*rows), squeeze=False)
+    for ax, stat in zip(axs.flat, stats): _panel(ax, tables, stat, colors)
     for ax in axs.flat[len(stats):]: ax.axis('off')
     steps = f'steps {df.index[0][0]} (light) to {df.index[-1][0]} (dark)' if many else None
     fig.suptitle(' '.join(t for t in (title, steps) if t), fontsize=9)
@@ -182,28 +232,37 @@ def plot_probe(
 
 # %% ../nbs/10b_probe.ipynb #18b6b36e
 class SigProp(Callback):
-    "Probe the network while it trains, and draw at the end; `learn.sigprop.table()` and `learn.sigprop.plot()` afterwards."
+    "Probe the network while it trains, and draw at the end; `learn.sigprop.table()` has it all."
     name, order = 'sigprop', 95 # after those that change the batch, such as MixUp (90)
     def __init__(self,
         every:int=50, # steps from one probe to the next; at least 1
         images:int=None, # of the batch to probe; None: a quarter of it
         draw:bool=True, # draw after each fit?
     ):
-        if every < 1 or (images is not None and images < 1): raise ValueError(f'every={every}, images={images}: both must be at least 1')
-        self.every, self.images, self.draw, self.seen, self.rows, self.before = every, images, draw, 0, {}, None
+        if every < 1 or (images is not None and images < 1):
+            raise ValueError(f'every={every}, images={images}: both must be at least 1')
+        self.every, self.images, self.draw = every, images, draw
+        self.seen, self.rows, self.before = 0, {}, None
 
     def before_batch(self):
-        if self.training and self.seen % self.every == 0: self.begin(self.images or max(1, len(self.xb[0])//4))
-        self.seen += self.training
-    def begin(self, n):
-        self.x = self.xb[0][:n].detach().as_subclass(Tensor)
-        self.rows[self.seen] = probe(self.model, self.x, [y[:n] for y in self.yb], lambda out, ys: self.loss_func(out, *ys))
-        self.before = signs(self.model, self.x)
+        if not self.training: return
+        if self.seen % self.every == 0: self.begin(self.images or max(1, len(self.xb[0])//4))
+        self.seen += 1
+    def begin(self, n): _begin(self, n)
     def after_batch(self):
         if not self.training or self.before is None: return
-        self.rows[self.seen - 1] = self.rows[self.seen - 1].join(flip_ratio(self.before, signs(self.model, self.x)))
+        flips = flip_ratio(self.before, signs(self.model, self.x))
+        self.rows[self.seen - 1] = self.rows[self.seen - 1].join(flips)
         self.before = self.x = None
     def after_fit(self):
         if self.draw and self.rows and rank_distrib() == 0: self.plot()
     def table(self): return pd.concat(self.rows, names=['step'])
     def plot(self, title=None): return plot_probe(self.table(), title)
+
+# %% ../nbs/10b_probe.ipynb #42e61d2e
+def _begin(cb, n):
+    "probe the first n images of the batch, with the Learner's loss"
+    cb.x = cb.xb[0][:n].detach().as_subclass(Tensor)
+    def loss(out, targets): return cb.loss_func(out, *targets)
+    cb.rows[cb.seen] = probe(cb.model, cb.x, [y[:n] for y in cb.yb], loss)
+    cb.before = signs(cb.model, cb.x)

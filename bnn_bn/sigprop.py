@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['expected_variance', 'nf_betas', 'gamma_of', 'find_blocks', 'keep_modes', 'signal_stats', 'plot_sigprop']
 
-# %% ../nbs/10_sigprop.ipynb #18ccb9a3
+# %% ../nbs/10_sigprop.ipynb #58e1eeef
 import math
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 import torch, pandas as pd
 from torch import nn, Tensor
+from fastai.torch_core import one_param
 
 # %% ../nbs/10_sigprop.ipynb #ca6e5956
 def expected_variance(
@@ -19,50 +20,79 @@ def expected_variance(
     rule:str='nf', # 'nf' (2101.08692, section 3) or 'reference' (BNN_NoBN, commit d277784)
 )->list: # for each block a tuple of `branches` variances
     "The variance that the bookkeeping expects at the input of each residual branch."
-    if not alpha > 0: raise ValueError(f'alpha={alpha}: the weight of the residual branch must be > 0')
-    if rule not in ('nf', 'reference'): raise ValueError(f"rule={rule!r}: allowed are 'nf' and 'reference'")
-    v, out, add, nf = 1., [], alpha**2, rule == 'nf'
+    if not alpha > 0:
+        raise ValueError(f'alpha={alpha}: the weight of the residual branch must be > 0')
+    if rule not in ('nf', 'reference'):
+        raise ValueError(f"rule={rule!r}: allowed are 'nf' and 'reference'")
+    step = _nf_block if rule == 'nf' else _reference_block
+    v, found = 1., []
     for i, transition in enumerate(transitions):
-        start = 1. if transition else v
-        out.append(tuple(v if j == 0 else (start if nf else v) + j*add for j in range(branches)))
-        forgotten = not nf and branches == 1 and (i == 0 or transition)
-        if not nf and branches > 1 and transition: v = 1.
-        else: v = start + (0 if forgotten else branches*add)
-    return out
+        inside, v = step(v, transition, i == 0, branches, alpha**2)
+        found.append(inside)
+    return found
+
+# %% ../nbs/10_sigprop.ipynb #19955ea0
+def _nf_block(v, transition, first, branches, add):
+    start = 1. if transition else v
+    later = tuple(start + j*add for j in range(1, branches))
+    return (v, *later), start + branches*add
+
+def _reference_block(v, transition, first, branches, add):
+    inside = tuple(v + j*add for j in range(branches))
+    if transition and branches > 1: return inside, 1.
+    forgotten = branches == 1 and (first or transition)
+    start = 1. if transition else v
+    return inside, start if forgotten else start + branches*add
 
 # %% ../nbs/10_sigprop.ipynb #07da1382
 def nf_betas(
     transitions:list, alpha:float=.2, branches:int=1, rule:str='nf', # as in `expected_variance`
 )->list: # for each block a tuple of `branches` multipliers
     "beta = 1/sqrt(expected variance) for each residual branch (2101.08692, section 3)."
-    return [tuple(v**-.5 for v in vs) for vs in expected_variance(transitions, alpha, branches, rule)]
+    variances = expected_variance(transitions, alpha, branches, rule)
+    return [tuple(v**-.5 for v in block) for block in variances]
 
 # %% ../nbs/10_sigprop.ipynb #51eb0ae7
 def gamma_of(
     act, # function of a tensor, such as `torch.relu`
-    latent:str=None, # distribution of the latent weights of a binary kernel: 'gaussian', 'uniform'; None for a real kernel
+    latent:str=None, # latent weights of a binary kernel: 'gaussian', 'uniform'; None: real kernel
 )->float: # gain for `ScaledStdConv2d(gamma=...)`
-    "The gain that gives back the variance which `act` (and a binary kernel) takes from a unit Gaussian (2101.08692, section 3)."
+    "The gain that gives back what `act` (and a binary kernel) takes from a Gaussian's variance."
     shrink = {None: 1., 'gaussian': math.sqrt(2/math.pi), 'uniform': math.sqrt(3)/2}
     if latent not in shrink: raise ValueError(f'latent={latent!r}: allowed are {list(shrink)}')
     z = torch.linspace(-10, 10, 200001, dtype=torch.float64)
-    p = torch.exp(-z**2/2); p /= p.sum()
+    p = torch.exp(-z**2/2)
+    p /= p.sum()
     y = act(z)
     return ((p*y*y).sum() - (p*y).sum()**2).item()**-.5 / shrink[latent]
 
 # %% ../nbs/10_sigprop.ipynb #e8250dd2
+def _has_conv(m): return any(isinstance(c, nn.modules.conv._ConvNd) for c in m.modules())
+
+def _sequential_children(named):
+    "name -> module, for the convolutional children of Sequentials that are none themselves"
+    found = {}
+    for name, m in named.items():
+        if type(m) is not nn.Sequential: continue
+        for k, child in m.named_children():
+            if type(child) is not nn.Sequential and _has_conv(child):
+                found[f'{name}.{k}'.lstrip('.')] = child
+    return found
+
+# %% ../nbs/10_sigprop.ipynb #cc7e67ca
 def find_blocks(
     model:nn.Module, # any network
 )->dict: # name -> module, in order
-    "The blocks whose inputs `signal_stats` measures: modules with `expected_var`, else the outermost convolutional children of Sequentials."
+    "Modules with `expected_var`, else the outermost convolutional children of Sequentials."
     named = dict(model.named_modules())
-    ours = {n: m for n, m in named.items() if hasattr(m, 'expected_var')}
+    ours = {name: m for name, m in named.items() if hasattr(m, 'expected_var')}
     if ours: return ours
-    convs = lambda m: any(isinstance(c, nn.modules.conv._ConvNd) for c in m.modules())
-    kids = {f'{n}.{k}'.lstrip('.'): c for n, m in named.items() if type(m) is nn.Sequential
-            for k, c in m.named_children() if type(c) is not nn.Sequential and convs(c)}
-    found = {n: m for n, m in kids.items() if not any(n.startswith(o + '.') for o in kids)}
-    if not found: raise ValueError(f'{type(model).__name__} has no block to measure: no module with expected_var, no Sequential with convolutions')
+    children = _sequential_children(named)
+    prefixes = tuple(f'{name}.' for name in children)
+    found = {name: m for name, m in children.items() if not name.startswith(prefixes)}
+    if not found:
+        raise ValueError(f'{type(model).__name__} has no block to measure: no module with '
+                         'expected_var, no Sequential with convolutions')
     return found
 
 # %% ../nbs/10_sigprop.ipynb #a5b0ae6a
@@ -81,33 +111,46 @@ def _images(model, data):
     "The images of a batch, a tuple or DataLoaders, where the model is"
     if hasattr(data, 'one_batch'): data = data.one_batch()
     x = data if isinstance(data, Tensor) else data[0]
-    like = next(model.parameters())
+    like = one_param(model)
     return x.to(like.device, like.dtype)
 
 def _stats(x):
     "mean, mean per-channel variance and mean square of a (B,C,...) tensor"
     x = x.detach().double()
     dims = [d for d in range(x.dim()) if d != 1]
-    return dict(mean=x.mean().item(), var=x.var(dims, correction=0).mean().item(), mean_sq=x.square().mean().item())
+    variance = x.var(dims, correction=0).mean()
+    return dict(mean=x.mean().item(), var=variance.item(), mean_sq=x.square().mean().item())
 
 # %% ../nbs/10_sigprop.ipynb #978216a3
 def signal_stats(
     model:nn.Module, # any network that `find_blocks` understands
     data, # images (B,C,H,W), a batch, or DataLoaders
-)->pd.DataFrame: # a row a block: mean, var (mean over channels), mean_sq, expected variance (NaN where unknown)
+)->pd.DataFrame: # a row a block: mean, var (over channels), mean_sq, expected (NaN: unknown)
     "Statistics of the signal at the input of each block, and at the end, in evaluation mode."
-    rows, hooks, blocks = [], [], find_blocks(model)
-    def add(name, m, x): rows.append(dict(block=name, **_stats(x), expected=getattr(m, 'expected_var', math.nan)))
-    for name, m in blocks.items():
-        hooks.append(m.register_forward_pre_hook(lambda m, args, name=name: add(name, m, args[0])))
-    hooks.append(m.register_forward_hook(lambda m, args, out: add('output', None, out)))
-    try:
+    rows = []
+    def add(name, x, expected=math.nan):
+        rows.append(dict(block=name, **_stats(x), expected=expected))
+    with ExitStack() as hooks:
+        for name, m in find_blocks(model).items():
+            def before(m, args, name=name):
+                add(name, args[0], getattr(m, 'expected_var', math.nan))
+            hooks.enter_context(m.register_forward_pre_hook(before))
+        hooks.enter_context(m.register_forward_hook(lambda m, args, out: add('output', out)))
         with torch.no_grad(), keep_modes(model): model(_images(model, data))
-    finally:
-        for h in hooks: h.remove()
     return pd.DataFrame(rows).set_index('block')
 
 # %% ../nbs/10_sigprop.ipynb #9949c404
+def _draw_lines(ax, measured, expected):
+    "expected dashed grey, measured blue"
+    ax.plot(range(len(expected)), expected, '--', c='grey')
+    ax.plot(range(len(measured)), measured, '.-', c='#0072B2')
+    offset = dict(textcoords='offset points')
+    if expected.notna().any():
+        ax.annotate('expected', (0, expected.iloc[0]), (0, 6), c='grey', **offset)
+    end = len(measured) - 1, measured.iloc[-1]
+    ax.annotate('measured', end, (0, -14), c='#0072B2', ha='right', **offset)
+
+# %% ../nbs/10_sigprop.ipynb #536de217
 def plot_sigprop(
     model:nn.Module, # as in `signal_stats`
     data, # images (B,C,H,W), a batch, or DataLoaders
@@ -115,15 +158,14 @@ def plot_sigprop(
     title:str=None,
     stat:str='var', # 'var' (mean over channels) or 'mean_sq'
 ): # the axes
-    "Draw the expected variance (dashed grey) and the measured one (blue) at each block, on a logarithmic axis."
+    "Draw the expected variance (dashed grey) and the measured one (blue) at each block."
     import matplotlib.pyplot as plt
-    df = signal_stats(model, data)
+    table = signal_stats(model, data)
     if ax is None: ax = plt.subplots(figsize=(6, 3))[1]
-    i = range(len(df))
-    ax.plot(i, df.expected, '--', c='grey'); ax.plot(i, df[stat], '.-', c='#0072B2')
-    if df.expected.notna().any(): ax.annotate('expected', (0, df.expected.iloc[0]), (0, 6), textcoords='offset points', c='grey')
-    ax.annotate('measured', (len(df)-1, df[stat].iloc[-1]), (0, -14), textcoords='offset points', c='#0072B2', ha='right')
-    ax.set(yscale='log', xlabel='block', ylabel={'var': 'variance', 'mean_sq': 'mean square'}[stat], title=title)
-    ax.set_xticks(i, [n.replace('body.', '').replace('block', '') for n in df.index], rotation=90, fontsize=7)
+    _draw_lines(ax, table[stat], table.expected)
+    ylabel = {'var': 'variance', 'mean_sq': 'mean square'}[stat]
+    ax.set(yscale='log', xlabel='block', ylabel=ylabel, title=title)
+    names = [n.replace('body.', '').replace('block', '') for n in table.index]
+    ax.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     ax.spines[['top', 'right']].set_visible(False)
     return ax
