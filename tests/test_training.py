@@ -1,10 +1,10 @@
 "What only processes can show: kills inside a save, signals, a lost rank, and every recipe on a few batches."
-import json, os, signal, subprocess, sys, threading, time
+import json, os, random, signal, subprocess, sys, threading, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
-from fastai.basics import Callback, set_seed
+from fastai.basics import Callback, Learner, set_seed
 from safetensors import safe_open
 from bnn_bn.checkpoint import save_model
 from bnn_bn.data import tensor_dls
@@ -13,15 +13,18 @@ from bnn_bn.learner import bnn_learner
 from bnn_bn.models import assert_bn_free, binary_net
 from bnn_bn.recipes import make_dls, make_learner, make_recipe, recipes
 from bnn_bn.resume import ExactResume, Interrupted, load_state, previous_file
+from bnn_bn import run
 from bnn_bn.run import evaluate
-from bnn_bn.speed import EMA, Autocast
+from bnn_bn.speed import EMA, Autocast, has_compiler
 
 BIN = Path(sys.executable).parent
 ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
-RUN = 'fashion --device cpu --images 512 --bs 64 --width .25 --steps 2 --epochs 2 --ema .9 --save_steps 3 --threads 1'.split() # 8 batches an epoch
+RUN = ('fashion --device cpu --images 512 --bs 64 --width .25 --steps 2 --epochs 2 --ema .9 --save_steps 3 --threads 1 '
+       '--amp none --compile no').split() # 8 batches an epoch
 
 def train(out, *more, launch=(), **kw):
-    return subprocess.Popen([*map(str, launch), str(BIN/'bnn_train'), *RUN, '--out', str(out), *more], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+    words = [*map(str, launch), str(BIN/'bnn_train'), *RUN, '--out', str(out), *more]
+    return subprocess.Popen(words, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
 
 def finish(p, code=0, timeout=300):
     out, err = p.communicate(timeout=timeout)
@@ -31,19 +34,29 @@ def finish(p, code=0, timeout=300):
 def tensors(file):
     with safe_open(file, 'pt') as f: return {k: f.get_tensor(k) for k in f.keys()}
 
+CLOCKS = 'images_per_s', 'loader_share', 'seconds', 'hours'
+NETWORKS = 'model.safetensors', 'best.safetensors', 'step1.safetensors'
+
+def same_tensors(x, y): return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+
 def same_run(a, b):
-    for name in ('model', 'best', 'step1'):
-        x, y = tensors(a/f'{name}.safetensors'), tensors(b/f'{name}.safetensors')
-        assert x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x), name
-    x, y = (load_state(d/'state-2.safetensors') for d in (a, b))
-    for i in x['opt']['state']: assert all(torch.equal(x['opt']['state'][i][k], y['opt']['state'][i][k]) for k in x['opt']['state'][i])
-    rows = [[{k: v for k, v in r.items() if k not in ('images_per_s', 'loader_share', 'seconds')} for r in s['callbacks']['history']['rows']] for s in (x, y)]
+    "the networks, the optimizer and the rows of two runs are equal to the bit"
+    for name in NETWORKS:
+        assert (a/name).exists() == (b/name).exists(), name
+        if (a/name).exists(): assert same_tensors(tensors(a/name), tensors(b/name)), name
+    last = max(f.name for f in a.glob('state-[12].safetensors'))
+    x, y = (load_state(d/last) for d in (a, b))
+    for i in x['opt']['state']: assert same_tensors(x['opt']['state'][i], y['opt']['state'][i])
+    rows = [[without_clocks(r) for r in s['callbacks']['history']['rows']] for s in (x, y)]
     assert rows[0] == rows[1]
+
+def without_clocks(row): return {k: v for k, v in row.items() if k not in CLOCKS}
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp('whole')/'run'
-    finish(train(out)); return out
+    finish(train(out))
+    return out
 
 KILLER = """
 import os, signal, sys
@@ -80,6 +93,91 @@ def test_newest_state_damaged(whole, tmp_path):
     finish(train(out, '--resume')) # best.safetensors is written again only if a later epoch is better
     assert all(torch.equal(a, b) for a, b in zip(tensors(out/'model.safetensors').values(), tensors(whole/'model.safetensors').values()))
 
+class Killed(BaseException):
+    "what nothing catches: after it, the run is what lies on the disk, as after SIGKILL"
+
+def count_down(real, n, before=False):
+    "a function that kills the run at its n-th call, before or after its work"
+    left = [n]
+    def dying(*args, **kw):
+        left[0] -= 1
+        if before and not left[0]: raise Killed
+        result = real(*args, **kw)
+        if not left[0]: raise Killed
+        return result
+    return dying
+
+def attempt(recipe, out, where=None, **kw):
+    "train, and die at a place if one is given; did it end?"
+    patch = pytest.MonkeyPatch()
+    if where:
+        owner, name, before, n = where
+        patch.setattr(owner, name, count_down(getattr(owner, name), n, before))
+    try: run.train(recipe, out, device='cpu', images=128, holdout=64, amp=kw.pop('amp', 'none'), compiled='no', **kw)
+    except Killed: return False
+    finally: patch.undo()
+    return True
+
+TINY = replace(recipes['fashion'], width=.125, bs=32, epochs=2) # 4 training batches and 2 of validation an epoch
+KILLED = {
+    'two steps, EMA, saves within the epoch': (dict(steps=2, ema=.9), dict(save_steps=3)),
+    'sizes, a calibrated start, EMA, two steps': (dict(steps=2, ema=.9, sizes='16,32', start='calibrated'), dict(save_steps=1)),
+    'float16, mixup, cutout, two steps from the last': (dict(steps=2, select='last', mixup=.2, cutout=8), dict(amp='fp16', save_steps=2)),
+    'batch norm, EMA, bfloat16': (dict(norm='bn', ema=.9), dict(amp='bf16'))}
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name', KILLED)
+def test_killed_anywhere(name, tmp_path, capfd):
+    "after any batch, before or after any file is put in its place, three times in one run: the same bits"
+    fields, kw = KILLED[name]
+    recipe, draw = replace(TINY, **fields), random.Random(name)
+    attempt(recipe, tmp_path/'whole', **kw)
+    batches = 12*recipe.steps
+    places = [(Learner, '_do_one_batch', False, draw.randint(1, batches)) for _ in range(4)]
+    places += [(os, 'replace', before, draw.randint(1, 8*recipe.steps)) for before in (True, False)]
+    if recipe.steps == 2: places.append((Learner, '_do_one_batch', False, 13)) # step 2 has begun, and has no state
+    for i, place in enumerate(places):
+        out = tmp_path/str(i)
+        for n in (place[-1], draw.randint(1, 6), draw.randint(1, 6)):
+            if attempt(recipe, out, (*place[:-1], n), resume=True, **kw): break
+        assert attempt(recipe, out, resume=True, **kw)
+        same_run(tmp_path/'whole', out)
+
+COMPILED = ('fashion --device cpu --images 256 --holdout 64 --bs 64 --width .125 --epochs 2 --ema .9 --start calibrated '
+            '--threads 1 --amp bf16 --compile --save_steps 1').split() # 4 batches and one of validation an epoch
+
+KILL_IN_BATCH = """
+import os, signal, sys
+n = int(sys.argv.pop(1))
+from fastai.basics import Learner
+real, calls = Learner._do_one_batch, [0]
+def dying(self):
+    real(self)
+    calls[0] += 1
+    if calls[0] == n: os.kill(os.getpid(), signal.SIGKILL)
+Learner._do_one_batch = dying
+from bnn_bn.run import bnn_train
+bnn_train()
+"""
+
+@pytest.mark.skipif(not has_compiler(), reason='torch.compile needs a C++ compiler, and there is none (g++, or what CXX names)')
+def test_compiled_run_resumes(tmp_path):
+    "compiled, in bfloat16, killed within both epochs: the same bits; what was chosen is in the files"
+    words = [str(BIN/'bnn_train'), *COMPILED, '--out']
+    done = subprocess.run([*words, str(tmp_path/'whole')], env=ENV, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0 and 'bf16 on cpu; compiled' in done.stdout, done.stderr[-2000:]
+    for n in (2, 6):
+        killed = [sys.executable, '-c', KILL_IN_BATCH, str(n), *COMPILED, '--out', str(tmp_path/'run'), '--resume']
+        done = subprocess.run(killed, env=ENV, capture_output=True, text=True, timeout=900)
+        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    words = [w for w in words if w not in ('--amp', 'bf16', '--compile')] # 'auto' goes on as it began
+    done = subprocess.run([*words, str(tmp_path/'run'), '--resume'], env=ENV, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0 and 'bf16 on cpu; compiled as before' in done.stdout, done.stderr[-2000:]
+    same_run(tmp_path/'whole', tmp_path/'run')
+    for name in ('config.json', 'result.json'):
+        values = json.loads((tmp_path/'run'/name).read_text())
+        assert (values['amp'], values['compiled']) == ('bf16', True)
+
 @pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM])
 def test_signals(whole, tmp_path, sig):
     out = tmp_path/'run'
@@ -109,16 +207,22 @@ def test_lost_rank(tmp_path):
     "one of two processes dies: the other ends too, and what was saved goes on, here in one process"
     out = tmp_path/'run'
     p = train(out, '--epochs', '30', launch=TORCHRUN)
-    while not (out/'state-1.safetensors').exists(): assert p.poll() is None, p.stderr.read()[-2000:]; time.sleep(.05)
+    while not (out/'state-1.safetensors').exists():
+        assert p.poll() is None, p.stderr.read()[-2000:]
+        time.sleep(.05)
     os.kill(children(p.pid)[1], signal.SIGKILL)
-    start = time.monotonic(); p.communicate(timeout=120)
+    start = time.monotonic()
+    p.communicate(timeout=120)
     assert p.returncode != 0 and time.monotonic() - start < 60
     state = load_state(out/'state-1.safetensors')
     assert (state['epoch'], state['batch']) >= (0, 3)
     p = train(out, '--epochs', '30', '--resume')
     place, end = (state['epoch'], state['batch']), time.monotonic() + 120
-    while (s := load_state(out/'state-1.safetensors')) and (s['epoch'], s['batch']) <= place: assert p.poll() is None and time.monotonic() < end; time.sleep(.5)
-    p.send_signal(signal.SIGTERM); p.communicate(timeout=60)
+    while (s := load_state(out/'state-1.safetensors')) and (s['epoch'], s['batch']) <= place:
+        assert p.poll() is None and time.monotonic() < end
+        time.sleep(.5)
+    p.send_signal(signal.SIGTERM)
+    p.communicate(timeout=60)
 
 def test_two_processes(whole, tmp_path):
     "the same files, written once; nothing but the first process speaks"
@@ -134,8 +238,11 @@ def test_two_processes_resume(tmp_path):
     whole, out = tmp_path/'whole', tmp_path/'run'
     finish(train(whole, launch=TORCHRUN))
     p = train(out, launch=TORCHRUN)
-    while not (out/'state-1.safetensors').exists(): assert p.poll() is None; time.sleep(.05)
-    p.send_signal(signal.SIGTERM); p.communicate(timeout=120)
+    while not (out/'state-1.safetensors').exists():
+        assert p.poll() is None
+        time.sleep(.05)
+    p.send_signal(signal.SIGTERM)
+    p.communicate(timeout=120)
     assert p.returncode != 0 and not (out/'result.json').exists()
     finish(train(out, '--resume', launch=TORCHRUN))
     same_run(whole, out)
@@ -153,8 +260,11 @@ def half_precision(file, n=None):
     set_seed(0, reproducible=True)
     dls = make_dls(make_recipe('fashion', bs=32), device='cpu', images=128)
     net, teacher = (binary_net('reactnet_mini', binary=b, n_out=10, in_chans=1, width=.125) for b in ('both', 'real'))
-    learn = bnn_learner(dls, net, cbs=[Autocast(torch.float16, init_scale=2.**40, growth_interval=3), EMA(.9), Distill(teacher), *([StopAfter(n)] if n else [])])
-    with learn.no_bar(), learn.no_logging(): learn.fit(3, .01, cbs=ExactResume(file, stop=learn.stop_after.stop if n else None))
+    cast = Autocast(torch.float16, init_scale=2.**40, growth_interval=3)
+    stop = [StopAfter(n)] if n else []
+    learn = bnn_learner(dls, net, cbs=[cast, EMA(.9), Distill(teacher), *stop])
+    resume = ExactResume(file, stop=stop[0].stop if stop else None)
+    with learn.no_bar(), learn.no_logging(): learn.fit(3, .01, cbs=resume)
     return learn
 
 def test_half_precision_resumes(tmp_path):
@@ -174,12 +284,16 @@ def small_dls(r, tmp):
     if r.data == 'fashion': return make_dls(r, device='cpu', images=2*r.bs)
     rng = np.random.default_rng(0)
     if r.data != 'imagenet':
-        x, y = torch.from_numpy(rng.integers(0, 256, (2*r.bs, 3, 32, 32), dtype=np.uint8)), torch.arange(2*r.bs) % (100 if r.data == 'cifar100' else 10)
-        return tensor_dls(x, y, x[:10], y[:10], r.bs, 'cpu', vocab=range(100 if r.data == 'cifar100' else 10))
+        classes = 100 if r.data == 'cifar100' else 10
+        x = torch.from_numpy(rng.integers(0, 256, (2*r.bs, 3, 32, 32), dtype=np.uint8))
+        y = torch.arange(2*r.bs) % classes
+        return tensor_dls(x, y, x[:10], y[:10], r.bs, 'cpu', vocab=range(classes))
     for part in ('train', 'val'):
         for c in ('a', 'b', 'c'):
             (tmp/part/c).mkdir(parents=True)
-            for i in range(4): Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp/part/c/f'{i}.png')
+            for i in range(4):
+                pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp/part/c/f'{i}.png')
     return make_dls(r, tmp, 'cpu')
 
 @pytest.mark.parametrize('name', recipes)
@@ -188,7 +302,9 @@ def test_every_recipe(name, tmp_path):
     r = replace(recipes[name], width=.125, bs=4)
     dls = small_dls(r, tmp_path)
     teacher = None
-    if r.teacher: teacher = str(save_model(binary_net('reactnet_mini', 'bn', 'real', dls.c), tmp_path/'teacher.safetensors'))
+    if r.teacher:
+        net = binary_net('reactnet_mini', 'bn', 'real', dls.c)
+        teacher = str(save_model(net, tmp_path/'teacher.safetensors'))
     learn = make_learner(replace(r, teacher=teacher or ''), dls)
     with learn.no_bar(), learn.no_logging():
         if r.steps == 2: results = learn.fit_two_step((1, 1), r.lr, (r.wd, 0.), r.select, schedule=r.schedule)
@@ -196,4 +312,5 @@ def test_every_recipe(name, tmp_path):
     assert len(results) == r.steps and learn.model.cfg['binary'] == 'both' and learn.model.cfg['rules'] == r.rules
     assert_bn_free(learn.model)
     assert all(p.isfinite().all() for p in learn.model.parameters()) and not learn.divergence_guard.log
-    assert evaluate(learn.model, dls.valid)['images'] == len(dls.valid.x) if hasattr(dls.valid, 'x') else True
+    images = len(dls.valid.x) if hasattr(dls.valid, 'x') else 3*4 # of the folder's three classes
+    assert evaluate(learn.model, dls.valid)['images'] == images
