@@ -18,7 +18,7 @@ def ema_decay(
     decay:float=.999, # largest decay
     warmup:bool=True, # rise from 2/11 to `decay`?
 )->float:
-    "The decay of a running mean after `n` steps (the rule of TensorFlow's ExponentialMovingAverage)."
+    "The decay of a running mean after `n` steps, by the rule of TensorFlow."
     if not warmup: return decay
     return min(decay, (1 + n)/(10 + n))
 

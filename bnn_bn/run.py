@@ -34,7 +34,7 @@ files = {
     'history.csv': 'a row an epoch',
     'curves.png': 'its picture, at the end',
     'result.json': 'what came out, with versions and seconds',
-    'state-1.safetensors': 'everything needed to resume step 1 (and .previous, one generation older)',
+    'state-1.safetensors': 'all that resuming step 1 needs (and .previous, one generation older)',
     'state-2.safetensors': 'the same for step 2',
     'step1.safetensors': 'the best network of step 1',
     'best.safetensors': 'the best network of the last step',
@@ -63,9 +63,9 @@ def choose_compiled(
     if choice not in ('auto', 'yes', 'no'):
         raise ValueError(f"compiled={compiled!r}: allowed are 'auto', 'yes' and 'no'")
     if choice == 'no': return False, 'not compiled'
-    if not has_compiler(): return False, 'not compiled, since no C++ compiler was found (g++, or what CXX names)'
+    if not has_compiler(): return False, 'not compiled: no C++ compiler (g++, or what CXX names)'
     if choice == 'yes': return True, 'compiled'
-    if num_distrib() > 1: return False, 'not compiled, since in several processes that has to be asked for'
+    if num_distrib() > 1: return False, 'not compiled: several processes, and not asked for'
     gain = payback(r, dls, amp)
     return gain.pays, str(gain)
 
@@ -92,56 +92,60 @@ def train(
     r:Recipe,
     out, # directory of the run
     *,
-    path:str=None, # directory of the data; CIFAR is fetched into it where it is missing; for imagenet it has train and val
+    path:str=None, # directory of the data; CIFAR is fetched into it; imagenet: with train and val
     resume:bool=False, # go on with the run in `out` after a stop or a kill?
     seed:int=0, # of weights, order and augmentation
     images:int=None, # use the first so many training images only
-    holdout:int=0, # validate on so many training images, the last ones, instead of the test images
+    holdout:int=0, # validate on so many training images, the last ones, not on the test images
     device:str=None, # cpu, cuda or cuda:1; default a GPU if there is one
-    amp:str='auto', # forward pass in half precision: bf16, fp16, none, or auto: bf16 where the hardware is made for it
+    amp:str='auto', # half precision: bf16, fp16, none, or auto: bf16 where the hardware has it
     compiled:str='auto', # compile the network: yes, no, or auto: where it pays within the run
     teacher_file:str=None, # weights for the named teacher
     save_steps:int=None, # save within an epoch too, each so many batches
     download:bool=True, # fetch CIFAR where it is missing?
-    writer=None, # TensorBoard's SummaryWriter
-    command:str='', # kept with the result
+    writer=None, command:str='', # TensorBoard's SummaryWriter; words that are kept with the result
 )->dict: # as result.json
-    "Train by a recipe, in one or several processes; killed at any moment, `resume` goes on to the same weights."
+    "Train by a recipe, in one or several processes; after a kill, `resume` ends with the same bits."
     out, device = Path(out), device or own_device()
     set_seed(seed, reproducible=torch.device(device).type == 'cpu')
     dls = make_dls(r, path, device, images, download, seed, holdout)
     amp, compiled = _choose(r, dls, amp, compiled, _config_of(out, resume))
-    config = dict(recipe=asdict(r), seed=seed, images=images, holdout=holdout, amp=amp, compiled=compiled)
+    config = dict(recipe=asdict(r), seed=seed, images=images, holdout=holdout)
+    config.update(amp=amp, compiled=compiled)
     _prepare(out, config)
-    history = History(out/'history.csv', writer)
-    learn = make_learner(r, dls, teacher_file, amp, compiled, [history])
-    start = time.perf_counter()
-    with stop_signals() as stop, several_processes(learn), show_progress(learn):
-        steps = _fit(learn, r, out=out, resume=resume, steps=save_steps, stop=stop, info=config)
-    result = _result(steps, history.rows, time.perf_counter() - start)
-    result = dict(result, command=command, **config, versions=versions(dls.device))
-    if not rank_distrib(): _finish(learn.ema.model if r.ema else bare(learn.model), out, result)
-    return result
+    learn = make_learner(r, dls, teacher_file, amp, compiled, [History(out/'history.csv', writer)])
+    result = _run(learn, r, out=out, resume=resume, steps=save_steps, info=config)
+    about = dict(command=command, **config, versions=versions(dls.device))
+    return _finish(learn, r, out, result | about)
 
 # %% ../nbs/28_run.ipynb #423ed68e
+def _run(learn, r, **kwargs):
+    "train in all processes; the figures of the run"
+    start = time.perf_counter()
+    with stop_signals() as stop, several_processes(learn), show_progress(learn):
+        steps = _fit(learn, r, stop=stop, **kwargs)
+    last, rows = steps[-1], learn.history.rows
+    return dict(
+        steps=steps, accuracy=round(last['last'], 6), best_accuracy=round(last['best'], 6),
+        rows=len(rows), seconds=round(sum(row['seconds'] for row in rows), 1),
+        session_seconds=round(time.perf_counter() - start, 1))
+
 def _fit(learn, r, **kwargs):
     "the one or two steps of a recipe; what came out of each"
+    kwargs['schedule'] = r.schedule
     if r.steps == 2:
-        return learn.fit_two_step((r.epochs, r.epochs), r.lr, (r.wd, 0.), r.select, schedule=r.schedule, **kwargs)
-    best = learn.fit_step(r.epochs, r.lr, r.schedule, best='best.safetensors', **kwargs)
+        return learn.fit_two_step((r.epochs,)*2, r.lr, (r.wd, 0.), r.select, **kwargs)
+    best = learn.fit_step(r.epochs, r.lr, best='best.safetensors', **kwargs)
     return [step_result(learn, best)]
 
-def _result(steps, rows, session_seconds):
-    "the figures of a run"
-    last = steps[-1]
-    return dict(steps=steps, accuracy=round(last['last'], 6), best_accuracy=round(last['best'], 6), rows=len(rows),
-                seconds=round(sum(row['seconds'] for row in rows), 1), session_seconds=round(session_seconds, 1))
-
-def _finish(model, out, result):
-    "the last network, the result and its picture"
+def _finish(learn, r, out, result):
+    "write the last network, the result and its picture"
+    if rank_distrib(): return result
+    model = learn.ema.model if r.ema else bare(learn.model)
     save_model(model, out/'model.safetensors', accuracy=result['accuracy'])
     write_file(out/'result.json', json.dumps(result, indent=1).encode())
     plot_history(out/'history.csv', out/'curves.png')
+    return result
 
 # %% ../nbs/28_run.ipynb #ed1fbdef
 def _config_of(out, resume):
@@ -150,22 +154,25 @@ def _config_of(out, resume):
     if not file.exists(): return {}
     if resume: return _read_config(file)
     if rank_distrib(): return {} # the first process looks after it, and may have just written it
-    raise ValueError(f'{out}: a run is there already; go on with it by --resume, or choose another directory')
+    raise ValueError(f'{out}: a run is there already; go on with it by --resume, '
+                     'or choose another directory')
 
 def _choose(r, dls, amp, compiled, old):
-    "what 'auto' means: as in the run that goes on, or as the machine has it; said on the first process"
+    "what 'auto' means: as in the run that goes on, or as this machine has it; it is said"
     if old and amp == 'auto': amp = old['amp']
     amp = choose_amp(amp, dls.device)
     if not old: compiled, why = choose_compiled(compiled, r, dls, amp)
     else: compiled, why = _as_before(compiled, old)
-    if not rank_distrib(): print(f"{amp or 'float32'} on {torch.device(dls.device).type}; {why}", flush=True)
+    kind = torch.device(dls.device).type
+    if not rank_distrib(): print(f"{amp or 'float32'} on {kind}; {why}", flush=True)
     return amp, compiled
 
 def _as_before(compiled, old):
-    "whether a run that goes on compiles: as it began, unless it is told otherwise, which is refused later"
+    "whether a run that goes on compiles: as it began; told otherwise, it is refused later"
     compiled = {'auto': old['compiled'], 'yes': True, 'no': False}.get(compiled, compiled)
     return compiled, 'compiled as before' if compiled else 'not compiled'
 
+# %% ../nbs/28_run.ipynb #b207f82d
 def _prepare(out, config):
     "config.json of a new run; of one that goes on, the same"
     file = out/'config.json'
@@ -176,16 +183,18 @@ def _prepare(out, config):
 def _read_config(file):
     "what a config.json holds"
     try: config = json.loads(file.read_text())
-    except ValueError as e: raise ValueError(f'{file}: cannot be read ({e}); choose another directory') from None
+    except ValueError as e:
+        raise ValueError(f'{file}: cannot be read ({e}); choose another directory') from None
     lacks = {'recipe', 'amp', 'compiled'} - set(config if isinstance(config, dict) else ())
-    if lacks: raise ValueError(f'{file}: lacks {", ".join(sorted(lacks))}, so it is of no run; choose another directory')
-    return config
+    if not lacks: return config
+    lacks = ', '.join(sorted(lacks))
+    raise ValueError(f'{file}: lacks {lacks}, so it is of no run; choose another directory')
 
 def _flat(config): return config['recipe'] | {k: v for k, v in config.items() if k != 'recipe'}
 
 # %% ../nbs/28_run.ipynb #3ae1cd48
 def show_progress(learn):
-    "fastai's bars on a terminal, else a line an epoch; nothing from other processes than the first."
+    "fastai's bars on a terminal, else a line an epoch; nothing from other processes."
     if rank_distrib(): learn.logger = lambda row: None
     elif sys.stdout.isatty(): return nullcontext()
     else: learn.logger = lambda row: _print_row(learn.recorder.metric_names, row)
@@ -201,7 +210,8 @@ def versions(device='cpu')->dict:
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu'
     return dict(bnn_bn=__version__, python=platform.python_version(), torch=torch.__version__,
-                fastai=fastai.__version__, numpy=np.__version__, threads=torch.get_num_threads(), device=name)
+                fastai=fastai.__version__, numpy=np.__version__,
+                threads=torch.get_num_threads(), device=name)
 
 # %% ../nbs/28_run.ipynb #95299e19
 def plot_history(
@@ -260,36 +270,44 @@ def _counts(pred, y):
     "first guesses that are right, five guesses that hold the right one, sum of the losses, images"
     hits = pred.topk(min(5, pred.shape[1]), 1).indices == y[:, None]
     loss = F.cross_entropy(pred, y, reduction='sum')
-    return torch.stack([hits[:, 0].sum(), hits.sum(), loss, hits.new_tensor(len(y), dtype=loss.dtype)]).double().cpu()
+    images = hits.new_tensor(len(y), dtype=loss.dtype)
+    return torch.stack([hits[:, 0].sum(), hits.sum(), loss, images]).double().cpu()
 
 # %% ../nbs/28_run.ipynb #392e2e09
 _own_options = {
     'out': dict(help='directory of the run; default runs/RECIPE-NORM-SEED'),
     'threads': dict(type=int, help='CPU threads'),
-    'tensorboard': dict(action='store_true', help='write TensorBoard events into the run (needs the package tensorboard)'),
+    'tensorboard': dict(action='store_true', help='write TensorBoard events (needs tensorboard)'),
     'no_download': dict(dest='download', action='store_false', help='never fetch data')}
 _choices = {
     'amp': dict(choices=('auto', 'bf16', 'fp16', 'none', '')),
     'compile': dict(dest='compiled', nargs='?', const='yes', choices=('auto', 'yes', 'no'))}
+_description = ('Train a binary network by a recipe; '
+                'a run that was stopped or killed goes on with --resume.')
+_epilog = ('On 4 GPUs: torchrun --no-python --nproc_per_node 4 bnn_train ..., '
+           'with the same options. bnn_eval measures a run again.')
+_recipe_help = ': as published, -plus is ours; fashion is the embedded set, minutes on a laptop'
 _not_options = 'r', 'out', 'download', 'writer', 'command' # of train's arguments
 
+# %% ../nbs/28_run.ipynb #beef470a
 def _train_options():
     "option -> settings for argparse, from the arguments of `train`"
     docs, found = docments(train), {}
     for name, p in inspect.signature(train).parameters.items():
         if name in _not_options: continue
         flag = 'compile' if name == 'compiled' else name
-        kind = dict(action='store_true') if p.annotation is bool else dict(type=p.annotation, default=p.default)
+        kind = dict(type=p.annotation, default=p.default)
+        if p.annotation is bool: kind = dict(action='store_true')
         found[flag] = dict(kind, help=docs[name], **_choices.get(flag, {}))
     return found
 
 def _train_parser():
-    p = argparse.ArgumentParser(
-        'bnn_train', description='Train a binary network by a recipe; a run that was stopped or killed goes on with --resume.',
-        epilog='On 4 GPUs: torchrun --no-python --nproc_per_node 4 bnn_train ..., with the same options. bnn_eval measures a run again.')
-    p.add_argument('recipe', help=f'one of {", ".join(recipes)}: as published, -plus is ours; fashion is the embedded set, minutes on a laptop')
-    for name, settings in (_train_options() | _own_options).items(): p.add_argument(f'--{name}', **settings)
-    row, docs = p.add_argument_group('the recipe, where it shall differ from its row'), docments(Recipe)
+    p = argparse.ArgumentParser('bnn_train', description=_description, epilog=_epilog)
+    p.add_argument('recipe', help=f'one of {", ".join(recipes)}{_recipe_help}')
+    options = _train_options() | _own_options
+    for name, settings in options.items(): p.add_argument(f'--{name}', **settings)
+    row = p.add_argument_group('the recipe, where it shall differ from its row')
+    docs = docments(Recipe)
     for f in fields(Recipe):
         if f.name != 'data': row.add_argument(f'--{f.name}', type=f.type, help=docs[f.name])
     return p
@@ -322,8 +340,9 @@ def bnn_train(
     with readable('bnn_train'):
         r = make_recipe(a.recipe, **_given(a, [f.name for f in fields(Recipe)]))
         out = Path(a.out or f'runs/{a.recipe}-{r.norm}-{a.seed}')
-        options = {k: getattr(a, k) for k in inspect.signature(train).parameters if hasattr(a, k) and k != 'out'}
-        result = train(r, out, writer=_writer(out) if a.tensorboard else None, command=_command(a), **options)
+        options = _given(a, set(inspect.signature(train).parameters) - {'out'})
+        writer = _writer(out) if a.tensorboard else None
+        result = train(r, out, writer=writer, command=_command(a), **options)
     if not rank_distrib(): _report(out, result)
 
 kinds = dict(act='1-bit activations', both='1-bit weights and activations', real='real-valued')
@@ -340,9 +359,10 @@ def _report(out, result):
               f"best {s['best']:.2%} (epoch {s['best_epoch']})")
     print(f"{out}: {', '.join(sorted(f.name for f in out.iterdir() if f.is_file()))}")
 
+# %% ../nbs/28_run.ipynb #93790fcb
 @contextmanager
 def readable(command):
-    "errors that this package raises, and those of files, as one line; a stop by a signal ends with 130"
+    "errors of this package and those of files as one line; a stop by a signal ends with 130"
     try: yield
     except Interrupted as e:
         print(f'{command}: {e}; --resume goes on', file=sys.stderr)
@@ -353,11 +373,13 @@ def readable(command):
 
 def _is_ours(error):
     "was it raised in a file of this package?"
-    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent == Path(__file__).parent
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).parent == Path(__file__).parent
 
 def _writer(out):
     try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError: raise ImportError('--tensorboard needs a package: pip install tensorboard') from None
+    except ImportError:
+        raise ImportError('--tensorboard needs a package: pip install tensorboard') from None
     return None if rank_distrib() else SummaryWriter(out/'tensorboard')
 
 # %% ../nbs/28_run.ipynb #b0827ffc

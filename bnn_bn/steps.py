@@ -37,13 +37,14 @@ schedules = {
 }
 
 class Schedule(Callback):
-    "Set the learning rate before each step from the place in the training; without a state, it resumes by itself."
+    "Set the learning rate before each step from the place in the training; it has no state."
     order = 60
     def __init__(self,
         lr:float, # peak
         kind:str='linear', # a key of `schedules`
     ):
-        if kind not in schedules: raise ValueError(f'schedule {kind!r}: allowed are {", ".join(schedules)}')
+        if kind not in schedules:
+            raise ValueError(f'schedule {kind!r}: allowed are {", ".join(schedules)}')
         self.lr, self.f = lr, schedules[kind]
     def before_batch(self):
         if not self.training: return
@@ -52,7 +53,7 @@ class Schedule(Callback):
 
 # %% ../nbs/25_steps.ipynb #e5519df2
 class History(Callback):
-    "A row an epoch in a CSV file: place, rate, losses, metrics, skipped steps so far, speed, seconds, hours of the run."
+    "A row an epoch in a CSV file: place, rate, losses, metrics, skipped steps, speed, time."
     order = 70 # after the Recorder
     def __init__(self,
         file=None, # CSV file; None: `rows` only
@@ -88,8 +89,12 @@ def row(self:History):
 @patch
 def speed(self:History):
     "what a `Throughput` measured in this epoch, or the epoch's images by its time"
-    rows = [r for c in self.learn.cbs if isinstance(c, Throughput) for r in c.rows[-1:] if r['epoch'] == self.epoch]
-    if rows: return dict(images_per_s=round(rows[0]['images_per_s'], 1), loader_share=round(rows[0]['loader_share'], 4))
+    for c in self.learn.cbs:
+        if not isinstance(c, Throughput) or not c.rows: continue
+        row = c.rows[-1]
+        if row['epoch'] != self.epoch: continue
+        return dict(images_per_s=round(row['images_per_s'], 1),
+                    loader_share=round(row['loader_share'], 4))
     images = len(self.dls.train)*getattr(self.dls.train, 'bs', 0)
     return dict(images_per_s=round(images/(self.trained - self.start), 1), loader_share=None)
 
@@ -141,7 +146,7 @@ def write_rows(
 
 # %% ../nbs/25_steps.ipynb #362d50f4
 class Best(Callback):
-    "Keep the weights of the epoch with the highest `monitor`, those with which it was validated (the mean, under `EMA`)."
+    "Keep the weights of the epoch with the highest `monitor`, under `EMA` those of the mean."
     order = 55 # after the Recorder, and before EMA puts the trained weights back
     def __init__(self,
         file=None, # network to write at each new best; None: none
@@ -153,7 +158,8 @@ class Best(Callback):
     def before_fit(self):
         names = list(self.recorder.metric_names)
         if self.monitor not in names:
-            raise ValueError(f'no metric {self.monitor!r} to choose by; this Learner has {names[1:]}')
+            raise ValueError(f'no metric {self.monitor!r} to choose by; '
+                             f'this Learner has {names[1:]}')
     def state_dict(self): return dict(value=self.value, epoch=self.epoch_, weights=self.weights)
     def load_state_dict(self, state):
         self.value, self.epoch_, self.weights = state['value'], state['epoch'], state['weights']
@@ -175,7 +181,8 @@ def with_binary(
     "The same network, differently binarised."
     if not isinstance(model, BinaryNet):
         kind = type(model).__name__
-        raise ValueError(f'{kind} is no BinaryNet: only networks of bnn_bn.models can be binarised in steps')
+        raise ValueError(f'{kind} is no BinaryNet: only networks of bnn_bn.models can be binarised '
+                         'in steps')
     p, new = next(model.parameters()), binary_net(**dict(model.cfg, binary=binary))
     load_strictly(new.to(p.device, p.dtype), model.state_dict() if weights is None else weights)
     return new.train(model.training)
@@ -196,7 +203,8 @@ def _for_step(learn, wd, step, histories):
 def _with_decay(opt_func, wd):
     "what makes a Learner's optimizer, with another weight decay"
     if isinstance(opt_func, OptFunc): return OptFunc(opt_func.opt, wd)
-    raise ValueError(f'wd={wd}: only a Learner that bnn_learner made can change its weight decay; leave wd out')
+    raise ValueError(f'wd={wd}: only a Learner that bnn_learner made can change its weight decay; '
+                     'leave wd out')
 
 def _own_decay(learn):
     "give an optimizer that was used the decay of its Learner again"
@@ -238,8 +246,9 @@ def fit_two_step(self:Learner,
     out=None, # directory for states, step1.safetensors and best.safetensors
     **kwargs # of `fit_step`
 )->list: # what `step_result` says of each step
-    "1-bit activations, then 1-bit weights too (2104.08215, section 4.1); `learn.model` becomes a new network at each step."
-    if select not in ('best', 'last'): raise ValueError(f"select={select!r}: allowed are 'best' and 'last'")
+    "1-bit activations, then 1-bit weights too (2104.08215, 4.1); `learn.model` is a new network."
+    if select not in ('best', 'last'):
+        raise ValueError(f"select={select!r}: allowed are 'best' and 'last'")
     weights, results = None, []
     steps = ('act', 'step1.safetensors'), ('both', 'best.safetensors')
     for i, (binary, file) in enumerate(steps):

@@ -9,6 +9,7 @@ __all__ = ['rates', 'Throughput']
 import statistics, time
 import torch
 from fastai.callback.core import Callback
+from fastai.torch_core import one_param
 from fastcore.basics import patch
 
 # %% ../nbs/20c_throughput.ipynb #a8674b8d
@@ -35,18 +36,18 @@ def _seconds(a, b):
 
 # %% ../nbs/20c_throughput.ipynb #3648339a
 class Throughput(Callback):
-    "Measure images a second and the loader's share of each training epoch; a dict for each in `rows`."
+    "Measure images a second and the loader's share of each training epoch, a dict each in `rows`."
     order, run_valid = 100, False # metrics count as part of the step
     def __init__(self,
-        warmup:int=5, # first steps of a fit that are left out (compilation, choice of kernels, caches)
-        clock=None, # function of a device that gives seconds; None: host clock on a CPU, events on CUDA
+        warmup:int=5, # first steps of a fit that are left out: compilation, choice of kernels
+        clock=None, # function of a device that gives seconds; None: host clock, events on CUDA
     ):
         if warmup < 0: raise ValueError(f'warmup={warmup}: 0 or more')
         self.warmup, self.clock, self.rows = warmup, clock or _stamp, []
 
-    def now(self): return self.clock(next(self.learn.model.parameters()).device)
+    def now(self): return self.clock(one_param(self.learn.model).device)
     def before_fit(self): self.left = self.warmup
-    def before_train(self): self.stamps, self.start, self.end = [], None, None # the loader starts up: not counted
+    def before_train(self): self.stamps, self.start, self.end = [], None, None # not the start-up
     def before_batch(self): self.start = self.now()
     def after_train(self):
         if not self.stamps: return
@@ -67,4 +68,5 @@ def after_batch(self:Throughput):
     if start is None: return
     self.end = self.now()
     self.left -= 1
-    if self.left < 0 and last is not None: self.stamps.append((len(self.xb[0]), last, start, self.end))
+    if self.left >= 0 or last is None: return
+    self.stamps.append((len(self.xb[0]), last, start, self.end))

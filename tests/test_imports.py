@@ -6,8 +6,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
 NUMBER = {p.stem.partition('_')[2]: p.stem.partition('_')[0] for p in NOTEBOOKS if '#| default_exp' in p.read_text()}
-ALONE = 'binarize', 'augment', 'sigprop', 'agc', 'ema', 'throughput', 'cost', 'files', 'kernels'
-ALLOWED = dict(speed={'ema', 'throughput'}, probe={'activations', 'conv', 'sigprop'}, theory={'conv', 'sigprop'}, data={'augment'}, folder={'augment', 'data'}, bnnfile={'files'}, engine={'bnnfile', 'kernels'},
+ALONE = 'binarize', 'augment', 'sigprop', 'agc', 'autocast', 'ema', 'throughput', 'cost', 'files', 'kernels'
+ALLOWED = dict(speed={'autocast', 'ema', 'throughput'}, probe={'activations', 'conv', 'sigprop'}, theory={'conv', 'sigprop'}, data={'augment'}, folder={'augment', 'data'}, bnnfile={'files'}, engine={'bnnfile', 'kernels'},
                export={'files', 'bnnfile', 'engine'}, convert={'activations', 'conv'}) # nearly alone
 
 def imported(name):
