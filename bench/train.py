@@ -1,40 +1,44 @@
 """How fast and how large a training step is, beside the authors' network and loop.
 
-    python bench/train.py --peer DIRECTORY [--batch 64] [--threads 1] [--rounds 7] [--device cpu] [--out results/bench_train]
+    python bench/train.py --peer DIRECTORY [--batch 64] [--threads 1] [--rounds 7] [--device cpu]
+                          [--out results/bench_train]
     python bench/train.py --quick --out /tmp/bench     # does it work? a minute, no figures
 
-DIRECTORY is a checkout of VITA-Group/BNN_NoBN, of which nothing is part of this project; without it, the rows of our own remain.
-ReActNet-18 BN-free, 1-bit weights and activations, 32x32, CIFAR stem, the same images for all. Contenders take turns, a step each;
-medians and ratios are printed and written as JSON, with a picture of what each technique adds.
+DIRECTORY is a checkout of VITA-Group/BNN_NoBN, of which nothing is part of this project; without
+it, the rows of our own remain. ReActNet-18 BN-free, 1-bit weights and activations, 32x32, CIFAR
+stem, the same images for all. Contenders take turns, a step each; medians and ratios are printed
+and written as JSON, with a picture of what each technique adds.
 
-The rows: the authors' module and loop; our network in it; then one technique more in each: grouped AGC, fused Adam, channels_last (the
-float32 row), bf16, bf16 compiled. bf16 is left out where the hardware has no instructions for it, compiling where there is no C++
-compiler; --no_amp and --no_compile leave them out too. Run it on a machine that does nothing else. The two compiled rows (ours, and batch
-norm) take some minutes at first, then come from the user's cache. `speed` is images a second over those of the first row, from steps
-taken in turn; `over_float32` is the same over the float32 row with channels_last.
+The rows: the authors' module and loop; our network in it; then one technique more in each: grouped
+AGC, fused Adam, channels_last (the float32 row), bf16, bf16 compiled. bf16 is left out where the
+hardware has no instructions for it, compiling where there is no C++ compiler; --no_amp and
+--no_compile leave them out too. Run it on a machine that does nothing else. The two compiled rows
+(ours, and batch norm) take minutes at first, then come from the user's cache. `speed` is images
+a second over those of the first row; `over_float32` the same over the float32 row.
 """
 import argparse, importlib, json, math, platform, statistics, sys, time
-from contextlib import nullcontext
 from pathlib import Path
 import torch, torch.nn.functional as F
 from bnn_bn.agc import adaptive_clip_grad, clipped_parameters
 from bnn_bn.models import decay_groups, reactnet_bn, reactnet_nobn
 from bnn_bn.speed import bf16_is_fast, fused, has_compiler, keep_compiled
 
-PEAK = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12} # dense bfloat16 operations a second, from the makers' data sheets
+# dense bfloat16 operations a second, from the makers' data sheets
+PEAK = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12}
 
 FLOAT32, BATCH_NORM = 'and channels_last', 'with batch norm' # names of rows
 
 class Contender:
     "a network, an optimizer and a clipping function"
-    def __init__(self, name, net, opt, clip, memory_format=torch.contiguous_format, backend=None, amp=False):
-        self.name, self.net, self.clip, self.amp = name, net.to(memory_format=memory_format), clip, amp
+    def __init__(self, name, net, opt, clip, *, last=False, backend=None, amp=False):
+        self.name, self.clip, self.amp = name, clip, amp
+        self.net = net.to(memory_format=torch.channels_last if last else torch.contiguous_format)
         self.opt = opt(self.net)
         if backend: self.net.compile(backend=backend, dynamic=False)
         self.times, self.clips = [], []
 
     def forward(self, x, y):
-        with torch.autocast(x.device.type, torch.bfloat16) if self.amp else nullcontext(): out = self.net(x)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp): out = self.net(x)
         return F.cross_entropy(out.float(), y)
 
     def step(self, x, y, clock):
@@ -76,12 +80,14 @@ def ours(norm, device, width=1.):
 def authors(peer, device):
     "their network, their groups and optimizer, their clipping"
     sys.path.insert(0, str(peer))
-    module, agc = importlib.import_module('models.Qaw_reactnet_18_bf'), importlib.import_module('agc')
+    module = importlib.import_module('models.Qaw_reactnet_18_bf')
+    agc = importlib.import_module('agc')
     def opt(net):
         weights = [p for n, p in net.named_parameters() if p.dim() == 4 or 'conv' in n]
         ids = {id(p) for p in weights}
         others = [p for p in net.parameters() if id(p) not in ids]
-        return torch.optim.Adam([dict(params=others), dict(params=weights, weight_decay=1e-5)], lr=5e-4)
+        groups = [dict(params=others), dict(params=weights, weight_decay=1e-5)]
+        return torch.optim.Adam(groups, lr=5e-4)
     def clip(net):
         params = [p for n, p in net.named_parameters() if 'fc' not in n]
         agc.adaptive_clip_grad(params, clip_factor=.02)
@@ -95,12 +101,13 @@ def contenders(a):
     clip = lambda net: adaptive_clip_grad(clipped_parameters(net), clip_factor=.02)
     net = lambda norm='nobn': ours(norm, a.device, a.width)
     rows = peer_rows(a, net, plain) if a.peer else []
-    rows += [Contender('and grouped AGC', net(), plain, clip), Contender('and fused Adam', net(), fast, clip)]
-    last = dict(memory_format=torch.channels_last)
-    rows.append(Contender(FLOAT32, net(), fast, clip, **last))
-    if a.amp: rows.append(Contender('and bf16', net(), fast, clip, **last, amp=True))
-    if a.backend: rows.append(Contender('and compiled', net(), fast, clip, **last, amp=a.amp, backend=a.backend))
-    rows.append(Contender(BATCH_NORM, net('bn'), fast, clip, **last, amp=a.amp, backend=a.backend))
+    rows.append(Contender('and grouped AGC', net(), plain, clip))
+    rows.append(Contender('and fused Adam', net(), fast, clip))
+    rows.append(Contender(FLOAT32, net(), fast, clip, last=True))
+    if a.amp: rows.append(Contender('and bf16', net(), fast, clip, last=True, amp=True))
+    best = dict(last=True, amp=a.amp, backend=a.backend)
+    if a.backend: rows.append(Contender('and compiled', net(), fast, clip, **best))
+    rows.append(Contender(BATCH_NORM, net('bn'), fast, clip, **best))
     return rows
 
 def peer_rows(a, net, plain):
@@ -114,7 +121,8 @@ def draw(table, file):
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
     rows = [r for r in table if r['name'] != BATCH_NORM]
-    panels = ('speed', 'images/s, the first row = 1', '#0072B2', '.2f'), ('kept_mib', 'kept for the backward pass (MiB)', '#D55E00', '.0f')
+    panels = (('speed', 'images/s, the first row = 1', '#0072B2', '.2f'),
+              ('kept_mib', 'kept for the backward pass (MiB)', '#D55E00', '.0f'))
     fig, axs = plt.subplots(1, 2, figsize=(9, .45*len(rows) + 1.2), sharey=True)
     for ax, (key, label, colour, form) in zip(axs, panels):
         bars = ax.barh([r['name'] for r in rows], [r[key] for r in rows], color=colour)
@@ -127,7 +135,8 @@ def draw(table, file):
     fig.savefig(file, dpi=110)
 
 def arguments():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    form = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     p.add_argument('--peer', type=Path)
     p.add_argument('--batch', type=int, default=64)
     p.add_argument('--threads', type=int, default=1)
@@ -136,10 +145,11 @@ def arguments():
     p.add_argument('--out', type=Path, default=Path('results/bench_train'))
     p.add_argument('--no_amp', action='store_true', help='no rows in bf16')
     p.add_argument('--no_compile', action='store_true', help='no compiled rows')
-    p.add_argument('--quick', action='store_true', help='a narrow network, small batches, nothing compiled for real')
+    p.add_argument('--quick', action='store_true', help='narrow, a small batch, no real compiler')
     a = p.parse_args()
     if a.peer and not (a.peer/'models/Qaw_reactnet_18_bf.py').is_file():
-        raise SystemExit(f'{a.peer}: no checkout of VITA-Group/BNN_NoBN (models/Qaw_reactnet_18_bf.py is missing)')
+        raise SystemExit(f'{a.peer}: no checkout of VITA-Group/BNN_NoBN '
+                         '(models/Qaw_reactnet_18_bf.py is missing)')
     a.amp = not a.no_amp and bf16_is_fast(a.device)
     a.backend = 'inductor' if has_compiler() and not a.no_compile else None
     a.width = 1.
@@ -186,10 +196,22 @@ def facts(a):
     "what the figures were measured with"
     words = ['PEER' if w == str(a.peer) else w for w in sys.argv[1:]]
     device = torch.cuda.get_device_name() if a.device.startswith('cuda') else platform.machine()
-    return dict(command=' '.join(['python bench/train.py', *words]), batch=a.batch, threads=a.threads,
-                rounds=a.rounds, device=device, torch=torch.__version__)
+    return dict(command=' '.join(['python bench/train.py', *words]), batch=a.batch,
+                threads=a.threads, rounds=a.rounds, device=device, torch=torch.__version__)
 
 def short(row): return {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+
+COLUMNS = {
+    'speed': ('speed', '.2f'), '/float32': ('over_float32', '.2f'), 'kept MiB': ('kept_mib', '.0f'),
+    'kept': ('kept', '.1%'), 'AGC/step': ('agc_share', '.2%'), 'AGC/first': ('agc_of_first', '.2f'),
+    'BN/this': ('bn_over_this', '.2f')}
+
+def show(table):
+    "print the ratios"
+    print(' '*20 + ''.join(f'{title:>11}' for title in COLUMNS))
+    for r in table:
+        cells = [format(r[key], form) for key, form in COLUMNS.values()]
+        print(f"{r['name']:20}" + ''.join(f'{c:>11}' for c in cells))
 
 def main():
     a = arguments()
@@ -206,11 +228,9 @@ def main():
     else:
         for r in table: del r['seconds'] # of one shared machine: ratios only
     a.out.parent.mkdir(parents=True, exist_ok=True)
-    a.out.with_suffix('.json').write_text(json.dumps(dict(info, rows=[short(r) for r in table]), indent=1) + '\n')
+    text = json.dumps(dict(info, rows=[short(r) for r in table]), indent=1)
+    a.out.with_suffix('.json').write_text(text + '\n')
     draw(table, a.out.with_suffix('.png'))
-    print(f"{'':20}{'speed':>8}{'/float32':>10}{'kept MiB':>10}{'kept':>8}{'AGC/step':>10}{'AGC/first':>11}{'BN/this':>9}")
-    for r in table:
-        print(f"{r['name']:20}{r['speed']:8.2f}{r['over_float32']:10.2f}{r['kept_mib']:10.0f}{r['kept']:8.1%}"
-              f"{r['agc_share']:10.2%}{r['agc_of_first']:11.2f}{r['bn_over_this']:9.2f}")
+    show(table)
 
 if __name__ == '__main__': main()

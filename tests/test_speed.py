@@ -1,4 +1,4 @@
-"The callbacks of `speed` with the real guard of `learner`, which their notebook may not import, and in a pickle."
+"The callbacks of `speed` with the real guard of `learner`, and in a pickle."
 import io, pickle, warnings
 from dataclasses import replace
 from types import SimpleNamespace
@@ -24,7 +24,8 @@ class Overflow(Callback):
 
 def learner(*cbs, n=128, patience=3):
     set_seed(0, reproducible=True)
-    dls, net = fashion_mini(bs=16, n=n, device='cpu'), reactnet_nobn('mini', n_out=10, in_chans=1, width=.125)
+    dls = fashion_mini(bs=16, n=n, device='cpu')
+    net = reactnet_nobn('mini', n_out=10, in_chans=1, width=.125)
     return bnn_learner(dls, net, opt=fused(), patience=patience, cbs=cbs)
 
 def fit(learn, epochs=1):
@@ -33,19 +34,22 @@ def fit(learn, epochs=1):
     return learn
 
 def test_order():
-    order = [c.order for c in (Autocast, DivergenceGuard, AdaptiveGradClip, Compile, EMA, Throughput)]
+    callbacks = Autocast, DivergenceGuard, AdaptiveGradClip, Compile, EMA, Throughput
+    order = [c.order for c in callbacks]
     assert order == sorted(order)
 
 def test_overflows_are_no_divergence():
     learn = fit(learner(Autocast(torch.float16, init_scale=1024.), Overflow(2, 5), EMA()))
-    assert learn.autocast.skipped == 3 and learn.autocast.scaler.get_scale() == 128 and learn.divergence_guard.log == []
+    assert learn.autocast.skipped == 3 and learn.autocast.scaler.get_scale() == 128
+    assert learn.divergence_guard.log == []
     assert learn.ema.state_dict()['n'] == 8 - 3
     assert all(p.isfinite().all() for p in learn.model.parameters())
 
 def test_the_guard_has_the_last_word():
     learn = learner(Autocast(torch.float16, init_scale=2.), Overflow(1, 99))
     with pytest.raises(DivergenceError): fit(learn)
-    assert learn.autocast.skipped == 1 and len(learn.divergence_guard.log) == 3      # 2 to 1; at 1/2 the guard takes over
+    assert learn.autocast.skipped == 1                       # 2 to 1; at 1/2 the guard takes over
+    assert len(learn.divergence_guard.log) == 3
     assert all(p.isfinite().all() for p in learn.model.parameters())
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -53,7 +57,7 @@ def test_state_and_pickle(dtype):
     "states hold tensors and plain Python, and a callback can be pickled"
     learn = fit(learner(Autocast(dtype), EMA(.9), Throughput(warmup=0)))
     for cb in (learn.autocast, learn.ema, learn.throughput):
-        if hasattr(type(cb), 'state_dict'): # an instance passes unknown names on to the Learner, and that to the model
+        if hasattr(type(cb), 'state_dict'): # an instance passes unknown names on to the model
             f = io.BytesIO()
             torch.save(cb.state_dict(), f)
             f.seek(0)
@@ -61,7 +65,8 @@ def test_state_and_pickle(dtype):
         learn.remove_cb(cb)
         again = pickle.loads(pickle.dumps(cb))
         if not isinstance(cb, EMA): continue
-        assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), cb.model.parameters()))
+        pairs = zip(again.model.parameters(), cb.model.parameters())
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 def counted(graphs):
     "a backend that keeps the graphs it gets, and runs them as they are"
@@ -72,14 +77,15 @@ def counted(graphs):
 
 def two_steps(*cbs):
     "a recipe with three sizes of picture, a mean of weights and two steps, on 48 pictures"
-    r = replace(recipes['fashion'], width=.125, bs=16, epochs=3, steps=2, sizes='8,16,32', ema=.9, start='calibrated')
+    r = replace(recipes['fashion'], width=.125, bs=16, epochs=3, steps=2)
+    r = replace(r, sizes='8,16,32', ema=.9, start='calibrated')
     set_seed(0, reproducible=True)
     learn = make_learner(r, make_dls(r, device='cpu', images=48, holdout=24), cbs=list(cbs))
     with learn.no_bar(), learn.no_logging(): learn.fit_two_step((3, 3), .01)
     return learn
 
 def test_graphs_of_a_run():
-    "one for each size and one for validation in each step, the short last batch of validation and EMA add none; nor does a second run"
+    "one for each size and one for validation in a step; a short batch, EMA, a second run add none"
     torch._dynamo.reset()
     graphs, plain = [], two_steps()
     with warnings.catch_warnings(record=True) as caught:
@@ -89,23 +95,25 @@ def test_graphs_of_a_run():
         two_steps(Compile(backend=counted(graphs)))
     assert n == 2*(3 + 1), n
     assert not [w for w in caught if 'Compile' in str(w.message)]
-    assert all(torch.equal(a, b) for a, b in zip(learn.model.parameters(), plain.model.parameters()))
+    pairs = zip(learn.model.parameters(), plain.model.parameters())
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 def test_short_batch_at_a_resume():
-    "a training that goes on in the last, short batch of an epoch does not take it for the usual size"
+    "a training that goes on in the short last batch of an epoch does not take it for a whole one"
     def batch(n, i, **dl):
-        compile.learn = SimpleNamespace(training=True, xb=(torch.zeros(n, 1, 4, 4),), iter=i, dl=SimpleNamespace(**dl))
+        xb, dl = (torch.zeros(n, 1, 4, 4),), SimpleNamespace(**dl)
+        compile.learn = SimpleNamespace(training=True, xb=xb, iter=i, dl=dl)
         return compile.is_whole()
     compile = Compile()
     compile.sizes = {}
     assert not batch(8, 3, bs=16)
     assert batch(16, 0, bs=16) and batch(16, 1, bs=16) and not batch(8, 3, bs=16)
     compile.sizes = {}
-    assert batch(8, 3, bs=16, shard=(0, 2)) and not batch(4, 4, bs=16, shard=(0, 2))  # two processes
+    assert batch(8, 3, bs=16, shard=(0, 2)) and not batch(4, 4, bs=16, shard=(0, 2)) # two processes
     compile.sizes = {}
-    assert batch(5, 0, bs=16) and batch(5, 1, bs=16)                                 # all are that short
+    assert batch(5, 0, bs=16) and batch(5, 1, bs=16) # all are that short
     compile.sizes = {}
-    assert batch(5, 2)                                                               # a loader that does not say
+    assert batch(5, 2) # a loader that does not say
 
 def test_compile_with_guard_and_ema():
     "a compiler that fails: one warning, and the bits of a fit without it"
