@@ -280,8 +280,8 @@ _own_options = {
     'tensorboard': dict(action='store_true', help='write TensorBoard events (needs tensorboard)'),
     'no_download': dict(dest='download', action='store_false', help='never fetch data')}
 _choices = {
-    'amp': dict(choices=('auto', 'bf16', 'fp16', 'none', '')),
-    'compile': dict(dest='compiled', nargs='?', const='yes', choices=('auto', 'yes', 'no'))}
+    'amp': dict(metavar='{auto,bf16,fp16,none}'),
+    'compile': dict(dest='compiled', nargs='?', const='yes', metavar='{auto,yes,no}')}
 _description = ('Train a binary network by a recipe; '
                 'a run that was stopped or killed goes on with --resume.')
 _epilog = ('On 4 GPUs: torchrun --no-python --nproc_per_node 4 bnn_train ..., '

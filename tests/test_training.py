@@ -171,15 +171,15 @@ NO_COMPILER = 'torch.compile needs a C++ compiler, and there is none (g++, or wh
 
 @pytest.mark.skipif(not has_compiler(), reason=NO_COMPILER)
 def test_compiled_run_resumes(tmp_path):
-    "compiled, in bfloat16, killed within both epochs: the same bits; the choice is in the files"
+    "compiled, in bfloat16, killed within an epoch: the same bits; the choice is in the files"
     kw = dict(env=ENV, capture_output=True, text=True, timeout=900)
     words = [str(BIN/'bnn_train'), *COMPILED, '--out']
     done = subprocess.run([*words, str(tmp_path/'whole')], **kw)
     assert done.returncode == 0 and 'bf16 on cpu; compiled' in done.stdout, done.stderr[-2000:]
-    for n in (2, 6):
-        killed = [sys.executable, '-c', KILL_IN_BATCH, str(n), *COMPILED, '--resume', '--out']
-        done = subprocess.run([*killed, str(tmp_path/'run')], **kw)
-        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    in_epoch_2 = '7'
+    killed = [sys.executable, '-c', KILL_IN_BATCH, in_epoch_2, *COMPILED, '--out', str(tmp_path/'run')]
+    done = subprocess.run(killed, **kw)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     words = [w for w in words if w not in ('--amp', 'bf16', '--compile')] # auto: as it began
     done = subprocess.run([*words, str(tmp_path/'run'), '--resume'], **kw)
     assert done.returncode == 0, done.stderr[-2000:]
