@@ -6,10 +6,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
 NUMBER = {p.stem.partition('_')[2]: p.stem.partition('_')[0] for p in NOTEBOOKS if '#| default_exp' in p.read_text()}
-ALONE = 'binarize', 'augment', 'sigprop', 'agc', 'speed', 'cost', 'files', 'kernels', 'netgraph'
-ALLOWED = dict(probe={'activations', 'conv', 'sigprop'}, theory={'conv', 'sigprop'}, data={'augment'}, folder={'augment', 'data'}, bnnfile={'files'}, engine={'bnnfile', 'kernels'},
-               export={'files', 'bnnfile', 'engine'}, branches={'netgraph'}, variance={'netgraph', 'branches'},
-               normfree={'activations', 'conv', 'netgraph', 'variance'}, convert={'netgraph', 'variance', 'normfree', 'start'}) # nearly alone
+ALONE = ('binarize', 'augment', 'sigprop', 'agc', 'autocast', 'ema', 'throughput', 'cost', 'files', 'kernels',
+         'netgraph')
+ALLOWED = dict( # nearly alone
+    speed={'autocast', 'ema', 'throughput'}, probe={'activations', 'conv', 'sigprop'}, theory={'conv', 'sigprop'},
+    data={'augment'}, folder={'augment', 'data'}, bnnfile={'files'}, engine={'bnnfile', 'kernels'},
+    export={'files', 'bnnfile', 'engine'}, branches={'netgraph'}, variance={'netgraph', 'branches'},
+    normfree={'activations', 'conv', 'netgraph', 'variance'},
+    convert={'netgraph', 'variance', 'normfree', 'start'})
 
 def imported(name):
     "modules of ours that a module imports"
