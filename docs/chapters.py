@@ -66,7 +66,8 @@ class Links:
         if file is None or file.suffix == '.ipynb': return link
         name = str(file.relative_to(self.root))
         up = '../'*len(Path(here).parts)
-        return up + self.others[name] if name in self.others else f'{self.blob}/{name}{mark}{anchor}'
+        if name in self.others: return up + self.others[name]
+        return f'{self.blob}/{name}{mark}{anchor}'
 
     def code(self, match, module, here):
         "a name in back-ticks: a chapter, a public name of ours, or as it was"

@@ -18,6 +18,8 @@ extensions = ['myst_nb', 'mathml']
 nb_execution_mode = 'off'
 nb_render_markdown_format = 'gfm'
 nb_merge_streams = True
+nb_code_prompt_show = 'Show the code behind'
+nb_code_prompt_hide = 'Hide the code behind'
 myst_enable_extensions = ['dollarmath', 'amsmath']
 myst_heading_anchors = 4
 add_module_names = False
@@ -25,6 +27,8 @@ python_maximum_signature_line_length = 70
 toc_object_entries_show_parents = 'hide'
 
 html_theme = 'furo'
+pygments_style = 'friendly'
+pygments_dark_style = 'github-dark'
 html_title = settings['title']
 html_math_renderer = 'mathml'
 html_static_path = [str(ROOT/'docs/static')]

@@ -1,4 +1,5 @@
-"""Write what Sphinx reads: `python docs/pages.py` makes _site/src (pages) and _site/extra (texts).
+"""Write what Sphinx reads: `python docs/pages.py` makes _site/src (pages) and _site/extra (texts);
+with a folder as argument, its src and extra.
 
 Chapters come from nbs/ in the order of docs/parts.ini, API pages from the modules that
 bnn_bn/_modidx.py lists. Everything is read as text, so no other package is needed."""
@@ -6,13 +7,13 @@ import ast
 import json
 import re
 import shutil
+import sys
 from configparser import ConfigParser
 from pathlib import Path
 from chapters import Links, as_text, heading, module_of, page, read_notebook, read_parts
 from symbols import module_doc, symbols
 
 ROOT = Path(__file__).resolve().parent.parent
-SRC, EXTRA = ROOT/'_site/src', ROOT/'_site/extra'
 OTHERS = {'CONTRIBUTING.md': 'contributing.md', 'CHANGELOG.md': 'changelog.md',
           'results/README.md': 'results.md'}
 MARKS = re.compile(r'([\\*_<$\[\]{}])')
@@ -108,25 +109,25 @@ def all_chapters(parts):
     if missing: parts[-1].chapters += missing
     return named + missing
 
-def write_chapters(parts, notebooks, links):
+def write_chapters(out, parts, notebooks, links):
     for name in ['index', *notebooks]:
         nb = page(ROOT/f'nbs/{name}.ipynb', name, links)
-        write(EXTRA/f'text/{name}.md', as_text(nb))
+        write(out/f'extra/text/{name}.md', as_text(nb))
         if name == 'index': nb['cells'].append(contents(parts))
-        write(SRC/f'{name}.ipynb', json.dumps(nb))
+        write(out/f'src/{name}.ipynb', json.dumps(nb))
 
-def write_api(found, chapters, blob):
-    write(SRC/'api/index.md', api_index(list(found)))
+def write_api(out, found, chapters, blob):
+    write(out/'src/api/index.md', api_index(list(found)))
     for module, entries in found.items():
         text = api_page(module, entries, chapters.get(module), blob)
-        write(SRC/f'api/{module}.md', text)
-        write(EXTRA/f'text/api/{module}.md', file_of(module).read_text(encoding='utf-8'))
+        write(out/f'src/api/{module}.md', text)
+        write(out/f'extra/text/api/{module}.md', file_of(module).read_text(encoding='utf-8'))
 
-def write_others(links):
+def write_others(out, links):
     "CONTRIBUTING.md and its like"
     for file, name in OTHERS.items():
         text = (ROOT/file).read_text(encoding='utf-8')
-        write(SRC/name, links.markdown(text, '', ''))
+        write(out/'src'/name, links.markdown(text, '', ''))
 
 def full_names(found):
     "{short name: [full names]} of all public functions and classes"
@@ -135,8 +136,8 @@ def full_names(found):
         for s in entries: names.setdefault(s.name, []).append(f'bnn_bn.{module}.{s.name}')
     return names
 
-def main():
-    for folder in (SRC, EXTRA): shutil.rmtree(folder, ignore_errors=True)
+def main(out=ROOT/'_site'):
+    for folder in ('src', 'extra'): shutil.rmtree(out/folder, ignore_errors=True)
     s, parts = settings(), read_parts(ROOT/'docs/parts.ini')
     notebooks = {c: read_notebook(ROOT/f'nbs/{c}.ipynb') for c in all_chapters(parts)}
     chapters = {module_of(nb): name for name, nb in notebooks.items()}
@@ -144,12 +145,12 @@ def main():
     blob = f"{s['git_url']}/blob/{s['branch']}"
     pages = {c: f'{c}.ipynb' for c in notebooks}
     links = Links(ROOT, blob, pages, full_names(found), OTHERS)
-    write_chapters(parts, notebooks, links)
-    write_api(found, chapters, blob)
-    write_others(links)
+    write_chapters(out, parts, notebooks, links)
+    write_api(out, found, chapters, blob)
+    write_others(out, links)
     base = s['doc_host'] + s['doc_baseurl']
     about = f"{s['description']}. Each page below is plain text."
-    write(EXTRA/'llms.txt', llms(parts, notebooks, s['title'], about, base))
-    write(EXTRA/'.nojekyll', '')
+    write(out/'extra/llms.txt', llms(parts, notebooks, s['title'], about, base))
+    write(out/'extra/.nojekyll', '')
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': main(*map(Path, sys.argv[1:]))
