@@ -1,4 +1,4 @@
-# `make install` needs Python 3.10 to 3.13 and nothing else; the site (`make docs`) needs 3.11 or newer.
+# `make install` needs Python 3.10 to 3.13, the site (`make docs`) 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
