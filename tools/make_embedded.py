@@ -1,6 +1,6 @@
 """Make the embedded Fashion-MNIST subset from the four official idx files.
 
-    python tools/make_embedded.py DIR      # DIR holds train-images-idx3-ubyte.gz and the other three
+    python tools/make_embedded.py DIR   # DIR has the official files
 
 Writes bnn_bn/embedded/fashion_mini_{train,test}.png: the first 1,000 (200) images of each class in
 file order, interleaved so that picture i has class i % 10, as lossless strips of 28 pixels' width.
