@@ -23,6 +23,7 @@ nb_code_prompt_hide = 'Hide the code behind'
 myst_enable_extensions = ['dollarmath', 'amsmath']
 myst_heading_anchors = 4
 add_module_names = False
+smartquotes = False
 python_maximum_signature_line_length = 70
 toc_object_entries_show_parents = 'hide'
 

@@ -63,7 +63,7 @@ def entry(symbol, module, blob):
 def api_page(module, found, chapter, blob):
     "the page of a module"
     lines = [f'# bnn_bn.{module}', f'> {escaped(module_doc(file_of(module)))}']
-    if chapter: lines += [f'Told and tested in the chapter [](../{chapter}.ipynb).']
+    if chapter: lines += [f'Explained and tested in the chapter [](../{chapter}.ipynb).']
     lines += [f'```{{py:module}} bnn_bn.{module}\n```']
     lines += [f'## {s.name.replace("_", chr(92) + "_")}\n\n{entry(s, module, blob)}' for s in found]
     return '\n\n'.join(lines) + '\n'
