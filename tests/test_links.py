@@ -76,6 +76,17 @@ def test_a_wrong_link_is_seen():
     assert 'heading' in fault('README.md#nowhere', here)
     assert not fault('README.md', here)
 
+@pytest.mark.parametrize('link,moved', [
+    ('02_conv.ipynb', 'nbs/02_conv.ipynb'), ('02_conv.ipynb#a', 'nbs/02_conv.ipynb#a'),
+    ('../results/README.md', 'results/README.md'), ('CONTRIBUTING.md', 'CONTRIBUTING.md'),
+    ('https://arxiv.org/abs/2104.08215', 'https://arxiv.org/abs/2104.08215')])
+def test_links_of_the_readme(link, moved, monkeypatch):
+    "README.md is made from a notebook in nbs/"
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT/'tools'))
+    import readme
+    assert readme.from_root(f'see [x]({link}).') == f'see [x]({moved}).'
+
 def test_parts_name_every_notebook_once():
     "a new notebook gets its place in docs/parts.ini"
     named = [c for p in read_parts(ROOT/'docs/parts.ini') for c in p.chapters]

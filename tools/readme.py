@@ -4,6 +4,7 @@ nbdev drops the hidden cells, nbconvert writes markdown, pictures go to README_f
 to a site of its own become plain code again. (nbdev_readme does the same through Quarto, which pip
 cannot install.)
 """
+import os
 import re
 import shutil
 from pathlib import Path
@@ -25,6 +26,14 @@ def without_links(source):
     host = re.escape(get_config().doc_host)
     return re.sub(rf'\[(`[^`]+`)\]\({host}[^)]*\)', r'\1', source)
 
+def from_root(source):
+    "links of a notebook in nbs/ as links of a file in the root"
+    def moved(match):
+        path, mark, anchor = match[1].partition('#')
+        file = Path('nbs')/path
+        return f']({os.path.relpath(file)}{mark}{anchor})' if path and file.exists() else match[0]
+    return re.sub(r'\]\(([^)\s]+)\)', moved, source)
+
 def processed():
     "the first page as nbdev leaves it"
     proc_nbs(force=True, n_workers=0)
@@ -35,6 +44,7 @@ def processed():
         is_hidden = cell.source.startswith('#| echo: false')
         if is_hidden: cell.metadata['transient'] = dict(remove_source=True)
         cell.source = without_links(cell.source)
+        if cell.cell_type == 'markdown': cell.source = from_root(cell.source)
     return nb
 
 def tidy(body):
