@@ -10,7 +10,7 @@ HIDDEN = {'hide', 'default_exp'}                # cells that no reader needs
 FOLDED = {'export', 'exporti'}                  # code that opens with a click
 FENCED = re.compile(r'(```.*?```)', re.S)
 LINK = re.compile(r'\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)')
-CODE = re.compile(r'(?<![\[`])`([A-Za-z_][\w./]*)(\(\))?`(?!`)')
+CODE = re.compile(r'(?<![\[`])`(\w[\w./]*)(\(\))?`(?!`)')
 PICTURE = re.compile(r'imshow|show_images?|show_batch|plot_pictures')
 
 @dataclass
