@@ -1,14 +1,22 @@
-# Everything goes through `make install`, which needs Python 3.10 to 3.13 and nothing else.
+# `make install` needs Python 3.10 to 3.13, the site (`make docs`) 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SITE := .venv-docs
 export PYTHONWARNINGS ?= ignore
 
-.PHONY: install demo seeds test readme clean
+# the notebooks of `make quick`: from the sign to a Learner, without the long trainings
+QUICK := ^(00|01|02|10|11|12|20|22)_
+
+ASK = import sys; v = sys.version_info[:2]; \
+  sys.exit(0 if $(1) <= v <= $(2) else 'this needs Python %s to %s and has %s; \
+  choose one with: make PYTHON=python3.12 ...' % ('%d.%d' % $(1), '%d.%d' % $(2), '%d.%d' % v))
+
+.PHONY: install demo seeds test quick docs readme clean
 install: $(VENV)/installed
 
 $(VENV)/installed: settings.ini setup.py constraints-tested.txt
-	@$(PYTHON) -c "import sys; sys.exit(0 if (3,10) <= sys.version_info[:2] <= (3,13) else 'bnn_bn needs Python 3.10 to 3.13, this is '+sys.version.split()[0]+'; choose one with: make PYTHON=python3.12 ...')"
+	@$(PYTHON) -c "$(call ASK,(3,10),(3,13))"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints-tested.txt -e '.[dev]'
 	touch $@
@@ -21,11 +29,30 @@ seeds: install
 
 test: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 1 --do_print
-	$(BIN)/ruff check -q nbs tests tools bench setup.py
+	$(BIN)/ruff check -q nbs tests tools bench docs setup.py
 	$(BIN)/python -m pytest -q tests
+
+# what most mistakes break, in about two minutes
+quick: install
+	$(BIN)/ruff check -q nbs tests tools bench docs setup.py
+	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_links.py tests/test_notebooks.py \
+	  tests/test_layers.py tests/test_traps.py -k 'not in_step and not A_b and not A_none'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 1 --file_re '$(QUICK)'
+
+# the site: _site/html; its environment has no torch, the pages are made from files
+docs: $(SITE)/installed
+	$(SITE)/bin/python docs/pages.py
+	$(SITE)/bin/python -m sphinx -q -W --keep-going -c docs -d _site/cache _site/src _site/html
+	@echo 'the site: _site/html/index.html'
+
+$(SITE)/installed: docs/requirements.txt
+	@$(PYTHON) -c "$(call ASK,(3,11),(3,14))"
+	test -x $(SITE)/bin/python || $(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/python -m pip install -q --disable-pip-version-check -r docs/requirements.txt
+	touch $@
 
 readme: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/readme.py
 
 clean:
-	rm -rf $(VENV) _proc build *.egg-info runs
+	rm -rf $(VENV) $(SITE) _proc _site build *.egg-info runs

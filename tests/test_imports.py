@@ -1,11 +1,15 @@
-"The import table: no module imports upward, and some stand alone."
-import ast, configparser, json
+"The import table: no module imports upward, some stand alone, none hides a name of fastai."
+import ast
+import configparser
+import importlib
+import json
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
-NUMBER = {p.stem.partition('_')[2]: p.stem.partition('_')[0] for p in NOTEBOOKS if '#| default_exp' in p.read_text()}
+EXPORTING = [p for p in NOTEBOOKS if '#| default_exp' in p.read_text(encoding='utf-8')]
+NUMBER = {p.stem.partition('_')[2]: p.stem.partition('_')[0] for p in EXPORTING}
 ALONE = ('binarize', 'augment', 'sigprop', 'agc', 'autocast', 'ema', 'throughput', 'cost', 'files', 'kernels',
          'netgraph')
 ALLOWED = dict( # nearly alone
@@ -15,13 +19,30 @@ ALLOWED = dict( # nearly alone
     normfree={'activations', 'conv', 'netgraph', 'variance'},
     convert={'netgraph', 'variance', 'normfree', 'start'})
 
+def tree_of(name): return ast.parse((ROOT/f'bnn_bn/{name}.py').read_text(encoding='utf-8'))
+
+def targets(node):
+    "what an import statement names; nbdev writes ours relative: `from .agc import x`"
+    if isinstance(node, ast.Import): return [a.name for a in node.names]
+    if not isinstance(node, ast.ImportFrom): return []
+    if node.level and not node.module: return [f'bnn_bn.{a.name}' for a in node.names]
+    return [f'bnn_bn.{node.module}' if node.level else node.module]
+
 def imported(name):
     "modules of ours that a module imports"
-    tree = ast.parse((ROOT/f'bnn_bn/{name}.py').read_text())
-    froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)] # nbdev writes them relative: from .agc import x, from . import agc
-    mods = [m for n in froms for m in ([n.module] if n.module else [a.name for a in n.names]) if n.level] + [n.module[7:] for n in froms if (n.module or '').startswith('bnn_bn.')]
-    mods += [a.name[7:] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names if a.name.startswith('bnn_bn.')]
-    return set(mods) & set(NUMBER)
+    found = [t for node in ast.walk(tree_of(name)) for t in targets(node)]
+    return {t.removeprefix('bnn_bn.') for t in found if t.startswith('bnn_bn.')} & set(NUMBER)
+
+def on_import(tree):
+    "what is imported when a module is: every statement that stands in no function"
+    kinds = ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda
+    found = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, kinds): continue
+        found += targets(node) + on_import(node)
+    return found
+
+def within(target, packages): return any(f'{target}.'.startswith(f'{p}.') for p in packages)
 
 def test_found():
     assert set(ALONE) < set(NUMBER)
@@ -41,31 +62,70 @@ def test_no_orphan():
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=lambda p: p.stem)
 def test_cells_import_downward(nb):
     "cells that are not exported obey the same order"
-    for cell in json.loads(nb.read_text())['cells']:
-        if cell['cell_type'] != 'code': continue
-        for line in ''.join(cell['source']).splitlines():
-            if line.startswith('from bnn_bn.'): assert NUMBER[line.split()[1].split('.')[1]] < nb.stem.partition('_')[0], line
+    cells = json.loads(nb.read_text(encoding='utf-8'))['cells']
+    code = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
+    lines = [x for c in code for x in c.splitlines() if x.startswith('from bnn_bn.')]
+    for line in lines:
+        module = line.split()[1].split('.')[1]
+        assert NUMBER[module] < nb.stem.partition('_')[0], line
 
-def test_torchvision_only_where_used():
+TORCHVISION = 'torchvision', 'fastai.vision.all', 'fastai.vision.models', 'fastai.vision.learner'
+
+@pytest.mark.parametrize('name', NUMBER)
+def test_torchvision_only_where_used(name):
     "the library works without torchvision: it is imported inside functions only"
-    for name in NUMBER:
-        tree = ast.parse((ROOT/f'bnn_bn/{name}.py').read_text())
-        for n in tree.body:
-            if isinstance(n, ast.ImportFrom): assert not (n.module or '').startswith('torchvision') and n.module != 'fastai.vision.all', name
+    assert not [t for t in on_import(tree_of(name)) if within(t, TORCHVISION)]
 
-def test_extras_only_where_used():
+@pytest.mark.parametrize('name', NUMBER)
+def test_extras_only_where_used(name):
     "onnx, onnxruntime and qonnx are extras: no module imports one when it is imported"
-    for name in NUMBER:
-        for n in ast.parse((ROOT/f'bnn_bn/{name}.py').read_text()).body:
-            mods = [n.module or ''] if isinstance(n, ast.ImportFrom) else [a.name for a in n.names] if isinstance(n, ast.Import) else []
-            assert not {'onnx', 'onnxruntime', 'qonnx'} & {m.split('.')[0] for m in mods}, name
+    extras = 'onnx', 'onnxruntime', 'qonnx'
+    assert not [t for t in on_import(tree_of(name)) if within(t, extras)]
 
-def test_settings():
-    cfg = configparser.ConfigParser(delimiters=['='], interpolation=None); cfg.read(ROOT/'settings.ini')
-    s = cfg['DEFAULT']
+@pytest.mark.parametrize('text,seen', [
+    ('import torchvision', True), ('import os, torchvision.models as m', True),
+    ('from torchvision.models import vgg11', True), ('from fastai.vision.all import *', True),
+    ('try: import torchvision\nexcept ImportError: pass', True),
+    ('class A:\n    import torchvision', True), ('def f(): import torchvision', False),
+    ('import torchvisionary', False)])
+def test_an_import_is_seen(text, seen):
+    assert any(within(t, TORCHVISION) for t in on_import(ast.parse(text))) == seen
+
+# Names of fastai that ours hide after `from bnn_bn.x import *`. This list can only shrink.
+HIDES = {'checkpoint': {'load_model', 'save_model'}, 'resume': {'set_random_states'}}
+
+def public(name):
+    "the names of `from bnn_bn.name import *`"
+    nodes = [n for n in tree_of(name).body if isinstance(n, ast.Assign)]
+    lists = [n.value for n in nodes if ast.unparse(n.targets[0]) == '__all__']
+    return {x for n in lists for x in ast.literal_eval(n)}
+
+@pytest.fixture(scope='module', params=['fastai.basics', 'fastai.vision.all'])
+def of_fastai(request):
+    if request.param == 'fastai.vision.all': pytest.importorskip('torchvision')
+    return {n for n in vars(importlib.import_module(request.param)) if not n.startswith('_')}
+
+def test_no_name_hides_one_of_fastai(of_fastai):
+    found = {name: public(name) & of_fastai for name in NUMBER}
+    found = {name: hidden for name, hidden in found.items() if hidden}
+    assert 'Learner' in of_fastai and found == HIDES
+
+def settings():
+    config = configparser.ConfigParser(delimiters=['='], interpolation=None)
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    return config['DEFAULT']
+
+def test_requirements():
     import bnn_bn
-    assert bnn_bn.__version__ == s['version'] and 'torch>=2.11' in s['requirements'] and 'nbdev>=2.4.14,<3' in s['dev_requirements']
-    assert {'onnx', 'onnxruntime'} <= set(s['export_requirements'].split()) and 'qonnx' in s['qonnx_requirements'].split() and 'numba' in s['requirements'].split()
-    for script in s['console_scripts'].split():
-        module, func = script.split('=')[1].split(':')
-        assert callable(getattr(__import__(module, fromlist=[func]), func))
+    s = settings()
+    words = {k: set(s[f'{k}requirements'].split()) for k in ('', 'dev_', 'export_', 'qonnx_')}
+    assert bnn_bn.__version__ == s['version']
+    assert {'torch>=2.11', 'numba'} <= words['']
+    assert 'nbdev>=2.4.14,<3' in words['dev_']
+    assert {'onnx', 'onnxruntime'} <= words['export_']
+    assert 'qonnx' in words['qonnx_']
+
+@pytest.mark.parametrize('script', settings()['console_scripts'].split())
+def test_commands(script):
+    module, func = script.split('=')[1].split(':')
+    assert callable(getattr(importlib.import_module(module), func))
