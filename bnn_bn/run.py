@@ -23,7 +23,7 @@ from .checkpoint import from_mmpretrain, load_info, load_model, save_model
 from .learner import bare
 from .processes import own_device, several_processes
 from .recipes import Recipe, make_dls, make_learner, make_model, make_recipe, recipes
-from .resume import Interrupted, random_states, same_settings, set_random_states, stop_signals
+from .resume import Interrupted, random_states, restore_random_states, same_settings, stop_signals
 from .sizes import parse_sizes
 from .speed import Payback, bf16_is_fast, compile_seconds, has_compiler, step_seconds
 from .steps import History, step_result
@@ -80,7 +80,7 @@ def payback(
     images = next(iter(dls.train))[0]
     model = make_model(r, dls.c, images.shape[1]).to(images.device)
     seconds = step_seconds(model, images, amp)
-    set_random_states(dls, states)
+    restore_random_states(dls, states)
     side = images.shape[-1]
     sides = parse_sizes(r.sizes) or (side,)
     share = sum((s/side)**2 for s in sides)/len(sides)

@@ -92,7 +92,7 @@ def test_an_import_is_seen(text, seen):
     assert any(within(t, TORCHVISION) for t in on_import(ast.parse(text))) == seen
 
 # Names of fastai that ours hide after `from bnn_bn.x import *`. This list can only shrink.
-HIDES = {'checkpoint': {'load_model', 'save_model'}, 'resume': {'set_random_states'}}
+HIDES = {'checkpoint': {'load_model', 'save_model'}}
 
 def public(name):
     "the names of `from bnn_bn.name import *`"
