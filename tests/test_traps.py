@@ -135,8 +135,9 @@ def test_first_standardised_weights(name):
         sign, scale = m.kernel()
         kept.append(std/(std + m.eps))
         energy.append(((sign*scale)**2).flatten(1).sum(1))
-    # the ends of a random draw: over twelve seeds ours lie within .2 % and 3 % of their middle
-    for found, key, limit in ((kept, 'std_over_std_plus_eps_range', .005),
+    # The ends of random draws, one of theirs and one of ours (seed 0). Over 40 seeds the ends of
+    # ReActNet-A's small filters spread by 1 % (deviation) and 20 % (energy, the lower end).
+    for found, key, limit in ((kept, 'std_over_std_plus_eps_range', .01),
                               (energy, 'fan_in_times_mean_square_effective_weight_range', .06)):
         found = torch.cat(found)
         ends = [found.min().item(), found.max().item()]
