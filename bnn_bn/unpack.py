@@ -279,10 +279,16 @@ _blocks = {BiRealBlock: _bireal, ReActBlock: _react, XnorBlock: _xnor}
 
 def _stem_bias(model, nodes):
     "the bias of the stem's batch norm, where no parameter behind it can take its place; else 0"
-    first = model.body.block1
-    if isinstance(first, XnorBlock): return nodes[1].tensors['bias'] # its residual
-    if isinstance(first, BiRealBlock) and first.sign.shift is None: return -nodes[0].tensors['threshold']
-    return np.zeros(len(nodes[0].tensors['threshold']), np.float32)
+    first, wanted = model.body.block1, nodes[0].tensors['threshold'].astype(float)
+    if isinstance(first, BiRealBlock) and first.sign.shift is None: return -wanted
+    if not isinstance(first, XnorBlock): return np.zeros(len(wanted))
+    bias = nodes[1].tensors['bias'] # of its residual; what float32 leaves over of it must suit the thresholds too
+    found, cell = bias.astype(float), .49*np.spacing(abs(bias)).astype(float)
+    for step in (1, -1, 0):
+        t = _next(_f32(wanted + bias), step).astype(float)
+        offset = np.clip(t - wanted, bias - cell, bias + cell)
+        found = np.where(_f32(t - offset) == _f32(wanted), offset, found)
+    return found
 
 def _fill(model, walk, nodes):
     "all parameters of a network, in the order of folding"
@@ -291,8 +297,8 @@ def _fill(model, walk, nodes):
     _fill_real(stem.conv, stem.norm, 1., node.tensors['weight'])
     walk.offset = np.zeros(len(node.tensors['weight']))
     if isinstance(stem.norm, nn.BatchNorm2d):
-        walk.offset = _stem_bias(model, [n for n in nodes if n.op == 'bconv']).astype(float)
-        stem.norm.bias.copy_(torch.tensor(_f32(walk.offset)))
+        walk.offset = _stem_bias(model, [n for n in nodes if n.op == 'bconv'])
+        _set_bias([stem.norm], None, walk.offset, np.zeros(len(walk.offset)))
     if hasattr(stem, 'pool'): walk.take('maxpool', 'stem.pool')
     for name, m in model.body.named_children():
         if name == 'stem': continue

@@ -118,7 +118,7 @@ LIMIT = 8_000_000 # bytes of all files together, so that the package stays small
 
 def add_pretrained(
     name:str, # letters, digits, -, _ and .; by custom DATA-BACKBONE
-    data:bytes, # of the packed file
+    packed:bytes, # the `.bnn` file
     folder=None, # as in `cards`
     force:bool=False, # replace a network of that name?
     **facts # the other fields of `Card`
@@ -128,10 +128,10 @@ def add_pretrained(
     if not name or not all(c.isalnum() or c in '-_.' for c in name): raise ValueError(f'name={name!r}: letters, digits, -, _ and . only')
     if name in known and not force: raise ValueError(f'{name} is there already; force=True replaces it')
     others = sum(c.size for c in known.values() if c.name != name)
-    if others + len(data) > LIMIT:
-        raise ValueError(f'{name}: {len(data)/1e6:.2f} MB, and {others/1e6:.2f} MB are there: more than {LIMIT/1e6:.0f} MB in all')
-    new = Card(name, f'{name}.bnn', hashlib.sha256(data).hexdigest(), len(data), **facts)
-    write_file(folder/new.file, data)
+    if others + len(packed) > LIMIT:
+        raise ValueError(f'{name}: {len(packed)/1e6:.2f} MB, and {others/1e6:.2f} MB are there: more than {LIMIT/1e6:.0f} MB in all')
+    new = Card(name, f'{name}.bnn', hashlib.sha256(packed).hexdigest(), len(packed), **facts)
+    write_file(folder/new.file, packed)
     table = {c.name: {k: v for k, v in asdict(c).items() if k != 'name'} for c in (known | {name: new}).values()}
     write_file(folder/'cards.json', json.dumps(dict(sorted(table.items())), indent=1).encode() + b'\n')
     return new
