@@ -284,10 +284,11 @@ def _stem_bias(model, nodes):
     if not isinstance(first, XnorBlock): return np.zeros(len(wanted))
     bias = nodes[1].tensors['bias'] # of its residual; what float32 leaves over of it must suit the thresholds too
     found, cell = bias.astype(float), .49*np.spacing(abs(bias)).astype(float)
-    for step in (1, -1, 0):
-        t = _next(_f32(wanted + bias), step).astype(float)
-        offset = np.clip(t - wanted, bias - cell, bias + cell)
-        found = np.where(_f32(t - offset) == _f32(wanted), offset, found)
+    with np.errstate(invalid='ignore'): # a sign that never changes has an infinite threshold
+        for step in (1, -1, 0):
+            t = _next(_f32(wanted + bias), step).astype(float)
+            offset = np.clip(t - wanted, bias - cell, bias + cell)
+            found = np.where(_f32(t - offset) == _f32(wanted), offset, found)
     return found
 
 def _fill(model, walk, nodes):
