@@ -11,7 +11,7 @@ setup(
     name=s['lib_name'], version=s['version'], description=s['description'], keywords=s['keywords'],
     author=s['author'], author_email=s['author_email'], url=s['git_url'], license='MIT',
     long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
-    packages=find_packages(include=['bnn_bn*']), package_data={'bnn_bn': ['embedded/*']}, zip_safe=False,
+    packages=find_packages(include=['bnn_bn*']), package_data={'bnn_bn': ['embedded/*', 'pretrained/*']}, zip_safe=False,
     python_requires='>=' + s['min_python'],
     install_requires=s['requirements'].split(), extras_require={k: s[k + '_requirements'].split() for k in ('dev', 'export', 'qonnx')},
     entry_points={'console_scripts': s.get('console_scripts', '').split(), 'nbdev': ['bnn_bn=bnn_bn._modidx:d']},

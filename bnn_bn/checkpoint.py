@@ -79,7 +79,8 @@ _types = {t.__name__: t for t in _described}
 def describe(module, name):
     "types and arguments of a module and of those in it, as JSON can hold them; ValueError names a type that is not known"
     kind = type(module)
-    if kind is nn.Sequential: return dict(type='Sequential', children={n: describe(m, f'{name}.{n}') for n, m in module.named_children()})
+    if kind is nn.Sequential: # a list, for a header's keys are sorted
+        return dict(type='Sequential', children=[[n, describe(m, f'{name}.{n}')] for n, m in module.named_children()])
     if kind not in _described:
         raise ValueError(f'{name} is a {kind.__name__}: a file can describe {", ".join(_types)} and Sequential; '
                          'save the state dict yourself, or replace it')
@@ -91,7 +92,7 @@ def built(spec):
     "a module with first weights, from its description"
     if spec['type'] == 'Sequential':
         parts = nn.Sequential()
-        for n, s in spec['children'].items(): parts.add_module(n, built(s))
+        for n, s in spec['children']: parts.add_module(n, built(s))
         return parts
     args = {k: tuple(v) if isinstance(v, list) else v for k, v in spec['args'].items()}
     return _types[spec['type']](**args)
@@ -110,14 +111,17 @@ def _parts(model):
         if _outline(live[name]) != _outline(twin.get_submodule(name)): parts[name] = describe(live[name], name)
     inside = tuple(f'{name}.' for name in parts)
     for name, there in twin.named_modules():
-        if name in parts or name.startswith(inside or ('\0',)) or name == '': continue
+        if name in parts or name.startswith(inside) or name == '': continue
         here = live.get(name)
         if type(here) is not type(there) or _numbers(here) != _numbers(there):
             raise ValueError(f'{name} is {here}, and the configuration makes {there}: a file would not bring it back; '
                              'only the head and body.stem.conv may be replaced')
     return parts
 
-def _outline(module): return [(n, type(m), _numbers(m)) for n, m in module.named_modules()]
+def _outline(module):
+    "names, types, numbers and parameters of a module and of those in it"
+    def parameters(m): return [k for k, p in m._parameters.items() if p is not None]
+    return [(n, type(m), _numbers(m), parameters(m)) for n, m in module.named_modules()]
 
 # %% ../nbs/13_checkpoint.ipynb #870c4cbf
 def save_model(

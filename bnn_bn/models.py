@@ -33,6 +33,7 @@ class Backbone:
     parts:tuple = ()          # arguments of `Spec` that belong to the shape
     pool:bool = False         # a 2x2 max pool after each stage?
 
+# %% ../nbs/12_models.ipynb #93781d1d
 def _resnet(*depths):
     "stages of a ResNet: channels double, and each stage but the first halves the sides"
     return tuple((64 << i, depth, 1 if i == 0 else 2) for i, depth in enumerate(depths))
@@ -104,7 +105,7 @@ def check_side(
     backbone:str, stem:str, # as in `binary_net`
     side:int, # height or width of the images, pixels
 ):
-    "Raise ValueError where a pool and a stride-2 convolution would disagree on a map, or where nothing would be left of it."
+    "Raise ValueError where a pool and a stride-2 convolution would disagree on a map, or where nothing would be left."
     row = backbones[backbone]
     halvings = len(row.stages)
     if row.pool and side >> halvings == 0:
@@ -272,7 +273,8 @@ def _arguments(kwargs):
         given['n_out'] = given.pop('num_classes')
     for k in given:
         if k not in _free:
-            raise TypeError(f"unexpected argument {k!r}{did_you_mean(k, [*_free, 'num_classes', 'pretrained'])}; there are {', '.join(_free)}")
+            near = did_you_mean(k, [*_free, 'num_classes', 'pretrained'])
+            raise TypeError(f"unexpected argument {k!r}{near}; there are {', '.join(_free)}")
     return given
 
 def _make(backbone, norm, pretrained, kwargs):
@@ -307,11 +309,13 @@ def _pick(pretrained, given):
     net = f"{given['backbone']}_{given['norm']}"
     if not names:
         near = '' if pretrained is True else did_you_mean(pretrained, [*known, *{c.data for c in known.values()}])
-        raise ValueError(f'pretrained={pretrained!r}: no such weights of {net}{near}; there are {", ".join(known) or "none"}')
+        there = ', '.join(known) or 'none'
+        raise ValueError(f'pretrained={pretrained!r}: no such weights of {net}{near}; there are {there}')
     if len(names) > 1: raise ValueError(f'pretrained={pretrained!r}: {net} has several, say which: {", ".join(names)}')
     config = known[names[0]].config
     if k := _differs(config, given):
-        raise ValueError(f'{k}={given[k]!r}: {names[0]} was trained with {k}={config.get(k)!r}; leave {k} out, or train anew')
+        raise ValueError(f'{k}={given[k]!r}: {names[0]} was trained with {k}={config.get(k)!r}; '
+                         f'leave {k} out, or train anew')
     return names[0]
 
 def _trained(name, given):
@@ -355,8 +359,8 @@ _real = [f'vgg{d}{bn}_real' for d in (11, 13, 16, 19) for bn in ('', '_bn')]
 def _torchvision_vgg(name, n_out=1000, dropout=.5, **other):
     "torchvision's own definition, with first weights as it draws them"
     if other:
-        raise ValueError(f"{name} takes n_out and dropout, not {', '.join(other)}: it is torchvision's network, for three channels; "
-                         f"{name.split('_')[0]}_nobn with binary='real' takes the rest")
+        raise ValueError(f"{name} takes n_out and dropout, not {', '.join(other)}: it is torchvision's network, "
+                         f"for three channels; {name.split('_')[0]}_nobn with binary='real' takes the rest")
     if not _is_count(n_out): raise ValueError(f'n_out={n_out!r}: a whole number from 1 on is needed')
     from torchvision.models import vgg
     return getattr(vgg, name.removesuffix('_real'))(weights=None, num_classes=n_out, dropout=dropout)
@@ -378,26 +382,28 @@ def create_model(
     "The network of that name; pretrained, its latent weights are rebuilt from signs and scales."
     if name in cards():
         config = cards()[name].config
-        given = dict(kwargs) if pretrained else {k: v for k, v in config.items() if k not in ('backbone', 'norm')} | kwargs
+        given = dict(kwargs) if pretrained else {k: v for k, v in config.items() if k in _free} | kwargs
         return _make(config['backbone'], config['norm'], name if pretrained is True else pretrained, given)
     if name not in list_models():
         known = list_models() + list_models(pretrained=True)
         raise ValueError(f'no network {name!r}{did_you_mean(name, known)}; list_models() has {", ".join(known)}')
-    if name in _real and pretrained: raise ValueError(f'pretrained={pretrained!r}: no weights of {name} come with this package')
+    if name in _real and pretrained:
+        raise ValueError(f'pretrained={pretrained!r}: no weights of {name} come with this package')
     if name in _real: return _torchvision_vgg(name, **kwargs)
     backbone, norm = name.rsplit('_', 1)
     return _make(backbone, norm, pretrained, kwargs)
 
 # %% ../nbs/12_models.ipynb #60085458
-_norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d)
+_norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,
+          nn.LocalResponseNorm, nn.CrossMapLRN2d)
 
-# %% ../nbs/12_models.ipynb #af9ffa7d
 def assert_bn_free(
     model:nn.Module, # any network
 ):
-    "Raise AssertionError with the name of the first normalising module (batch, instance, layer, group, RMS, local response)."
+    "Raise AssertionError with the name of the first normalising module: batch, instance, layer, group, RMS, local response."
     for name, m in model.named_modules():
-        if isinstance(m, _norms): raise AssertionError(f'{name or "the model"} is a {type(m).__name__}: this network is not free of normalisation')
+        if isinstance(m, _norms):
+            raise AssertionError(f'{name or "the model"} is a {type(m).__name__}: this network is not free of normalisation')
 
 # %% ../nbs/12_models.ipynb #31fa3381
 def _is_real_weight(m, name):
@@ -405,7 +411,6 @@ def _is_real_weight(m, name):
     if name != 'weight': return False
     return isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d) and not getattr(m, 'binary', False)
 
-# %% ../nbs/12_models.ipynb #36d4f78d
 def decay_groups(
     model:BinaryNet,
     wd:float=1e-5, # weight decay of the first group

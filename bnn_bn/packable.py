@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BOUND', 'as_packable', 'check_logits', 'noise_images']
 
-# %% ../nbs/31e_packable.ipynb #3ff16e14
+# %% ../nbs/31e_packable.ipynb #a9586272
 import copy
 from collections import OrderedDict
 import torch
@@ -13,7 +13,7 @@ from torch import nn, Tensor
 from .conv import QuantConv2d, ScaledStdConv2d
 from .models import BinaryNet, binary_net
 
-# %% ../nbs/31e_packable.ipynb #2270a1f8
+# %% ../nbs/31e_packable.ipynb #643a7708
 def _inner(model):
     "the network inside torch.compile, DataParallel and the like"
     while not isinstance(model, BinaryNet):
@@ -45,7 +45,7 @@ def _check_calls(model):
         if 'forward' in vars(m):
             raise ValueError(f'{name or "the network"} has a forward of its own: it would be lost in a packed network')
 
-# %% ../nbs/31e_packable.ipynb #8a506b70
+# %% ../nbs/31e_packable.ipynb #adaa2852
 def _leaves(module):
     "modules without children, in order"
     return [m for m in module.modules() if not any(True for _ in m.children())]
@@ -61,6 +61,7 @@ def _plain_head(head):
     others = [type(m).__name__ for m in head.modules() if any(True for _ in m.children()) and type(m) is not nn.Sequential]
     if others: raise ValueError(f'head holds a {others[0]}: a Sequential is needed')
     pool, flatten, fc = parts
+    if fc.bias is None: fc.bias = nn.Parameter(torch.zeros(fc.out_features))
     if pool.output_size not in (1, (1, 1)): raise ValueError(f'head pools to {pool.output_size}: one pixel (1) is needed')
     return nn.Sequential(OrderedDict(pool=pool, flatten=flatten, fc=fc))
 
@@ -75,7 +76,7 @@ def _plain_conv(conv):
     ours.load_state_dict(conv.state_dict())
     return ours
 
-# %% ../nbs/31e_packable.ipynb #2ad37e03
+# %% ../nbs/31e_packable.ipynb #0a4a476f
 def as_packable(
     model, # a `BinaryNet`, maybe compiled or wrapped; it is not changed
     zero_is_plus:bool=False, # take +1 where the network's sign(0) is 0 (reference rules), in signals and weights?
@@ -100,7 +101,7 @@ def _set_zero(model):
     for m in model.modules():
         if hasattr(m, 'zero'): m.zero = 1.
 
-# %% ../nbs/31e_packable.ipynb #bdc488de
+# %% ../nbs/31e_packable.ipynb #60454288
 BOUND = 1e-4 # of the largest logit; where no sign flips, 2e-6 is the most that was measured
 
 @torch.no_grad()

@@ -6,7 +6,7 @@
 __all__ = ['load_strictly', 'reference_names', 'from_reference', 'from_reactnet', 'to_reference', 'mmpretrain_names',
            'from_mmpretrain']
 
-# %% ../nbs/12d_published.ipynb #9d451277
+# %% ../nbs/12d_published.ipynb #417c6045
 import pickle, warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import nn
 from .blocks import BiRealBlock, ReActBlock
 from .models import BinaryNet, binary_net, create_model
 
-# %% ../nbs/12d_published.ipynb #738e8284
+# %% ../nbs/12d_published.ipynb #1ab3817a
 def load_strictly(
     model:nn.Module,
     state:dict, # name -> tensor
@@ -33,7 +33,7 @@ def load_strictly(
     if wrong: raise ValueError('the weights do not fit this network; ' + '; '.join(wrong))
     model.load_state_dict(state, strict=False)
 
-# %% ../nbs/12d_published.ipynb #87ea20d8
+# %% ../nbs/12d_published.ipynb #d956e7db
 _names = {
     BiRealBlock: {
         'sign.shift': 'move0.bias', 'conv': 'binary_conv', 'norm': 'bn1',
@@ -47,7 +47,7 @@ _names = {
 _second = {1: {'conv2.0': 'binary_pw', 'norm2.0': 'bn2'},
            2: {'conv2.0': 'binary_pw_down1', 'norm2.0': 'bn2_1', 'conv2.1': 'binary_pw_down2', 'norm2.1': 'bn2_2'}}
 
-# %% ../nbs/12d_published.ipynb #80e8d9b1
+# %% ../nbs/12d_published.ipynb #106e791b
 def _block_names(ours, block, k):
     "our names of the parts of block number k, and the authors'"
     theirs = f'layer{k//4 + 1}.{k%4}' if type(block) is BiRealBlock else f'feature.{k + 1}'
@@ -60,7 +60,7 @@ def _rename(name, prefixes):
     head, _, tail = name.rpartition('.')
     return prefixes[name] if name in prefixes else f'{prefixes[head]}.{tail}'
 
-# %% ../nbs/12d_published.ipynb #5285c4dd
+# %% ../nbs/12d_published.ipynb #70d6c091
 def reference_names(
     model:BinaryNet, # a ReActNet-18 or ReActNet-A, any norm
 )->dict: # our name -> the authors' name, for each entry of the state dict
@@ -74,7 +74,7 @@ def reference_names(
     for k, (name, block) in enumerate(blocks): prefixes |= _block_names(f'body.{name}', block, k)
     return {n: _rename(n, prefixes) for n in model.state_dict()}
 
-# %% ../nbs/12d_published.ipynb #933334fb
+# %% ../nbs/12d_published.ipynb #408b3727
 def weights_of(state):
     "the tensors of a state dict or checkpoint by name, without the prefixes of wrappers; ValueError says what to pass"
     how = "pass the dict of weights, such as torch.load(path, map_location='cpu', weights_only=True)['state_dict']"
@@ -98,7 +98,7 @@ def _check_choice(**choices):
     for k, (v, allowed) in choices.items():
         if v not in allowed: raise ValueError(f"{k}={v!r}: the authors have {' and '.join(map(repr, allowed))}")
 
-# %% ../nbs/12d_published.ipynb #22f2400d
+# %% ../nbs/12d_published.ipynb #7a78cb8f
 def from_reference(
     state:dict, # tensors under the authors' names, or their checkpoint with 'state_dict'; a `module.` prefix is stripped
     arch:str, # '18' or 'A'
@@ -116,7 +116,7 @@ def from_reference(
                        rules='reference', shortcut=shortcut)
     return _filled(model, state)
 
-# %% ../nbs/12d_published.ipynb #e0055749
+# %% ../nbs/12d_published.ipynb #6bc0536e
 def _ask_shortcut(n_out):
     "error or warning: the names do not say whether the shortcuts have one bit"
     text = ("these names and shapes are those of two networks: BNN_NoBN has 1-bit weights in its 1x1 shortcuts (shortcut='binary'), "
@@ -124,7 +124,7 @@ def _ask_shortcut(n_out):
     if n_out == 1000: raise ValueError(f'{text}; say which')
     warnings.warn(f'{text}; taken as BNN_NoBN', stacklevel=3)
 
-# %% ../nbs/12d_published.ipynb #ebdedcf8
+# %% ../nbs/12d_published.ipynb #6e7166ec
 def from_reactnet(
     state:dict, # tensors of ReActNet's own release, or its checkpoint with 'state_dict'
     arch:str, # '18' or 'A'
@@ -138,7 +138,7 @@ def from_reactnet(
                        rules='reference', shortcut='real')
     return _filled(model, _unflattened(weights_of(state), model))
 
-# %% ../nbs/12d_published.ipynb #dc0fbff6
+# %% ../nbs/12d_published.ipynb #d01058e5
 def _unflattened(state, model):
     "flat kernels (`weights`, one column) in the shapes of the network"
     shapes = {theirs: model.state_dict()[n].shape for n, theirs in reference_names(model).items()}
@@ -149,7 +149,7 @@ def _unflattened(state, model):
         out[name] = v.view(shapes[name]) if fits and k.endswith('.weights') else v
     return out
 
-# %% ../nbs/12d_published.ipynb #cdaac202
+# %% ../nbs/12d_published.ipynb #d1710c83
 def to_reference(
     model:BinaryNet, # a ReActNet-18 or ReActNet-A
 )->dict: # copies of its tensors under the authors' names
@@ -157,7 +157,7 @@ def to_reference(
     names = reference_names(model)
     return {names[n]: t.detach().clone() for n, t in model.state_dict().items()}
 
-# %% ../nbs/12d_published.ipynb #78ba57d3
+# %% ../nbs/12d_published.ipynb #90494079
 def mmpretrain_names(
     model:nn.Module, # a VGG of torchvision: `create_model('vgg16_bn_real')` and its like
 )->dict: # our name -> mmpretrain's name, for each entry of the state dict
@@ -169,7 +169,7 @@ def mmpretrain_names(
         names.update({f'features.{i}.{k}': f'backbone.features.{n}.{part}.{k}' for k in m.state_dict()})
     return names | {f'classifier.{k}': f'backbone.classifier.{k}' for k in model.classifier.state_dict()}
 
-# %% ../nbs/12d_published.ipynb #29a8b13c
+# %% ../nbs/12d_published.ipynb #a42d224e
 def from_mmpretrain(
     path, # `.pth` file of one of mmpretrain's VGGs: a state dict, or a checkpoint with 'state_dict'
 )->nn.Module: # torchvision's network, on the CPU, in evaluation mode
@@ -189,7 +189,7 @@ def from_mmpretrain(
     load_strictly(model, {ours.get(k, k): v for k, v in state.items()}, names)
     return model.eval()
 
-# %% ../nbs/12d_published.ipynb #6980c75b
+# %% ../nbs/12d_published.ipynb #1b3067b5
 def _tensors_of(path):
     "the tensors of a pickled checkpoint, read without running anything"
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')

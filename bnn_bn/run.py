@@ -8,7 +8,7 @@ __all__ = ['kinds', 'train', 'show_progress', 'versions', 'plot_history', 'evalu
 # %% ../nbs/28_run.ipynb #fc489841
 import argparse, json, platform, sys, time, traceback
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 import fastai, numpy as np, torch, torch.nn.functional as F
 from torch import nn
@@ -20,10 +20,12 @@ from . import __version__
 from .files import write_file
 from .checkpoint import from_mmpretrain, load_info, load_model, save_model
 from .learner import bare
+from .models import create_model
 from .processes import own_device, several_processes
 from .recipes import Recipe, make_dls, make_learner, make_recipe, recipes
 from .resume import Interrupted, same_settings, stop_signals
 from .steps import History, final
+from .weights import card, cards, did_you_mean
 
 # %% ../nbs/28_run.ipynb #8f50efc3
 files = {'config.json': 'all that determines the run', 'history.csv': 'a row an epoch', 'curves.png': 'its picture, at the end', 'result.json': 'what came out, with versions and seconds',
@@ -195,9 +197,32 @@ def _writer(out):
     return None if rank_distrib() else SummaryWriter(out/'tensorboard')
 
 # %% ../nbs/28_run.ipynb #b0827ffc
+@dataclass
+class _Measured:
+    "a network to measure"
+    model:nn.Module
+    name:str                # in messages
+    accuracy:float = None   # that was recorded
+    recipe:Recipe = None    # of its training, where that is known
+
+def _measured(run, which):
+    "the network of a run, of a file, or of that name in the package"
+    if run in cards() and not Path(run).exists():
+        about = card(run)
+        return _Measured(create_model(run, pretrained=True), run, about.accuracy, Recipe(**about.recipe))
+    file = Path(run)/f'{which}.safetensors' if Path(run).is_dir() else Path(run)
+    if file.suffix == '.pth': return _Measured(from_mmpretrain(file), str(file), recipe=Recipe('imagenet'))
+    if not file.exists(): raise FileNotFoundError(f'{file}: no such file{did_you_mean(run, cards())}')
+    config, recipe = file.parent/'config.json', None
+    if config.exists(): recipe = Recipe(**json.loads(config.read_text())['recipe'])
+    return _Measured(load_model(file), str(file), load_info(file)['info'].get('accuracy'), recipe)
+
+def _classes(model): return [m.out_features for m in model.modules() if isinstance(m, nn.Linear)][-1]
+
+# %% ../nbs/28_run.ipynb #1b064773
 @call_parse
 def bnn_eval(
-    run:str, # directory of a run, one of its networks, or a .pth file of mmpretrain's VGGs
+    run:str, # directory of a run, one of its networks, a .pth file of mmpretrain's VGGs, or the name of a network in the package
     path:str=None, # directory of the data
     which:str='best', # network of the run: best, model (the last epoch) or step1
     data:str=None, # cifar10, cifar100, imagenet or fashion; default: as the run was trained; for a .pth file imagenet
@@ -208,15 +233,12 @@ def bnn_eval(
     "Measure a trained network again, and compare with what the run recorded."
     if threads: torch.set_num_threads(threads)
     with readable('bnn_eval'):
-        file = Path(run)/f'{which}.safetensors' if Path(run).is_dir() else Path(run)
-        config, device = file.parent/'config.json', device or own_device()
-        if file.suffix == '.pth': model, info, data = from_mmpretrain(file), {}, data or 'imagenet'
-        else: model, info = load_model(file), load_info(file)['info']
-        if not (data or config.exists()): raise ValueError(f'{file}: no config.json beside it; say which data with --data')
-        r = replace(Recipe(data) if data else Recipe(**json.loads(config.read_text())['recipe']), bs=bs, mixup=0., cutout=0)
-        dls = make_dls(r, path, device, download=False)
-        n = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)][-1]
-        if n != dls.c: raise ValueError(f'{file}: a network of {n} classes, and the data has {dls.c}; give the data it was trained on')
-        score = evaluate(model.to(device), dls[1])
-    print(f"{file}: top-1 {score['top1']:.2%}, top-5 {score['top5']:.2%}, loss {score['loss']:.4f} on {score['images']} images"
-          + (f"; recorded {info['accuracy']:.2%}" if 'accuracy' in info else ''))
+        net, device = _measured(run, which), device or own_device()
+        recipe = Recipe(data) if data else net.recipe
+        if recipe is None: raise ValueError(f'{net.name}: no config.json beside it; say which data with --data')
+        dls = make_dls(replace(recipe, bs=bs, mixup=0., cutout=0), path, device, download=False)
+        n = _classes(net.model)
+        if n != dls.c: raise ValueError(f'{net.name}: a network of {n} classes, and the data has {dls.c}; give the data it was trained on')
+        score = evaluate(net.model.to(device), dls[1])
+    recorded = '' if net.accuracy is None else f'; recorded {net.accuracy:.2%}'
+    print(f"{net.name}: top-1 {score['top1']:.2%}, top-5 {score['top5']:.2%}, loss {score['loss']:.4f} on {score['images']} images{recorded}")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['latent_info', 'unpack', 'compare_graphs', 'load_pretrained']
 
-# %% ../nbs/31f_unpack.ipynb #845a5ce8
+# %% ../nbs/31f_unpack.ipynb #8c85a422
 import base64, warnings
 import numpy as np, torch
 from torch import nn
@@ -17,7 +17,7 @@ from .fold import fold, thresholds
 from .models import BinaryNet, binary_net
 from .weights import card, pretrained_bytes
 
-# %% ../nbs/31f_unpack.ipynb #caf1a015
+# %% ../nbs/31f_unpack.ipynb #8f038750
 def _f32(a): return np.asarray(a, dtype=np.float64).astype(np.float32)
 
 def _next(a, step):
@@ -30,7 +30,7 @@ def _missed(t, wanted):
     return np.where(t == wanted, 0., np.nan_to_num(t - wanted))
 
 def find_shift(ask, guess, wanted, allowed=None):
-    "of the float32 numbers around `guess`, those whose threshold `ask(number)` is nearest to the wanted one; the thresholds too"
+    "of the float32 numbers around `guess`, those whose threshold `ask(number)` is nearest to the wanted one; and these"
     best, t, least = guess, np.full(len(guess), np.nan), np.full(len(guess), np.inf)
     for step in (0, 1, -1, 2, -2, 3, -3):
         shift = _next(guess, step)
@@ -41,7 +41,7 @@ def find_shift(ask, guess, wanted, allowed=None):
         best, t, least = (np.where(nearer, a, b) for a, b in ((shift, best), (new, t), (far, least)))
     return best, t
 
-# %% ../nbs/31f_unpack.ipynb #dd2f2a4c
+# %% ../nbs/31f_unpack.ipynb #9531f937
 def _draw(signs, standardised, g):
     "latent weights of these signs: magnitudes that mean nothing, of the size of first weights"
     n = signs[0].numel()
@@ -68,9 +68,9 @@ def _knob(conv, norm):
     if isinstance(conv, ScaledStdConv2d): return conv.gain
     return None if isinstance(norm, nn.Identity) else norm.weight
 
-# %% ../nbs/31f_unpack.ipynb #b0077ff7
+# %% ../nbs/31f_unpack.ipynb #1a8d652e
 def _turn(conv, norm, factor, wanted, rows):
-    "set gains (or norms, or latent weights) of some channels so that the scale is the wanted one, where float32 has such a number"
+    "set gains (or norms, or latent weights) of some channels for the wanted scale, where float32 has such a number"
     knob = _knob(conv, norm)
     if knob is None: # plain removal: the mean of the latent weights is the scale
         now = _scale(conv, norm, factor)[1]
@@ -105,7 +105,7 @@ def _typical_variance(conv, norm):
     scale = conv.kernel()[1].flatten()
     norm.running_var.copy_(scale**2*conv.weight[0].numel())
 
-# %% ../nbs/31f_unpack.ipynb #84d20bd8
+# %% ../nbs/31f_unpack.ipynb #efcafb7d
 def _fill_real(conv, norm, factor, kernel):
     "weights and gains of a real convolution, from its kernel"
     w = torch.tensor(kernel/np.float32(factor)) if factor != 1 else torch.tensor(kernel)
@@ -123,7 +123,7 @@ def _standardised(model):
     "names and modules of the real standardised convolutions"
     return {n: m for n, m in model.named_modules() if isinstance(m, ScaledStdConv2d) and not m.binary}
 
-# %% ../nbs/31f_unpack.ipynb #c644cbd2
+# %% ../nbs/31f_unpack.ipynb #df2ae0e1
 def latent_info(
     model:BinaryNet, # a trained network
 )->dict: # latent=..., for `pack`; JSON
@@ -131,17 +131,18 @@ def latent_info(
     def text(p): return base64.b64encode(p.detach().cpu().float().numpy().astype('<f4').tobytes()).decode()
     return dict(latent={n: dict(weight=text(m.weight), gain=text(m.gain)) for n, m in _standardised(model).items()})
 
-# %% ../nbs/31f_unpack.ipynb #43b86082
+# %% ../nbs/31f_unpack.ipynb #3f451cf3
 def _restore(model, latent):
     "put what `latent_info` kept in its place"
     for name, conv in _standardised(model).items():
         for k, text in latent.get(name, {}).items():
             p = getattr(conv, k)
             values = np.frombuffer(base64.b64decode(text), '<f4').astype(np.float32)
-            if values.size != p.numel(): raise ValueError(f'latent: {name}.{k} has {values.size} numbers, {p.numel()} are needed')
+            if values.size != p.numel():
+                raise ValueError(f'latent: {name}.{k} has {values.size} numbers, {p.numel()} are needed')
             p.copy_(torch.tensor(values).view_as(p))
 
-# %% ../nbs/31f_unpack.ipynb #d914414b
+# %% ../nbs/31f_unpack.ipynb #979748c2
 class _Walk:
     "the steps of a graph in order, the value that is read, its offset, and the activation that made it"
     def __init__(self, nodes, channels):
@@ -164,7 +165,7 @@ def _set_sign(walk, node, ask, parameter, guess, allowed=None):
         walk.offset = walk.offset + rest
 
 def _rsign(walk, node, sign, beta, residual=None):
-    "thresholds of an RSign after a multiplication by beta; `residual` is what becomes of an offset on its way to the sum"
+    "thresholds of an RSign of beta times a value; `residual` is what becomes of an offset on its way to the sum"
     if sign.shift is None: return
     def ask(shift):
         sign.shift.copy_(torch.tensor(shift).view_as(sign.shift))
@@ -176,7 +177,7 @@ def _rsign(walk, node, sign, beta, residual=None):
         return (_f32(c + _addend(bias, c)) == bias).reshape(-1, len(rest)).all(0)
     _set_sign(walk, node, ask, sign.shift, -beta*node.tensors['threshold'].astype(float), residual and allowed)
 
-# %% ../nbs/31f_unpack.ipynb #9d115a60
+# %% ../nbs/31f_unpack.ipynb #f6223aff
 def _addend(wanted, c):
     "float32 numbers that give the wanted ones when c is added"
     a = _f32(wanted - c)
@@ -209,7 +210,7 @@ def _binary(walk, node, convs, norms, factor, act, c):
     walk.offset, walk.act = np.zeros(len(signs)), act
     if isinstance(act, RPReLU): act.slope.copy_(torch.tensor(node.tensors['slope']))
 
-# %% ../nbs/31f_unpack.ipynb #5f25dd22
+# %% ../nbs/31f_unpack.ipynb #1e2c87b0
 def _shortcut(walk, name, conv, norm, factor):
     "its weights; returns what it does to the offset"
     node = walk.take('conv', name)
@@ -259,22 +260,25 @@ def _norm_before(walk, node, sign, norm):
     guess = np.where(never, -np.sign(wanted), -np.where(never, 0, wanted + walk.offset))
     _set_sign(walk, node, ask, norm.bias, guess)
 
-# %% ../nbs/31f_unpack.ipynb #788e62bb
+# %% ../nbs/31f_unpack.ipynb #3836debd
 def unpack(
     graph:Graph, # of a packed network of this package: `load_packed(file).graph` or `read_bnn(file)`
 )->BinaryNet: # in evaluation mode, on the CPU; packing it again gives the same arrays
-    "A network that trains, from a packed one: latent weights rebuilt from signs and scales. ValueError says what is in the way."
+    "A network that trains, from a packed one: latent weights rebuilt from signs and scales. ValueError says what hinders."
     config = graph.info.get('config')
-    if not isinstance(config, dict): raise ValueError('the file does not say which network it holds (no config): only networks of bnn_bn.models can be unpacked')
+    if not isinstance(config, dict):
+        raise ValueError('the file does not say which network it holds (no config): '
+                         'only networks of bnn_bn.models can be unpacked')
     model = binary_net(**config).eval()
     with torch.no_grad():
         try: _fill(model, _Walk(graph.nodes, 0), graph.nodes)
-        except (KeyError, IndexError, RuntimeError) as e: raise ValueError(f'the file is not what its config says ({type(e).__name__}: {e})') from None
+        except (KeyError, IndexError, RuntimeError) as e:
+            raise ValueError(f'the file is not what its config says ({type(e).__name__}: {e})') from None
         _restore(model, graph.info.get('latent', {}))
     compare_graphs(fold(model, zero_is_plus=True), graph)
     return model
 
-# %% ../nbs/31f_unpack.ipynb #f0b47077
+# %% ../nbs/31f_unpack.ipynb #733271e9
 _blocks = {BiRealBlock: _bireal, ReActBlock: _react, XnorBlock: _xnor}
 
 def _stem_bias(model, nodes):
@@ -310,27 +314,34 @@ def _fill(model, walk, nodes):
     model.head.fc.weight.copy_(torch.tensor(node.tensors['weight'][:, :, 0, 0]))
     model.head.fc.bias.copy_(torch.tensor(node.tensors['bias']))
 
-# %% ../nbs/31f_unpack.ipynb #435445ff
+# %% ../nbs/31f_unpack.ipynb #d56efcd1
 def compare_graphs(
     ours:Graph, # folded anew
     theirs:Graph, # of the file
     rtol:float=1e-5, # of real kernels, in units of the largest of a filter
 )->list: # names of the kernels that differ by rounding
     "Raise ValueError at the first array that is not equal, bit by bit; a real kernel may differ by rounding."
-    if len(ours.nodes) != len(theirs.nodes): raise ValueError(f'{len(theirs.nodes)} steps in the file, {len(ours.nodes)} in the network')
+    if len(ours.nodes) != len(theirs.nodes):
+        raise ValueError(f'{len(theirs.nodes)} steps in the file, {len(ours.nodes)} in the network')
     rounded = []
     for a, b in zip(ours.nodes, theirs.nodes):
-        if a.op != b.op or set(a.tensors) != set(b.tensors): raise ValueError(f'{b.name}: another step than its config says')
+        if a.op != b.op or set(a.tensors) != set(b.tensors):
+            raise ValueError(f'{b.name}: another step than its config says')
         for k, want in b.tensors.items():
-            got = a.tensors[k]
-            if got.shape != want.shape: raise ValueError(f'{b.name}: {k} of shape {want.shape}, {got.shape} fits the config')
-            if (got == want).all(): continue
-            near = k == 'weight' and want.dtype == np.float32 and (abs(got - want) <= rtol*abs(want).max()).all()
-            if not near: raise ValueError(f'{b.name}: {int((got != want).sum())} of {want.size} numbers of its {k} cannot be rebuilt')
-            rounded.append(b.name)
+            if not _same_array(a.tensors[k], want, f'{b.name}: {k}', rtol): rounded.append(b.name)
     return rounded
 
-# %% ../nbs/31f_unpack.ipynb #3d4fafca
+# %% ../nbs/31f_unpack.ipynb #e1872afb
+def _same_array(got, want, name, rtol):
+    "are two arrays equal in every bit? ValueError where they differ by more than the rounding of a real kernel"
+    if got.shape != want.shape: raise ValueError(f'{name} of shape {want.shape}, {got.shape} fits the config')
+    if (got == want).all(): return True
+    real = want.ndim == 4 and want.dtype == np.float32
+    if not real or (abs(got - want) > rtol*abs(want).max()).any():
+        raise ValueError(f'{name}: {int((got != want).sum())} of {want.size} numbers cannot be rebuilt')
+    return False
+
+# %% ../nbs/31f_unpack.ipynb #fcea3157
 def load_pretrained(
     name:str, # of `list_models(pretrained=True)`
     n_out:int=None, # classes; other than the file's: a fresh classifier
@@ -340,9 +351,14 @@ def load_pretrained(
     about = card(name)
     model = unpack(from_bytes(pretrained_bytes(name), about.file))
     model.card, model.__doc__ = about, str(about)
-    for asked, has, part, reset in ((n_out, model.n_out, 'classifier', model.reset_classifier), (in_chans, model.in_chans, 'first convolution', model.reset_stem)):
-        if asked in (None, has): continue
-        unit = 'classes' if part == 'classifier' else 'channels'
-        reset(asked)
-        warnings.warn(f'{name} was trained for {has} {unit}: the {part} for {asked} is fresh, train it before use', stacklevel=5)
+    has_out, has_in = model.n_out, model.in_chans
+    if n_out not in (None, has_out):
+        model.reset_classifier(n_out)
+        _say(name, f'{has_out} classes', f'the classifier for {n_out}')
+    if in_chans not in (None, has_in):
+        model.reset_stem(in_chans)
+        _say(name, f'{has_in} channels', f'the first convolution for {in_chans}')
     return model
+
+def _say(name, had, fresh):
+    warnings.warn(f'{name} was trained for {had}: {fresh} is fresh, train it before use', stacklevel=6)

@@ -6,14 +6,14 @@
 __all__ = ['PRETRAINED', 'LIMIT', 'Card', 'did_you_mean', 'cards', 'card', 'pretrained_bytes', 'pretrained_path',
            'add_pretrained']
 
-# %% ../nbs/05b_weights.ipynb #d9257815
-import hashlib, json
+# %% ../nbs/05b_weights.ipynb #9da4fc8f
+import hashlib, json, re
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from .files import write_file
 
-# %% ../nbs/05b_weights.ipynb #62d8c2cb
+# %% ../nbs/05b_weights.ipynb #e9c3bf12
 @dataclass(frozen=True)
 class Card:
     "What is known of a network in the package."
@@ -44,7 +44,7 @@ class Card:
 
     def __str__(self): return _shown(self)
 
-# %% ../nbs/05b_weights.ipynb #84a52fae
+# %% ../nbs/05b_weights.ipynb #ebe6b42e
 def _settings(d):
     "a dict in one line"
     return ', '.join(f'{k}={v}' for k, v in d.items() if v not in ('', None))
@@ -56,10 +56,11 @@ def _shown(card):
         accuracy=f'{card.accuracy_last:.2%} after the last epoch, {card.accuracy_best:.2%} after the best',
         validated=card.validated_on, shipped=f'the {card.shipped} network, {card.size/1e3:.1f} kB',
         training=f'{card.epochs} epochs, seed {card.seed} (n=1), {card.hours:.2f} hours, {card.cost}',
-        versions=_settings(card.versions), limits=card.limits, licence=card.licence, rebuilt=card.rebuilt, sha256=card.sha256)
+        versions=_settings(card.versions), limits=card.limits, licence=card.licence, rebuilt=card.rebuilt,
+        sha256=card.sha256)
     return '\n'.join([card.name] + [f'  {k:10}{v}' for k, v in rows.items() if v])
 
-# %% ../nbs/05b_weights.ipynb #45fca460
+# %% ../nbs/05b_weights.ipynb #8e7f3ac8
 def did_you_mean(
     word:str, # what was written
     known, # iterable of what exists
@@ -68,7 +69,7 @@ def did_you_mean(
     near = get_close_matches(str(word), [str(k) for k in known], n=3, cutoff=.5)
     return f" (did you mean {' or '.join(near)}?)" if near else ''
 
-# %% ../nbs/05b_weights.ipynb #f6f48fd1
+# %% ../nbs/05b_weights.ipynb #9996ea1c
 PRETRAINED = Path(__file__).parent/'pretrained' if '__file__' in globals() else Path('../bnn_bn/pretrained')
 
 def cards(
@@ -88,10 +89,11 @@ def card(
     if isinstance(getattr(name, 'card', None), Card): return name.card
     known = cards(folder)
     if name not in known:
-        raise ValueError(f'no pretrained network {name!r}{did_you_mean(name, known)}; there are {", ".join(known) or "none"}')
+        there = ', '.join(known) or 'none'
+        raise ValueError(f'no pretrained network {name!r}{did_you_mean(name, known)}; there are {there}')
     return known[name]
 
-# %% ../nbs/05b_weights.ipynb #2f1958db
+# %% ../nbs/05b_weights.ipynb #97077c4c
 def pretrained_bytes(
     name:str, # of a network in the package
     folder=None, # as in `cards`
@@ -113,7 +115,7 @@ def pretrained_path(
     if not path.is_file(): raise FileNotFoundError(f'{path}: the file of {name} is missing; install the package again')
     return path
 
-# %% ../nbs/05b_weights.ipynb #832e2fb1
+# %% ../nbs/05b_weights.ipynb #29e7eb85
 LIMIT = 8_000_000 # bytes of all files together, so that the package stays small
 
 def add_pretrained(
@@ -125,11 +127,12 @@ def add_pretrained(
 )->Card:
     "Put a packed network and its card into the folder."
     folder, known = Path(folder or PRETRAINED), cards(folder)
-    if not name or not all(c.isalnum() or c in '-_.' for c in name): raise ValueError(f'name={name!r}: letters, digits, -, _ and . only')
+    if not re.fullmatch(r'[\w.-]+', name): raise ValueError(f'name={name!r}: letters, digits, -, _ and . only')
     if name in known and not force: raise ValueError(f'{name} is there already; force=True replaces it')
     others = sum(c.size for c in known.values() if c.name != name)
     if others + len(packed) > LIMIT:
-        raise ValueError(f'{name}: {len(packed)/1e6:.2f} MB, and {others/1e6:.2f} MB are there: more than {LIMIT/1e6:.0f} MB in all')
+        raise ValueError(f'{name}: {len(packed)/1e6:.2f} MB, and {others/1e6:.2f} MB are there: '
+                         f'more than {LIMIT/1e6:.0f} MB in all')
     new = Card(name, f'{name}.bnn', hashlib.sha256(packed).hexdigest(), len(packed), **facts)
     write_file(folder/new.file, packed)
     table = {c.name: {k: v for k, v in asdict(c).items() if k != 'name'} for c in (known | {name: new}).values()}

@@ -45,7 +45,7 @@ def describe(run:Path, result:dict, which:str)->dict:
         data=data, accuracy_last=last['last'], accuracy_best=last['best'], shipped=which,
         epochs=len(rows), seed=result['seed'], hours=round(seconds/3600, 3),
         cost=f"{versions['device']}, {threads} thread{'s'*(threads > 1)}",
-        recipe={k: v for k, v in recipe.items() if v not in ('', 0, 0.)}, command=result['command'],
+        recipe=recipe, command=result['command'],
         versions={k: v for k, v in versions.items() if k not in ('threads', 'device')},
         validated_on=f'{held_out:,} training images that were held out' if held_out else IMAGES[data],
         limits=LIMITS[data], licence=LICENCES[data], rebuilt=REBUILT['bn' if recipe['norm'] == 'bn' else 'nobn'])
