@@ -137,7 +137,8 @@ def _restore(model, latent):
     for name, conv in _standardised(model).items():
         for k, text in latent.get(name, {}).items():
             p = getattr(conv, k)
-            values = np.frombuffer(base64.b64decode(text), '<f4').astype(np.float32)
+            try: values = np.frombuffer(base64.b64decode(text), '<f4').astype(np.float32)
+            except ValueError: raise ValueError(f'latent: {name}.{k} is no base64 of float32 numbers') from None
             if values.size != p.numel():
                 raise ValueError(f'latent: {name}.{k} has {values.size} numbers, {p.numel()} are needed')
             p.copy_(torch.tensor(values).view_as(p))
