@@ -20,7 +20,8 @@ from .published import from_mmpretrain, from_reactnet, from_reference, load_stri
 from .published import mmpretrain_names, reference_names, to_reference # noqa: F401, importable from here
 
 # %% ../nbs/13_checkpoint.ipynb #7b608ead
-_all_ = ['from_mmpretrain', 'from_reactnet', 'from_reference', 'load_strictly', 'mmpretrain_names', 'reference_names', 'to_reference']
+_all_ = ['from_mmpretrain', 'from_reactnet', 'from_reference', 'load_strictly', 'mmpretrain_names',
+         'reference_names', 'to_reference']
 
 # %% ../nbs/13_checkpoint.ipynb #a98e86b0
 def _digest(tensors, text):
@@ -49,11 +50,15 @@ def read_tensors(
 )->tuple: # dict of tensors, dict of the header
     "A file's contents, once its sha256 and version are checked."
     meta, tensors = _read(path)
-    if 'bnn_bn' not in meta: raise ValueError(f'{path}: a safetensors file without a bnn_bn header; write it with save_model')
+    if 'bnn_bn' not in meta:
+        raise ValueError(f'{path}: a safetensors file without a bnn_bn header; write it with '
+                         f'save_model')
     if _digest(tensors, meta['bnn_bn']) != meta.get('sha256'):
         raise ValueError(f'{path}: altered, its sha256 does not fit; use another copy')
     head = json.loads(meta['bnn_bn'])
-    if head['version'] > 1: raise ValueError(f"{path}: format version {head['version']}, this bnn_bn reads 1; install a newer one")
+    if head['version'] > 1:
+        raise ValueError(f"{path}: format version {head['version']}, this bnn_bn reads 1; install "
+                         f"a newer one")
     return tensors, head
 
 # %% ../nbs/13_checkpoint.ipynb #47a9ebf6
@@ -61,9 +66,11 @@ def _read(path):
     "metadata and tensors of a safetensors file"
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
     try:
-        with safe_open(path, 'pt') as f: return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+        with safe_open(path, 'pt') as f:
+            return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except SafetensorError as e:
-        raise ValueError(f'{path}: not a whole safetensors file ({e}); it is truncated or of another kind') from None
+        raise ValueError(f'{path}: not a whole safetensors file ({e}); it is truncated or of '
+                         f'another kind') from None
 
 # %% ../nbs/13_checkpoint.ipynb #cd79d191
 _conv = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
@@ -80,9 +87,11 @@ def describe(module, name):
     "types and arguments of a module and of those in it, as JSON can hold them; ValueError names a type that is not known"
     kind = type(module)
     if kind is nn.Sequential: # a list, for a header's keys are sorted
-        return dict(type='Sequential', children=[[n, describe(m, f'{name}.{n}')] for n, m in module.named_children()])
+        return dict(type='Sequential', children=[[n, describe(m, f'{name}.{n}')] for n,
+                                                 m in module.named_children()])
     if kind not in _described:
-        raise ValueError(f'{name} is a {kind.__name__}: a file can describe {", ".join(_types)} and Sequential; '
+        raise ValueError(f'{name} is a {kind.__name__}: a file can describe {", ".join(_types)} '
+                         f'and Sequential; '
                          'save the state dict yourself, or replace it')
     args = {k: getattr(module, k) for k in _described[kind]}
     if 'bias' in inspect.signature(kind).parameters: args['bias'] = module.bias is not None
@@ -100,7 +109,8 @@ def built(spec):
 # %% ../nbs/13_checkpoint.ipynb #17d9665d
 def _numbers(m):
     "the plain attributes of a module that its arguments set"
-    plain = {k: v for k, v in vars(m).items() if not k.startswith('_') and isinstance(v, (bool, int, float, str, tuple))}
+    plain = {k: v for k, v in vars(m).items() if not k.startswith('_') and isinstance(v, (bool,
+                                                                                          int, float, str, tuple))}
     return {k: v for k, v in plain.items() if k not in ('training', 'inplace')}
 
 def _parts(model):
@@ -108,13 +118,15 @@ def _parts(model):
     with torch.device('meta'): twin = binary_net(**model.cfg)
     parts, live = {}, dict(model.named_modules())
     for name in ('body.stem.conv', 'head'):
-        if _outline(live[name]) != _outline(twin.get_submodule(name)): parts[name] = describe(live[name], name)
+        if _outline(live[name]) != _outline(twin.get_submodule(name)):
+            parts[name] = describe(live[name], name)
     inside = tuple(f'{name}.' for name in parts)
     for name, there in twin.named_modules():
         if name in parts or name.startswith(inside) or name == '': continue
         here = live.get(name)
         if type(here) is not type(there) or _numbers(here) != _numbers(there):
-            raise ValueError(f'{name} is {here}, and the configuration makes {there}: a file would not bring it back; '
+            raise ValueError(f'{name} is {here}, and the configuration makes {there}: a file would '
+                             f'not bring it back; '
                              'only the head and body.stem.conv may be replaced')
     return parts
 
@@ -131,9 +143,11 @@ def save_model(
 )->Path:
     "Write weights, configuration and sha256 as one safetensors file; an existing file is replaced whole or not at all."
     if not isinstance(model, BinaryNet):
-        raise ValueError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models carry the configuration that rebuilds them')
+        raise ValueError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
+                         f'carry the configuration that rebuilds them')
     parts = _parts(model)
-    write_tensors(path, model.state_dict(), config=model.cfg, info=info, **(dict(parts=parts) if parts else {}))
+    write_tensors(path, model.state_dict(), config=model.cfg, info=info,
+                  **(dict(parts=parts) if parts else {}))
     return Path(path)
 
 # %% ../nbs/13_checkpoint.ipynb #d6ca085e
@@ -145,13 +159,16 @@ def load_model(
     "Rebuild the network of a file with its weights; the file is checked first and nothing is unpickled."
     tensors, head = read_tensors(path)
     if 'config' not in head:
-        raise ValueError(f'{path}: holds the state of a training, not a network; a run keeps its networks in best.safetensors and model.safetensors')
+        raise ValueError(f'{path}: holds the state of a training, not a network; a run keeps its '
+                         f'networks in best.safetensors and model.safetensors')
     model = binary_net(**head['config'])
     for name, spec in head.get('parts', {}).items(): model.set_submodule(name, built(spec))
     dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
     load_strictly(model.to(dtype), tensors)
-    if n_out not in (None, model.n_out): _fresh(model.reset_classifier, path, 'classes', model.n_out, n_out)
-    if in_chans not in (None, model.in_chans): _fresh(model.reset_stem, path, 'channels', model.in_chans, in_chans)
+    if n_out not in (None, model.n_out):
+        _fresh(model.reset_classifier, path, 'classes', model.n_out, n_out)
+    if in_chans not in (None, model.in_chans):
+        _fresh(model.reset_stem, path, 'channels', model.in_chans, in_chans)
     return model.eval()
 
 def load_info(
@@ -165,4 +182,5 @@ def _fresh(reset, path, unit, has, asked):
     "a part with first weights, and a warning that says so"
     reset(asked)
     part = 'classifier' if unit == 'classes' else 'first convolution'
-    warnings.warn(f'{path} has {has} {unit}: the {part} for {asked} is fresh, train it before use', stacklevel=3)
+    warnings.warn(f'{path} has {has} {unit}: the {part} for {asked} is fresh, train it before '
+                  f'use', stacklevel=3)

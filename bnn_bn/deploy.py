@@ -46,9 +46,11 @@ class PackedNet:
 def _check_tensor(x, channels):
     "images are a tensor on the CPU, or a ValueError says what they are"
     if not hasattr(x, 'detach'):
-        raise ValueError(f'images are a {type(x).__name__}; a numpy array or a torch tensor (B,{channels},H,W) is needed')
+        raise ValueError(f'images are a {type(x).__name__}; a numpy array or a torch tensor '
+                         f'(B,{channels},H,W) is needed')
     if x.device.type != 'cpu':
-        raise ValueError(f'images lie on {x.device}: a packed network runs on the CPU; x.cpu() mends that')
+        raise ValueError(f'images lie on {x.device}: a packed network runs on the CPU; x.cpu() '
+                         f'mends that')
 
 # %% ../nbs/32_deploy.ipynb #8da9010b
 def what_data_say(dls, images):
@@ -114,11 +116,13 @@ def as_module(
 def _as_batch(pictures, size, channels):
     "uint8 pictures (B,H,W,channels), or a ValueError that says what is needed"
     x, (h, w) = np.asarray(pictures), size
-    if x.dtype != np.uint8: raise ValueError(f'pictures of dtype {x.dtype}: bytes (uint8, 0 to 255) are needed')
+    if x.dtype != np.uint8:
+        raise ValueError(f'pictures of dtype {x.dtype}: bytes (uint8, 0 to 255) are needed')
     if channels == 1 and x.shape[-2:] == (h, w): x = x[..., None]
     if x.ndim == 3: x = x[None]
     if x.ndim != 4 or x.shape[1:] != (h, w, channels):
-        raise ValueError(f'pictures of shape {np.shape(pictures)}: ({h},{w},{channels}) or (B,{h},{w},{channels}) is needed, '
+        raise ValueError(f'pictures of shape {np.shape(pictures)}: ({h},{w},{channels}) or '
+                         f'(B,{h},{w},{channels}) is needed, '
                          'channels last and as large as in training; resize them')
     return x
 
@@ -136,10 +140,12 @@ def classify(
     info = packed.info
     for k in ('mean', 'std', 'size'):
         if k not in info:
-            raise ValueError(f'this file does not say the {k} of its images; pack it with its data, pack(learn), '
+            raise ValueError(f'this file does not say the {k} of its images; pack it with its '
+                             f'data, pack(learn), '
                              'or normalise yourself and call the network')
     x = _as_batch(pictures, info['size'], packed.graph.channels)
     x = (x/255. - info['mean'])/info['std']
-    p = _softmax(packed(np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)).astype(float))
+    p = _softmax(packed(np.ascontiguousarray(x.transpose(0, 3, 1, 2),
+                                             dtype=np.float32)).astype(float))
     names = info.get('classes') or [str(i) for i in range(packed.n_out)]
     return [[(names[i], float(q[i])) for i in np.argsort(-q, kind='stable')[:top]] for q in p]

@@ -45,7 +45,8 @@ _names = {
         'sign2.shift': 'move21.bias',
         'act2.shift_in': 'move22.bias', 'act2.slope': 'prelu2.weight', 'act2.shift_out': 'move23.bias'}}
 _second = {1: {'conv2.0': 'binary_pw', 'norm2.0': 'bn2'},
-           2: {'conv2.0': 'binary_pw_down1', 'norm2.0': 'bn2_1', 'conv2.1': 'binary_pw_down2', 'norm2.1': 'bn2_2'}}
+           2: {'conv2.0': 'binary_pw_down1', 'norm2.0': 'bn2_1', 'conv2.1': 'binary_pw_down2',
+               'norm2.1': 'bn2_2'}}
 
 # %% ../nbs/12d_published.ipynb #106e791b
 def _block_names(ours, block, k):
@@ -78,7 +79,9 @@ def reference_names(
 def weights_of(state):
     "the tensors of a state dict or checkpoint by name, without the prefixes of wrappers; ValueError says what to pass"
     how = "pass the dict of weights, such as torch.load(path, map_location='cpu', weights_only=True)['state_dict']"
-    if isinstance(state, nn.Module): raise ValueError(f'state is a network ({type(state).__name__}): pass its weights, state.state_dict()')
+    if isinstance(state, nn.Module):
+        raise ValueError(f'state is a network ({type(state).__name__}): pass its weights, '
+                         f'state.state_dict()')
     if not isinstance(state, Mapping): raise ValueError(f'state is a {type(state).__name__}: {how}')
     for key in ('state_dict', 'model'):
         if isinstance(state.get(key), Mapping): state = state[key]
@@ -96,7 +99,8 @@ def _filled(model, state):
 
 def _check_choice(**choices):
     for k, (v, allowed) in choices.items():
-        if v not in allowed: raise ValueError(f"{k}={v!r}: the authors have {' and '.join(map(repr, allowed))}")
+        if v not in allowed:
+            raise ValueError(f"{k}={v!r}: the authors have {' and '.join(map(repr, allowed))}")
 
 # %% ../nbs/12d_published.ipynb #7a78cb8f
 def from_reference(
@@ -109,17 +113,20 @@ def from_reference(
     shortcut:str=None, # weights of the 1x1 shortcuts of 18: 'binary' (BNN_NoBN) or 'real' (ReActNet's release)
 )->BinaryNet: # in evaluation mode, in the state's floating dtype
     "The authors' network (BNN_NoBN, commit d277784) with these weights, under `rules='reference'`; ValueError lists each name that does not fit."
-    _check_choice(arch=(arch, ('18', 'A')), binary=(binary, ('act', 'both')), stem=(stem, ('cifar', 'imagenet')))
+    _check_choice(arch=(arch, ('18', 'A')), binary=(binary, ('act', 'both')), stem=(stem, ('cifar',
+                                                                                           'imagenet')))
     state = weights_of(state)
     if arch == '18' and norm == 'bn' and binary == 'both' and shortcut is None: _ask_shortcut(n_out)
-    model = binary_net({'18': 'reactnet18', 'A': 'reactnet_a'}[arch], norm, binary, n_out, 'imagenet' if arch == 'A' else stem,
+    model = binary_net({'18': 'reactnet18', 'A': 'reactnet_a'}[arch], norm, binary, n_out,
+                       'imagenet' if arch == 'A' else stem,
                        rules='reference', shortcut=shortcut)
     return _filled(model, state)
 
 # %% ../nbs/12d_published.ipynb #6bc0536e
 def _ask_shortcut(n_out):
     "error or warning: the names do not say whether the shortcuts have one bit"
-    text = ("these names and shapes are those of two networks: BNN_NoBN has 1-bit weights in its 1x1 shortcuts (shortcut='binary'), "
+    text = ("these names and shapes are those of two networks: BNN_NoBN has 1-bit weights in its "
+            "1x1 shortcuts (shortcut='binary'), "
             "ReActNet's own release real ones (shortcut='real', or from_reactnet)")
     if n_out == 1000: raise ValueError(f'{text}; say which')
     warnings.warn(f'{text}; taken as BNN_NoBN', stacklevel=3)
@@ -133,8 +140,10 @@ def from_reactnet(
     stem:str='imagenet', # 'cifar' or 'imagenet'
 )->BinaryNet: # in evaluation mode, in the state's floating dtype; batch norm, real 1x1 shortcuts
     "ReActNet as its authors released it; ValueError lists each name that does not fit."
-    _check_choice(arch=(arch, ('18', 'A')), binary=(binary, ('act', 'both')), stem=(stem, ('cifar', 'imagenet')))
-    model = binary_net({'18': 'reactnet18', 'A': 'reactnet_a'}[arch], 'bn', binary, n_out, 'imagenet' if arch == 'A' else stem,
+    _check_choice(arch=(arch, ('18', 'A')), binary=(binary, ('act', 'both')), stem=(stem, ('cifar',
+                                                                                           'imagenet')))
+    model = binary_net({'18': 'reactnet18', 'A': 'reactnet_a'}[arch], 'bn', binary, n_out,
+                       'imagenet' if arch == 'A' else stem,
                        rules='reference', shortcut='real')
     return _filled(model, _unflattened(weights_of(state), model))
 
@@ -179,7 +188,8 @@ def from_mmpretrain(
     convs = sorted({int(n) for n in numbers if n.isdigit()})
     if not convs or convs[-1] not in (11, 13, 16, 19):
         here = f'.{convs[-1]}' if convs else 'there is none'
-        raise ValueError(f'{path}: the last convolution of a VGG is backbone.features.11, .13, .16 or .19, here {here}; '
+        raise ValueError(f'{path}: the last convolution of a VGG is backbone.features.11, .13, .16 '
+                         f'or .19, here {here}; '
                          f"{', '.join(list(state)[:3])}, ...")
     last = state.get('backbone.classifier.6.weight')
     name = f"vgg{convs[-1]}{'_bn' if any('.bn.' in k for k in state) else ''}_real"
@@ -195,10 +205,14 @@ def _tensors_of(path):
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
     try: state = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(f'{path}: holds more than tensors and plain values, or is no file of torch.save; '
+        raise ValueError(f'{path}: holds more than tensors and plain values, or is no file of '
+                         f'torch.save; '
                          "where it comes from, keep torch.load(...)['state_dict'] alone") from None
-    except (RuntimeError, EOFError) as e: raise ValueError(f'{path}: not a whole file of torch.save ({e}); fetch it again') from None
+    except (RuntimeError, EOFError) as e:
+        raise ValueError(f'{path}: not a whole file of torch.save ({e}); fetch it again') from None
     state = state.get('state_dict', state) if isinstance(state, dict) else state
-    tensors = isinstance(state, dict) and state and all(isinstance(v, torch.Tensor) for v in state.values())
-    if not tensors: raise ValueError(f'{path}: no dict of tensors, nor a checkpoint with one under state_dict')
+    tensors = isinstance(state, dict) and state and all(isinstance(v,
+                                                                   torch.Tensor) for v in state.values())
+    if not tensors:
+        raise ValueError(f'{path}: no dict of tensors, nor a checkpoint with one under state_dict')
     return state

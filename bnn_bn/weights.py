@@ -53,9 +53,11 @@ def _shown(card):
     "a card as text"
     rows = dict(
         network=_settings(card.config), data=card.data, recipe=_settings(card.recipe), command=card.command,
-        accuracy=f'{card.accuracy_last:.2%} after the last epoch, {card.accuracy_best:.2%} after the best',
+        accuracy=f'{card.accuracy_last:.2%} after the last epoch, {card.accuracy_best:.2%} after '
+                 f'the best',
         validated=card.validated_on, shipped=f'the {card.shipped} network, {card.size/1e3:.1f} kB',
-        training=f'{card.epochs} epochs, seed {card.seed} (n=1), {card.hours:.2f} hours, {card.cost}',
+        training=f'{card.epochs} epochs, seed {card.seed} (n=1), {card.hours:.2f} hours, '
+                 f'{card.cost}',
         versions=_settings(card.versions), limits=card.limits, licence=card.licence, rebuilt=card.rebuilt,
         sha256=card.sha256)
     return '\n'.join([card.name] + [f'  {k:10}{v}' for k, v in rows.items() if v])
@@ -90,7 +92,8 @@ def card(
     known = cards(folder)
     if name not in known:
         there = ', '.join(known) or 'none'
-        raise ValueError(f'no pretrained network {name!r}{did_you_mean(name, known)}; there are {there}')
+        raise ValueError(f'no pretrained network {name!r}{did_you_mean(name, known)}; there are '
+                         f'{there}')
     return known[name]
 
 # %% ../nbs/05b_weights.ipynb #97077c4c
@@ -103,7 +106,8 @@ def pretrained_bytes(
     path = pretrained_path(name, folder)
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != known.sha256:
-        raise ValueError(f'{path}: damaged, its sha256 is not that of the card of {name}; install the package again')
+        raise ValueError(f'{path}: damaged, its sha256 is not that of the card of {name}; install '
+                         f'the package again')
     return data
 
 def pretrained_path(
@@ -112,7 +116,8 @@ def pretrained_path(
 )->Path: # of its packed file
     "Where the packed file of that name lies; its bytes are not checked."
     path = Path(folder or PRETRAINED)/card(name, folder).file
-    if not path.is_file(): raise FileNotFoundError(f'{path}: the file of {name} is missing; install the package again')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: the file of {name} is missing; install the package again')
     return path
 
 # %% ../nbs/05b_weights.ipynb #29e7eb85
@@ -127,14 +132,18 @@ def add_pretrained(
 )->Card:
     "Put a packed network and its card into the folder."
     folder, known = Path(folder or PRETRAINED), cards(folder)
-    if not re.fullmatch(r'[\w.-]+', name): raise ValueError(f'name={name!r}: letters, digits, -, _ and . only')
-    if name in known and not force: raise ValueError(f'{name} is there already; force=True replaces it')
+    if not re.fullmatch(r'[\w.-]+', name):
+        raise ValueError(f'name={name!r}: letters, digits, -, _ and . only')
+    if name in known and not force:
+        raise ValueError(f'{name} is there already; force=True replaces it')
     others = sum(c.size for c in known.values() if c.name != name)
     if others + len(packed) > LIMIT:
         raise ValueError(f'{name}: {len(packed)/1e6:.2f} MB, and {others/1e6:.2f} MB are there: '
                          f'more than {LIMIT/1e6:.0f} MB in all')
     new = Card(name, f'{name}.bnn', hashlib.sha256(packed).hexdigest(), len(packed), **facts)
     write_file(folder/new.file, packed)
-    table = {c.name: {k: v for k, v in asdict(c).items() if k != 'name'} for c in (known | {name: new}).values()}
-    write_file(folder/'cards.json', json.dumps(dict(sorted(table.items())), indent=1).encode() + b'\n')
+    table = {c.name: {k: v for k,
+                      v in asdict(c).items() if k != 'name'} for c in (known | {name: new}).values()}
+    write_file(folder/'cards.json', json.dumps(dict(sorted(table.items())),
+                                               indent=1).encode() + b'\n')
     return new
