@@ -47,12 +47,14 @@ _plain = (('rprelu', False), ('binary_shortcut', False))
 backbones = {
     'reactnet18': Backbone(BiRealBlock, _resnet(4, 4, 4, 4)),
     'reactnet34': Backbone(BiRealBlock, _resnet(6, 8, 12, 6)),
-    'reactnet_a': Backbone(ReActBlock, ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2)),
+    'reactnet_a': Backbone(ReActBlock, ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024,
+                                                                                            2, 2)),
                            stem_channels=32, imagenet=(3, 2, False)),
     'reactnet_mini': Backbone(BiRealBlock, ((64, 2, 1), (128, 2, 2))),
     'birealnet18': Backbone(BiRealBlock, _resnet(4, 4, 4, 4), parts=_plain),
     'birealnet34': Backbone(BiRealBlock, _resnet(6, 8, 12, 6), parts=_plain),
-    'xnornet18': Backbone(XnorBlock, _resnet(2, 2, 2, 2), parts=_plain + (('quantizer', ste_sign),)),
+    'xnornet18': Backbone(XnorBlock, _resnet(2, 2, 2, 2), parts=_plain + (('quantizer',
+                                                                           ste_sign),)),
     'vgg11': _vgg(1, 1, 2, 2, 2),
     'vgg13': _vgg(2, 2, 2, 2, 2),
     'vgg16': _vgg(2, 2, 3, 3, 3),
@@ -109,24 +111,28 @@ def check_side(
     row = backbones[backbone]
     halvings = len(row.stages)
     if row.pool and side >> halvings == 0:
-        raise ValueError(f'image side {side}: {backbone} halves it {halvings} times; {1 << halvings} is the least')
+        raise ValueError(f'image side {side}: {backbone} halves it {halvings} times; '
+                         f'{1 << halvings} is the least')
     odd = _odd_side(row, stem, side)
     if odd is None: return
     good = [s for s in range(max(1, side - 64), side + 65) if _odd_side(row, stem, s) is None]
     near = sorted(sorted(good, key=lambda s: abs(s - side))[:2])
-    raise ValueError(f'image side {side}: {backbone} with the {stem} stem would halve a map of {odd} pixels, '
+    raise ValueError(f'image side {side}: {backbone} with the {stem} stem would halve a map of '
+                     f'{odd} pixels, '
                      'where its 2x2 average pool and its stride-2 convolution disagree; '
                      f"resize or pad, for instance to {' or '.join(map(str, near))}")
 
 # %% ../nbs/12_models.ipynb #f613273d
-_choices = dict(norm=('nobn', 'bn', 'naive'), binary=('both', 'act', 'real'), stem=('imagenet', 'cifar'),
+_choices = dict(norm=('nobn', 'bn', 'naive'), binary=('both', 'act', 'real'), stem=('imagenet',
+                                                                                    'cifar'),
                 shortcut=(None, 'binary', 'real'))
 
 def _is_count(v): return isinstance(v, int) and not isinstance(v, bool) and v >= 1
 
 def _check(backbone, n_out, in_chans, width, alpha, **named):
     if backbone not in backbones:
-        raise ValueError(f'backbone={backbone!r}{did_you_mean(backbone, backbones)}: allowed are {list(backbones)}')
+        raise ValueError(f'backbone={backbone!r}{did_you_mean(backbone, backbones)}: allowed are '
+                         f'{list(backbones)}')
     for k, v in named.items():
         if v not in _choices[k]: raise ValueError(f'{k}={v!r}: allowed are {_choices[k]}')
     for k, v in dict(n_out=n_out, in_chans=in_chans).items():
@@ -152,7 +158,8 @@ def _plan(row, first):
     return stages
 
 def _stem(spec, in_chans, nf, kernel, stride, pool):
-    parts = OrderedDict(conv=spec.conv(in_chans, nf, kernel, stride, binary=False), norm=spec.bn(nf))
+    parts = OrderedDict(conv=spec.conv(in_chans, nf, kernel, stride, binary=False),
+                        norm=spec.bn(nf))
     if pool: parts['pool'] = nn.MaxPool2d(3, 2, 1)
     return nn.Sequential(parts)
 
@@ -211,7 +218,8 @@ def _betas(block, layers, spec):
 def init_binary(model, rules):
     "First latent weights of the binary convolutions: torch's default (zero-centred), or the authors' all-positive ones"
     for m in model.modules():
-        if rules.positive_init and isinstance(m, QuantConv2d) and m.binary: m.weight.uniform_(0, 1e-3)
+        if rules.positive_init and isinstance(m, QuantConv2d) and m.binary:
+            m.weight.uniform_(0, 1e-3)
     return model
 
 # %% ../nbs/12_models.ipynb #8d215c07
@@ -247,7 +255,8 @@ def reset_classifier(self:BinaryNet,
     n_out:int, # classes
 )->BinaryNet: # the same network
     "A fresh linear classifier in place of the present one."
-    if not _is_count(n_out): raise ValueError(f'n_out={n_out!r}: a whole number from 1 on is needed')
+    if not _is_count(n_out):
+        raise ValueError(f'n_out={n_out!r}: a whole number from 1 on is needed')
     like = next(self.head.parameters())
     self.head[-1] = nn.Linear(self.num_features, n_out, device=like.device, dtype=like.dtype)
     return self
@@ -269,7 +278,8 @@ def _arguments(kwargs):
     "arguments of `binary_net` by our names; TypeError says what was probably meant"
     given = dict(kwargs)
     if 'num_classes' in given:
-        if 'n_out' in given: raise TypeError('num_classes and n_out are the same thing: give one of them')
+        if 'n_out' in given:
+            raise TypeError('num_classes and n_out are the same thing: give one of them')
         given['n_out'] = given.pop('num_classes')
     for k in given:
         if k not in _free:
@@ -308,10 +318,14 @@ def _pick(pretrained, given):
     known, names = cards(), _candidates(pretrained, given)
     net = f"{given['backbone']}_{given['norm']}"
     if not names:
-        near = '' if pretrained is True else did_you_mean(pretrained, [*known, *{c.data for c in known.values()}])
+        near = '' if pretrained is True else did_you_mean(pretrained, [*known,
+                                                                       *{c.data for c in known.values()}])
         there = ', '.join(known) or 'none'
-        raise ValueError(f'pretrained={pretrained!r}: no such weights of {net}{near}; there are {there}')
-    if len(names) > 1: raise ValueError(f'pretrained={pretrained!r}: {net} has several, say which: {", ".join(names)}')
+        raise ValueError(f'pretrained={pretrained!r}: no such weights of {net}{near}; there are '
+                         f'{there}')
+    if len(names) > 1:
+        raise ValueError(f'pretrained={pretrained!r}: {net} has several, say which: '
+                         f'{", ".join(names)}')
     config = known[names[0]].config
     if k := _differs(config, given):
         raise ValueError(f'{k}={given[k]!r}: {names[0]} was trained with {k}={config.get(k)!r}; '
@@ -320,7 +334,8 @@ def _pick(pretrained, given):
 
 def _trained(name, given):
     "the network of that name; `unpack` stands above this module, so it is looked up when it is needed"
-    return import_module('bnn_bn.unpack').load_pretrained(name, given.get('n_out'), given.get('in_chans'))
+    return import_module('bnn_bn.unpack').load_pretrained(name, given.get('n_out'),
+                                                          given.get('in_chans'))
 
 # %% ../nbs/12_models.ipynb #e95b2cbb
 _reactnet = {'18': 'reactnet18', '34': 'reactnet34', 'A': 'reactnet_a', 'mini': 'reactnet_mini'}
@@ -359,11 +374,15 @@ _real = [f'vgg{d}{bn}_real' for d in (11, 13, 16, 19) for bn in ('', '_bn')]
 def _torchvision_vgg(name, n_out=1000, dropout=.5, **other):
     "torchvision's own definition, with first weights as it draws them"
     if other:
-        raise ValueError(f"{name} takes n_out and dropout, not {', '.join(other)}: it is torchvision's network, "
-                         f"for three channels; {name.split('_')[0]}_nobn with binary='real' takes the rest")
-    if not _is_count(n_out): raise ValueError(f'n_out={n_out!r}: a whole number from 1 on is needed')
+        raise ValueError(f"{name} takes n_out and dropout, not {', '.join(other)}: it is "
+                         f"torchvision's network, "
+                         f"for three channels; {name.split('_')[0]}_nobn with binary='real' takes "
+                         f"the rest")
+    if not _is_count(n_out):
+        raise ValueError(f'n_out={n_out!r}: a whole number from 1 on is needed')
     from torchvision.models import vgg
-    return getattr(vgg, name.removesuffix('_real'))(weights=None, num_classes=n_out, dropout=dropout)
+    return getattr(vgg, name.removesuffix('_real'))(weights=None, num_classes=n_out,
+                                                    dropout=dropout)
 
 # %% ../nbs/12_models.ipynb #f739d154
 def list_models(
@@ -382,11 +401,14 @@ def create_model(
     "The network of that name; pretrained, its latent weights are rebuilt from signs and scales."
     if name in cards():
         config = cards()[name].config
-        given = dict(kwargs) if pretrained else {k: v for k, v in config.items() if k in _free} | kwargs
-        return _make(config['backbone'], config['norm'], name if pretrained is True else pretrained, given)
+        given = dict(kwargs) if pretrained else {k: v for k,
+                                                 v in config.items() if k in _free} | kwargs
+        return _make(config['backbone'], config['norm'],
+                     name if pretrained is True else pretrained, given)
     if name not in list_models():
         known = list_models() + list_models(pretrained=True)
-        raise ValueError(f'no network {name!r}{did_you_mean(name, known)}; list_models() has {", ".join(known)}')
+        raise ValueError(f'no network {name!r}{did_you_mean(name, known)}; list_models() has '
+                         f'{", ".join(known)}')
     if name in _real and pretrained:
         raise ValueError(f'pretrained={pretrained!r}: no weights of {name} come with this package')
     if name in _real: return _torchvision_vgg(name, **kwargs)
@@ -403,7 +425,8 @@ def assert_bn_free(
     "Raise AssertionError with the name of the first normalising module: batch, instance, layer, group, RMS, local response."
     for name, m in model.named_modules():
         if isinstance(m, _norms):
-            raise AssertionError(f'{name or "the model"} is a {type(m).__name__}: this network is not free of normalisation')
+            raise AssertionError(f'{name or "the model"} is a {type(m).__name__}: this network is '
+                                 f'not free of normalisation')
 
 # %% ../nbs/12_models.ipynb #31fa3381
 def _is_real_weight(m, name):
