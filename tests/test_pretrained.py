@@ -23,7 +23,8 @@ def scramble(model, seed):
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for n, p in model.named_parameters():
-            if any(k in n for k in ('shift', 'slope', 'gain', 'norm')): p += .3*torch.randn(p.shape, generator=g)
+            if any(k in n for k in ('shift', 'slope', 'gain', 'norm')):
+                p += .3*torch.randn(p.shape, generator=g)
         for m in model.modules():
             if isinstance(m, nn.BatchNorm2d):
                 m.running_mean += .3*torch.randn(m.running_mean.shape, generator=g)
@@ -58,7 +59,8 @@ def test_pretrained_is_packed(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_a_card_is_complete(name):
     c = card(name)
-    for k in ('data', 'recipe', 'command', 'cost', 'versions', 'validated_on', 'limits', 'licence', 'rebuilt'): assert getattr(c, k), k
+    for k in ('data', 'recipe', 'command', 'cost', 'versions', 'validated_on', 'limits', 'licence',
+              'rebuilt'): assert getattr(c, k), k
     assert 0 < c.accuracy_last <= c.accuracy_best <= 1 and c.epochs > 0 and c.hours > 0
     assert load_packed(name).info['accuracy'] == c.accuracy
 
@@ -70,7 +72,8 @@ def test_every_damaged_byte(name, tmp_path):
     for i in [0, len(data) - 1, *np.random.default_rng(0).integers(0, len(data), 40)]:
         data[i] ^= 1 << i % 8
         file.write_bytes(data)
-        with pytest.raises(ValueError, match=f'{card(name).file}: damaged'): pretrained_bytes(name, tmp_path/'p')
+        with pytest.raises(ValueError, match=f'{card(name).file}: damaged'):
+            pretrained_bytes(name, tmp_path/'p')
         data[i] ^= 1 << i % 8
     file.write_bytes(data)
     assert pretrained_bytes(name, tmp_path/'p') == bytes(data)
@@ -85,11 +88,13 @@ def test_a_start_would_not_take_it_for_fresh():
 # There and back ----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('seed', range(2))
-@pytest.mark.parametrize('name, width', [('reactnet18_nobn', .25), ('reactnet_mini_nobn', 1.), ('reactnet_mini_bn', .5), ('reactnet_a_nobn', .25)])
+@pytest.mark.parametrize('name, width', [('reactnet18_nobn', .25), ('reactnet_mini_nobn', 1.),
+                                         ('reactnet_mini_bn', .5), ('reactnet_a_nobn', .25)])
 def test_pack_of_unpack(name, width, seed):
     "pack(unpack(f)) == f in all arrays, to the bit"
     torch.manual_seed(seed)
-    model = scramble(create_model(name, n_out=10, width=width, stem='cifar', alpha=.25 if seed else .2), seed)
+    model = scramble(create_model(name, n_out=10, width=width, stem='cifar',
+                                  alpha=.25 if seed else .2), seed)
     graph = fold(model, **latent_info(model))
     back = unpack(graph)
     assert compare_graphs(fold(back), graph) == []
@@ -112,13 +117,17 @@ def added(tmp_path_factory):
     torch.manual_seed(0)
     model = scramble(reactnet_nobn('mini', n_out=10, in_chans=1, width=.25, stem='imagenet'), 0)
     for which in ('model', 'best'): save_model(model, run/f'{which}.safetensors')
-    recipe = dict(data='fashion', model='reactnet_mini', norm='nobn', stem='imagenet', width=.25, bs=64)
+    recipe = dict(data='fashion', model='reactnet_mini', norm='nobn', stem='imagenet', width=.25,
+                  bs=64)
     result = dict(
-        steps=[dict(step=1, binary='both', last=.61, best=.625, best_epoch=1)], seed=7, command='bnn_train fashion', recipe=recipe,
+        steps=[dict(step=1, binary='both', last=.61, best=.625,
+                    best_epoch=1)], seed=7, command='bnn_train fashion', recipe=recipe,
         versions=dict(torch='9.9', threads=3, device='cpu'))
     (run/'result.json').write_text(json.dumps(result))
-    with open(run/'history.csv', 'w') as f: csv.writer(f).writerows([['epoch', 'seconds'], [1, 1800.], [2, 900.]])
-    command = [sys.executable, '-W', 'ignore', ROOT/'tools/add_pretrained.py', run, 'test-mini', '--folder', folder]
+    with open(run/'history.csv', 'w') as f:
+        csv.writer(f).writerows([['epoch', 'seconds'], [1, 1800.], [2, 900.]])
+    command = [sys.executable, '-W', 'ignore', ROOT/'tools/add_pretrained.py', run, 'test-mini',
+               '--folder', folder]
     return command, folder, model, subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
@@ -127,7 +136,8 @@ def test_tool(added):
     _, folder, model, done = added
     assert done.returncode == 0, done.stderr
     c = card('test-mini', folder)
-    assert (c.accuracy_last, c.accuracy_best, c.shipped, c.seed, c.epochs, c.hours) == (.61, .625, 'last', 7, 2, .75)
+    assert (c.accuracy_last, c.accuracy_best, c.shipped, c.seed, c.epochs, c.hours) == (.61, .625,
+                                                                                        'last', 7, 2, .75)
     assert 'cpu, 3 threads' in c.cost and c.recipe['width'] == .25 and c.config == model.cfg
     graph = from_bytes(pretrained_bytes('test-mini', folder))
     assert graph.info['accuracy'] == .61 and len(graph.info['classes']) == 10
@@ -144,9 +154,11 @@ def test_tool_replaces_nothing(added, tmp_path):
 
 
 def test_no_room(tmp_path):
-    facts = dict(config={}, data='x', accuracy_last=0., accuracy_best=0., shipped='last', epochs=1, seed=0, hours=1., cost='')
+    facts = dict(config={}, data='x', accuracy_last=0., accuracy_best=0., shipped='last', epochs=1,
+                 seed=0, hours=1., cost='')
     assert isinstance(add_pretrained('a', bytes(LIMIT), tmp_path, **facts), Card)
-    with pytest.raises(ValueError, match='more than 8 MB'): add_pretrained('b', b'1', tmp_path, **facts)
+    with pytest.raises(ValueError, match='more than 8 MB'):
+        add_pretrained('b', b'1', tmp_path, **facts)
     add_pretrained('a', b'1', tmp_path, force=True, **facts) # in place of the large one
 
 
@@ -154,15 +166,24 @@ def test_no_room(tmp_path):
 
 def put(name, module): return lambda m: m.set_submodule(name, module)
 CHANGES = dict(
-    softmax=lambda m: m.head.add_module('softmax', nn.Softmax(1)), prelu=put('body.block1.act', nn.PReLU(16)),
+    softmax=lambda m: m.head.add_module('softmax', nn.Softmax(1)), prelu=put('body.block1.act',
+                                                                             nn.PReLU(16)),
     pool=put('head.pool', nn.AdaptiveMaxPool2d(1)),
-    dropout=put('head.fc', nn.Sequential(nn.Dropout(.5), nn.Linear(32, 4))), no_bias=put('head.fc', nn.Linear(32, 4, bias=False)),
-    two=put('head.fc', nn.Sequential(nn.Linear(32, 8), nn.Linear(8, 4))), stem=put('body.stem.conv', nn.Conv2d(1, 16, 5, padding=2, bias=True)),
+    dropout=put('head.fc', nn.Sequential(nn.Dropout(.5), nn.Linear(32, 4))), no_bias=put('head.fc',
+                                                                                         nn.Linear(32, 4, bias=False)),
+    two=put('head.fc', nn.Sequential(nn.Linear(32, 8), nn.Linear(8,
+                                                                 4))), stem=put('body.stem.conv',
+                                                                                nn.Conv2d(1, 16, 5,
+                                                                                          padding=2, bias=True)),
     reflect=put('body.stem.conv', nn.Conv2d(1, 16, 3, padding=1, padding_mode='reflect')),
-    groups=put('body.block1.conv', nn.Conv2d(16, 16, 3, padding=1)), hook=lambda m: m.body.register_forward_hook(lambda m, x, y: y*2),
-    pre=lambda m: m.head.fc.register_forward_pre_hook(lambda m, x: (x[0]*2,)), method=lambda m: setattr(m.head, 'forward', lambda x: x.mean((2, 3))[:, :4]),
-    alpha=lambda m: setattr(m.body.block1, 'alpha', .9), weight_norm=lambda m: nn.utils.parametrizations.weight_norm(m.head.fc),
-    norm=put('body.block2.norm', nn.BatchNorm2d(16)), act_quant=lambda m: setattr(m.body.block1.sign, 'binary', False))
+    groups=put('body.block1.conv', nn.Conv2d(16, 16, 3,
+                                             padding=1)), hook=lambda m: m.body.register_forward_hook(lambda m, x, y: y*2),
+    pre=lambda m: m.head.fc.register_forward_pre_hook(lambda m,
+                                                      x: (x[0]*2,)), method=lambda m: setattr(m.head, 'forward', lambda x: x.mean((2, 3))[:, :4]),
+    alpha=lambda m: setattr(m.body.block1, 'alpha',
+                            .9), weight_norm=lambda m: nn.utils.parametrizations.weight_norm(m.head.fc),
+    norm=put('body.block2.norm',
+             nn.BatchNorm2d(16)), act_quant=lambda m: setattr(m.body.block1.sign, 'binary', False))
 
 @pytest.mark.parametrize('how', CHANGES)
 def test_packed_as_it_is_or_refused(how):
@@ -178,7 +199,8 @@ def test_packed_as_it_is_or_refused(how):
     with torch.no_grad(): assert (packed(x) - m(x)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize('how', [k for k in CHANGES if k not in ('hook', 'pre', 'method')]) # those belong to the object, not to the network
+@pytest.mark.parametrize('how', [k for k in CHANGES if k not in ('hook', 'pre',
+                                                                 'method')]) # those belong to the object, not to the network
 def test_saved_as_it_is_or_refused(how, tmp_path):
     torch.manual_seed(0)
     m = reactnet_nobn('mini', n_out=10, in_chans=1, width=.25, stem='cifar')
@@ -190,5 +212,6 @@ def test_saved_as_it_is_or_refused(how, tmp_path):
         assert how not in ('dropout', 'stem', 'softmax', 'two', 'no_bias', 'pool', 'reflect'), e
         return
     back = load_model(file)
-    with torch.no_grad(): assert torch.equal(back(x), m(x)), 'saved without a word as another network'
+    with torch.no_grad():
+        assert torch.equal(back(x), m(x)), 'saved without a word as another network'
     assert back.cfg == m.cfg

@@ -19,18 +19,27 @@ IMAGES = dict(
     cifar10='the 10,000 test images of CIFAR-10', cifar100='the 10,000 test images of CIFAR-100',
     imagenet='the 50,000 validation images of ImageNet')
 LIMITS = dict(
-    fashion='trained on 10,000 pictures of clothes in grey; a demonstration, for nothing that matters',
-    cifar10='trained on 50,000 small colour pictures of ten classes; answers any other picture with one of them, just as surely',
-    cifar100='trained on 50,000 small colour pictures of a hundred classes; answers any other picture with one of them, just as surely',
-    imagenet='trained on photographs of the web; its errors are not spread evenly over people and places')
+    fashion='trained on 10,000 pictures of clothes in grey; a demonstration, for nothing that '
+            'matters',
+    cifar10='trained on 50,000 small colour pictures of ten classes; answers any other picture '
+            'with one of them, just as surely',
+    cifar100='trained on 50,000 small colour pictures of a hundred classes; answers any other '
+             'picture with one of them, just as surely',
+    imagenet='trained on photographs of the web; its errors are not spread evenly over people and '
+             'places')
 LICENCES = dict(
     fashion='Fashion-MNIST, MIT licence, (c) 2017 Zalando SE',
-    cifar10='CIFAR-10 (Krizhevsky 2009): no licence is stated, cite the report; the pictures are not part of this package',
-    cifar100='CIFAR-100 (Krizhevsky 2009): no licence is stated, cite the report; the pictures are not part of this package',
-    imagenet='ImageNet: for research that is not commercial, as its terms say; the pictures are not part of this package')
+    cifar10='CIFAR-10 (Krizhevsky 2009): no licence is stated, cite the report; the pictures are '
+            'not part of this package',
+    cifar100='CIFAR-100 (Krizhevsky 2009): no licence is stated, cite the report; the pictures are '
+             'not part of this package',
+    imagenet='ImageNet: for research that is not commercial, as its terms say; the pictures are '
+             'not part of this package')
 REBUILT = dict(
-    nobn='signs, thresholds, scales, biases, slopes and the classifier are those of the file; magnitudes of latent weights are not known',
-    bn='as for networks without batch norm; each batch norm is an equivalent one, its running statistics begin at a guess')
+    nobn='signs, thresholds, scales, biases, slopes and the classifier are those of the file; '
+         'magnitudes of latent weights are not known',
+    bn='as for networks without batch norm; each batch norm is an equivalent one, its running '
+       'statistics begin at a guess')
 
 
 def describe(run:Path, result:dict, which:str)->dict:
@@ -47,7 +56,8 @@ def describe(run:Path, result:dict, which:str)->dict:
         cost=f"{versions['device']}, {threads} thread{'s'*(threads > 1)}",
         recipe=recipe, command=result['command'],
         versions={k: v for k, v in versions.items() if k not in ('threads', 'device')},
-        validated_on=f'{held_out:,} training images that were held out' if held_out else IMAGES[data],
+        validated_on=f'{held_out:,} training images that were held '
+                     f'out' if held_out else IMAGES[data],
         limits=LIMITS[data], licence=LICENCES[data], rebuilt=REBUILT['bn' if recipe['norm'] == 'bn' else 'nobn'])
 
 
@@ -55,28 +65,39 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('run', type=Path, help='folder of a finished run')
     p.add_argument('name', help='name of the network, such as cifar10-reactnet18')
-    p.add_argument('--which', choices=('last', 'best'), default='last', help='the network that is shipped')
-    p.add_argument('--path', help="directory of the run's data, for classes, mean and deviation of the images; not needed for fashion")
-    p.add_argument('--folder', type=Path, default=PRETRAINED, help="where it is written; default: the package's own")
-    p.add_argument('--limits', help='a sentence for the card in place of the usual one of these data')
-    p.add_argument('--cost', help='what else is to be said of the cost, such as "wall clock of a machine shared with other work"')
+    p.add_argument('--which', choices=('last', 'best'), default='last', help='the network that is '
+                                                                             'shipped')
+    p.add_argument('--path', help="directory of the run's data, for classes, mean and deviation of "
+                                  "the images; not needed for fashion")
+    p.add_argument('--folder', type=Path, default=PRETRAINED, help="where it is written; default: "
+                                                                   "the package's own")
+    p.add_argument('--limits', help='a sentence for the card in place of the usual one of these '
+                                    'data')
+    p.add_argument('--cost', help='what else is to be said of the cost, such as "wall clock of a '
+                                  'machine shared with other work"')
     p.add_argument('--force', action='store_true', help='replace a network of that name')
     a = p.parse_args()
     file = a.run/'result.json'
-    if not file.exists(): raise SystemExit(f'{a.run}: no result.json, so no finished run; bnn_train --resume ends it')
+    if not file.exists():
+        raise SystemExit(f'{a.run}: no result.json, so no finished run; bnn_train --resume ends it')
     result = json.loads(file.read_text())
     model = load_model(a.run/('model.safetensors' if a.which == 'last' else 'best.safetensors'))
-    if result['recipe']['data'] not in IMAGES: raise SystemExit(f"{a.run}: data {result['recipe']['data']!r} has no sentences here; add them")
+    if result['recipe']['data'] not in IMAGES:
+        raise SystemExit(f"{a.run}: data {result['recipe']['data']!r} has no sentences here; add "
+                         f"them")
     about = describe(a.run, result, a.which)
     if a.limits: about['limits'] = a.limits
     if a.cost: about['cost'] += f', {a.cost}'
     known = facts(make_dls(Recipe(**result['recipe']), a.path, 'cpu', download=False))
-    graph = pack(model, **known, accuracy=about['accuracy_best' if a.which == 'best' else 'accuracy_last'],
+    graph = pack(model, **known,
+                 accuracy=about['accuracy_best' if a.which == 'best' else 'accuracy_last'],
                  name=a.name, **latent_info(model)).graph
     rounded = compare_graphs(pack(unpack(graph)).graph, graph)
-    card = add_pretrained(a.name, to_bytes(graph), a.folder, a.force, config=graph.info['config'], **about)
+    card = add_pretrained(a.name, to_bytes(graph), a.folder, a.force, config=graph.info['config'],
+                          **about)
     print(card)
-    print(f'unpacked and packed again: all arrays equal{", but for the rounding of " + ", ".join(rounded) if rounded else ""}')
+    print(f'unpacked and packed again: all arrays '
+          f'equal{", but for the rounding of " + ", ".join(rounded) if rounded else ""}')
 
 
 if __name__ == '__main__': main()
