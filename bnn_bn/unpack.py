@@ -22,7 +22,8 @@ def _f32(a): return np.asarray(a, dtype=np.float64).astype(np.float32)
 
 def _next(a, step):
     "the float32 number `step` places further up"
-    for _ in range(abs(step)): a = np.nextafter(a, np.float32(np.inf if step > 0 else -np.inf), dtype=np.float32)
+    for _ in range(abs(step)):
+        a = np.nextafter(a, np.float32(np.inf if step > 0 else -np.inf), dtype=np.float32)
     return a
 
 def _missed(t, wanted):
@@ -38,7 +39,8 @@ def find_shift(ask, guess, wanted, allowed=None):
         missed = _missed(new, wanted)
         far = abs(missed) if allowed is None else np.where(allowed(missed), abs(missed), 1e30)
         nearer = far < least
-        best, t, least = (np.where(nearer, a, b) for a, b in ((shift, best), (new, t), (far, least)))
+        best, t, least = (np.where(nearer, a, b) for a, b in ((shift, best), (new, t), (far,
+                                                                                        least)))
     return best, t
 
 # %% ../nbs/31f_unpack.ipynb #9531f937
@@ -98,7 +100,8 @@ def fill_filters(conv, norm, factor, signs, wanted, g, tries=200):
         bad = (w != signs).flatten(1).any(1).numpy() | (scale != wanted)
         rows = torch.tensor(bad.nonzero()[0])
         if not len(rows): return
-    raise ValueError(f'{len(rows)} filters, the first is {rows[0]}, have signs or a scale that no latent weights give')
+    raise ValueError(f'{len(rows)} filters, the first is {rows[0]}, have signs or a scale that no '
+                     f'latent weights give')
 
 def _typical_variance(conv, norm):
     "the running variance of sums of independent signs, so that a step in training mode changes little"
@@ -121,7 +124,8 @@ def _fill_real(conv, norm, factor, kernel):
 
 def _standardised(model):
     "names and modules of the real standardised convolutions"
-    return {n: m for n, m in model.named_modules() if isinstance(m, ScaledStdConv2d) and not m.binary}
+    return {n: m for n, m in model.named_modules() if isinstance(m,
+                                                                 ScaledStdConv2d) and not m.binary}
 
 # %% ../nbs/31f_unpack.ipynb #df2ae0e1
 def latent_info(
@@ -129,7 +133,8 @@ def latent_info(
 )->dict: # latent=..., for `pack`; JSON
     "The weights and gains of the real standardised convolutions, so that unpacking gives them back to the bit."
     def text(p): return base64.b64encode(p.detach().cpu().float().numpy().astype('<f4').tobytes()).decode()
-    return dict(latent={n: dict(weight=text(m.weight), gain=text(m.gain)) for n, m in _standardised(model).items()})
+    return dict(latent={n: dict(weight=text(m.weight), gain=text(m.gain)) for n,
+                        m in _standardised(model).items()})
 
 # %% ../nbs/31f_unpack.ipynb #3f451cf3
 def _restore(model, latent):
@@ -138,9 +143,11 @@ def _restore(model, latent):
         for k, text in latent.get(name, {}).items():
             p = getattr(conv, k)
             try: values = np.frombuffer(base64.b64decode(text), '<f4').astype(np.float32)
-            except ValueError: raise ValueError(f'latent: {name}.{k} is no base64 of float32 numbers') from None
+            except ValueError:
+                raise ValueError(f'latent: {name}.{k} is no base64 of float32 numbers') from None
             if values.size != p.numel():
-                raise ValueError(f'latent: {name}.{k} has {values.size} numbers, {p.numel()} are needed')
+                raise ValueError(f'latent: {name}.{k} has {values.size} numbers, {p.numel()} are '
+                                 f'needed')
             p.copy_(torch.tensor(values).view_as(p))
 
 # %% ../nbs/31f_unpack.ipynb #979748c2
@@ -152,13 +159,15 @@ class _Walk:
 
     def take(self, op, name):
         n = next(self.nodes, None)
-        if n is None or n.op != op: raise ValueError(f'{name}: a step {op} is needed, the file has {n and n.op}')
+        if n is None or n.op != op:
+            raise ValueError(f'{name}: a step {op} is needed, the file has {n and n.op}')
         return n
 
 def _set_sign(walk, node, ask, parameter, guess, allowed=None):
     "a shift whose sign changes at the thresholds of a step; the rest goes into the activation before"
     wanted = node.tensors['threshold'].astype(float)
-    shift, t = find_shift(lambda a: _f32(ask(a) - walk.offset).astype(float), _f32(guess), wanted, allowed)
+    shift, t = find_shift(lambda a: _f32(ask(a) - walk.offset).astype(float), _f32(guess), wanted,
+                          allowed)
     parameter.copy_(torch.tensor(shift).view_as(parameter))
     if isinstance(walk.act, RPReLU):
         rest = _missed(t, wanted)
@@ -176,7 +185,8 @@ def _rsign(walk, node, sign, beta, residual=None):
         bias = node.tensors['bias']
         c = np.tile(residual(rest), len(bias)//len(rest))
         return (_f32(c + _addend(bias, c)) == bias).reshape(-1, len(rest)).all(0)
-    _set_sign(walk, node, ask, sign.shift, -beta*node.tensors['threshold'].astype(float), residual and allowed)
+    _set_sign(walk, node, ask, sign.shift, -beta*node.tensors['threshold'].astype(float),
+              residual and allowed)
 
 # %% ../nbs/31f_unpack.ipynb #f6223aff
 def _addend(wanted, c):
@@ -196,7 +206,8 @@ def _set_bias(norms, act, wanted, c):
         exact = wanted[part].astype(float) - c[part]
         n.bias.copy_(torch.tensor(_f32(exact)))
         n.running_mean.copy_(torch.tensor(_f32(_quotient(_f32(exact) - exact, _norm_factor(n)))))
-    if not norms and isinstance(act, RPReLU): act.shift_in.copy_(torch.tensor(_addend(wanted, c)).view_as(act.shift_in))
+    if not norms and isinstance(act, RPReLU):
+        act.shift_in.copy_(torch.tensor(_addend(wanted, c)).view_as(act.shift_in))
 
 def _quotient(a, b): return np.divide(a, b, out=np.zeros_like(a), where=b != 0)
 
@@ -216,7 +227,8 @@ def _shortcut(walk, name, conv, norm, factor):
     "its weights; returns what it does to the offset"
     node = walk.take('conv', name)
     w = node.tensors['weight']
-    if conv.binary: fill_filters(conv, norm, factor, torch.tensor(w).float(), node.tensors['scale'], walk.g)
+    if conv.binary:
+        fill_filters(conv, norm, factor, torch.tensor(w).float(), node.tensors['scale'], walk.g)
     else: _fill_real(conv, norm, factor, w)
     scale = node.tensors['scale'].astype(float) if conv.binary else 1.
     return lambda offset: (w.astype(float).sum((2, 3)) @ offset)*scale
@@ -244,7 +256,8 @@ def _react(walk, name, m):
 
 def _xnor(walk, name, m):
     if m.shortcut is not None: _shortcut(walk, name, m.shortcut, nn.Identity(), m.beta)
-    for sign, norm, conv, factor in ((m.sign1, m.norm1, m.conv1, 1.), (m.sign2, m.norm2, m.conv2, m.alpha)):
+    for sign, norm, conv, factor in ((m.sign1, m.norm1, m.conv1, 1.), (m.sign2, m.norm2, m.conv2,
+                                                                       m.alpha)):
         node = walk.take('bconv', name)
         if isinstance(norm, nn.BatchNorm2d): _norm_before(walk, node, sign, norm)
         _binary(walk, node, [conv], [nn.Identity()], factor, None, np.zeros(1))
@@ -274,7 +287,8 @@ def unpack(
     with torch.no_grad():
         try: _fill(model, _Walk(graph.nodes, 0), graph.nodes)
         except (KeyError, IndexError, RuntimeError) as e:
-            raise ValueError(f'the file is not what its config says ({type(e).__name__}: {e})') from None
+            raise ValueError(f'the file is not what its config says ({type(e).__name__}: '
+                             f'{e})') from None
         _restore(model, graph.info.get('latent', {}))
     compare_graphs(fold(model, zero_is_plus=True), graph)
     return model
@@ -335,11 +349,13 @@ def compare_graphs(
 # %% ../nbs/31f_unpack.ipynb #e1872afb
 def _same_array(got, want, name, rtol):
     "are two arrays equal in every bit? ValueError where they differ by more than the rounding of a real kernel"
-    if got.shape != want.shape: raise ValueError(f'{name} of shape {want.shape}, {got.shape} fits the config')
+    if got.shape != want.shape:
+        raise ValueError(f'{name} of shape {want.shape}, {got.shape} fits the config')
     if (got == want).all(): return True
     real = want.ndim == 4 and want.dtype == np.float32
     if not real or (abs(got - want) > rtol*abs(want).max()).any():
-        raise ValueError(f'{name}: {int((got != want).sum())} of {want.size} numbers cannot be rebuilt')
+        raise ValueError(f'{name}: {int((got != want).sum())} of {want.size} numbers cannot be '
+                         f'rebuilt')
     return False
 
 # %% ../nbs/31f_unpack.ipynb #fcea3157
@@ -362,4 +378,5 @@ def load_pretrained(
     return model
 
 def _say(name, had, fresh):
-    warnings.warn(f'{name} was trained for {had}: {fresh} is fresh, train it before use', stacklevel=6)
+    warnings.warn(f'{name} was trained for {had}: {fresh} is fresh, train it before '
+                  f'use', stacklevel=6)
