@@ -148,7 +148,7 @@ def test_tool_replaces_nothing(added, tmp_path):
     command, _, _, done = added
     again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert again.returncode != 0 and 'is there already' in again.stderr
-    command = command[:3] + [tmp_path, *command[4:]]
+    command = [*command[:4], tmp_path, *command[5:]] # another run
     none = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
     assert none.returncode != 0 and 'no result.json' in none.stderr and 'Traceback' not in none.stderr
 
