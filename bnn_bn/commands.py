@@ -54,18 +54,22 @@ def _source(run, which):
     if run in cards() and not Path(run).exists():
         about, model = card(run), create_model(run, pretrained=True)
         kept = dict(accuracy=about.accuracy, name=run)
-        return _Source(model, run, 4*sum(p.numel() for p in model.parameters()), Path(f'{run}.bnn'), kept, Recipe(**about.recipe))
+        return _Source(model, run, 4*sum(p.numel() for p in model.parameters()),
+                       Path(f'{run}.bnn'), kept, Recipe(**about.recipe))
     file = Path(run)/f'{which}.safetensors' if Path(run).is_dir() else Path(run)
-    if not file.exists(): raise FileNotFoundError(f'{file}: no such file{did_you_mean(run, cards())}')
+    if not file.exists():
+        raise FileNotFoundError(f'{file}: no such file{did_you_mean(run, cards())}')
     config, recipe = file.parent/'config.json', None
     if config.exists(): recipe = Recipe(**json.loads(config.read_text())['recipe'])
-    return _Source(load_model(file), str(file), file.stat().st_size, file.with_suffix('.bnn'), load_info(file)['info'], recipe)
+    return _Source(load_model(file), str(file), file.stat().st_size, file.with_suffix('.bnn'),
+                   load_info(file)['info'], recipe)
 
 # %% ../nbs/35_commands.ipynb #3464ee4e
 def data_of(recipe, path, images):
     "what the data of a recipe say, and some validation images; nothing where the data are not at hand"
     if recipe is None or not (path or recipe.data == 'fashion'): return {}, None
-    dls = make_dls(replace(recipe, bs=min(recipe.bs, 100), mixup=0., cutout=0), path, 'cpu', download=False)
+    dls = make_dls(replace(recipe, bs=min(recipe.bs, 100), mixup=0., cutout=0), path, 'cpu',
+                   download=False)
     batches = -(-images//dls.valid.bs)
     x = torch.cat([b[0] for b, _ in zip(dls.valid, range(batches))])[:images]
     return facts(dls), x.split(100)
@@ -75,7 +79,8 @@ def side_of(config): return 224 if config.get('stem') == 'imagenet' else 32
 def noise(model, images):
     "batches of one image each"
     side = side_of(model.cfg)
-    return (torch.randn(1, model.in_chans, side, side) for _ in range(min(images, 10 if side > 100 else 100)))
+    return (torch.randn(1, model.in_chans, side, side) for _ in range(min(images,
+                                                                          10 if side > 100 else 100)))
 
 # %% ../nbs/35_commands.ipynb #02e9ee79
 @call_parse
@@ -94,18 +99,23 @@ def bnn_pack(
         packed = pack(source.model, **(source.info | known))
         result = compare(source.model, packed, batches or noise(source.model, images))
         if result['agree'] < least:
-            raise ValueError(f"{source.name}: only {result['agree']:.2%} of {result['images']} answers agree; nothing was written, please report this")
+            raise ValueError(f"{source.name}: only {result['agree']:.2%} of {result['images']} "
+                             f"answers agree; nothing was written, please report this")
         out = packed.save(out or source.out)
     size, where = out.stat().st_size, 'its data' if batches else 'noise'
-    print(f"{out}: {size/1e6:.2f} MB, {source.bytes/size:.1f} times smaller; {result['agree']:.2%} of {result['images']} answers on {where} agree, "
+    print(f"{out}: {size/1e6:.2f} MB, {source.bytes/size:.1f} times smaller; {result['agree']:.2%} "
+          f"of {result['images']} answers on {where} agree, "
           f"logits within {result['difference']:.1g}")
-    if not known: print('Classes, mean and std of the images are not known: give the data with --path to keep them in the file.')
+    if not known:
+        print('Classes, mean and std of the images are not known: give the data with --path to '
+              'keep them in the file.')
 
 # %% ../nbs/35_commands.ipynb #9fd39d1a
 def packed_file(file):
     "the path of a packed file: that path, or that of a network of the package once its bytes are checked"
     if Path(file).exists(): return Path(file)
-    if file not in cards(): raise FileNotFoundError(f'{file}: no such file{did_you_mean(file, cards())}')
+    if file not in cards():
+        raise FileNotFoundError(f'{file}: no such file{did_you_mean(file, cards())}')
     pretrained_bytes(file)
     return pretrained_path(file)
 
@@ -124,7 +134,8 @@ def _timed(rivals, rounds, batch):
 def _line(row):
     "a row of the table that is printed"
     if 'error' in row: return f"  {row['name']:14} {row['error']}"
-    return (f"  {row['name']:14} {row['seconds']*1e3:9.3f} ms {row['images_per_second']:9.1f} images/s   {row['times_first']:6.2f} x the first "
+    return (f"  {row['name']:14} {row['seconds']*1e3:9.3f} ms {row['images_per_second']:9.1f} "
+            f"images/s   {row['times_first']:6.2f} x the first "
             f"({row['least']:.2f} to {row['greatest']:.2f})   first call {row['first_call']:.1f} s")
 
 # %% ../nbs/35_commands.ipynb #967c189a
@@ -142,15 +153,18 @@ def bnn_bench(
     with readable('bnn_bench'):
         file, names = packed_file(file), only.split(',')
         info = read_bnn(file).info
-        if bad := [n for n in names if n not in kinds]: raise ValueError(f'--only {bad[0]}: allowed are {", ".join(kinds)}')
+        if bad := [n for n in names if n not in kinds]:
+            raise ValueError(f'--only {bad[0]}: allowed are {", ".join(kinds)}')
         size = _image_size(info, size)
         rivals = usual_rivals(str(file), size, batch, threads, names)
         rows = _timed([r.start(threads) for r in progress_bar(rivals, leave=False)], rounds, batch)
         if out:
-            report = dict(file=file.name, size=size, batch=batch, threads=threads, rounds=rounds, rows=rows)
+            report = dict(file=file.name, size=size, batch=batch, threads=threads, rounds=rounds,
+                          rows=rows)
             write_file(out, json.dumps(report, indent=1).encode())
             plot_bench(rows, Path(out).with_suffix('.png'))
-    print(f'{file.name}, {size[0]}x{size[1]} pixels, batch {batch}, {threads} thread{"s"*(threads > 1)}, median of {rounds} rounds')
+    print(f'{file.name}, {size[0]}x{size[1]} pixels, batch {batch}, {threads} '
+          f'thread{"s"*(threads > 1)}, median of {rounds} rounds')
     for row in rows: print(_line(row))
 
 # %% ../nbs/35_commands.ipynb #8cf5467b
@@ -166,7 +180,8 @@ def plot_bench(rows, path=None):
     fig, ax = plt.subplots(figsize=(6, .5 + .4*len(rows)))
     colours = ['0.7']*(len(rows) - 1) + ['tab:blue']
     bars = ax.barh([r['name'] for r in rows], [r['times_first'] for r in rows], color=colours)
-    ax.bar_label(bars, [f"{r['times_first']:.1f} ({r['seconds']*1e3:.2g} ms)" for r in rows], padding=3, fontsize=8)
+    ax.bar_label(bars, [f"{r['times_first']:.1f} ({r['seconds']*1e3:.2g} "
+                        f"ms)" for r in rows], padding=3, fontsize=8)
     ax.set_xlabel(f'time of a call, in units of {rows[-1]["name"]}')
     ax.margins(x=.25)
     ax.spines[['top', 'right']].set_visible(False)
