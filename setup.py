@@ -21,7 +21,7 @@ setup(
     url=s['git_url'],
     license='MIT',
     packages=find_packages(include=['bnn_bn*']),
-    package_data={'bnn_bn': ['embedded/*', 'py.typed']},
+    package_data={'bnn_bn': ['embedded/*', 'pretrained/*', 'py.typed']},
     zip_safe=False,
     python_requires='>=' + s['min_python'],
     install_requires=s['requirements'].split(),

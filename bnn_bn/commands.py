@@ -7,18 +7,20 @@ __all__ = ['compare', 'bnn_pack', 'bnn_bench']
 
 # %% ../nbs/35_commands.ipynb #1064c083
 import json, statistics
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import torch
 from fastcore.script import call_parse
 from fastprogress.fastprogress import progress_bar
 from .files import write_file
 from .checkpoint import load_info, load_model
+from .models import BinaryNet, create_model
 from .recipes import Recipe, make_dls
 from .run import readable
 from .bnnfile import read_bnn
 from .deploy import facts, pack
 from .bench import kinds, take_turns, usual_rivals
+from .weights import card, cards, did_you_mean, pretrained_bytes, pretrained_path
 
 # %% ../nbs/35_commands.ipynb #a6379a4f
 @torch.no_grad()
@@ -28,18 +30,62 @@ def compare(
     batches, # of images (B,C,H,W)
 )->dict: # images; agree: share with the same first label; difference: of logits, the median over images of the greatest
     "How far do a network's answers and those of its packed form agree?"
-    n = same = 0
-    differences = []
+    same, differences = 0, []
     for x in batches:
         y, z = model.eval()(x), packed(x)
-        n, same = n + len(x), same + int((y.argmax(1) == z.argmax(1)).sum())
+        same += int((y.argmax(1) == z.argmax(1)).sum())
         differences += (y - z).abs().amax(1).tolist()
+    n = len(differences)
     return dict(images=n, agree=same/n, difference=statistics.median(differences))
 
 # %% ../nbs/35_commands.ipynb #2a5ebd1e
+@dataclass
+class _Source:
+    "a network to pack"
+    model:BinaryNet
+    name:str                                # in messages
+    bytes:int                               # of the file that it came from
+    out:Path                                # where the packed file goes unless told
+    info:dict = field(default_factory=dict) # kept with the file
+    recipe:Recipe = None                    # of its training, where that is known
+
+def _source(run, which):
+    "the network of a run, of a file, or of that name in the package"
+    if run in cards() and not Path(run).exists():
+        about, model = card(run), create_model(run, pretrained=True)
+        kept = dict(accuracy=about.accuracy, name=run)
+        return _Source(model, run, 4*sum(p.numel() for p in model.parameters()),
+                       Path(f'{run}.bnn'), kept, Recipe(**about.recipe))
+    file = Path(run)/f'{which}.safetensors' if Path(run).is_dir() else Path(run)
+    if not file.exists():
+        raise FileNotFoundError(f'{file}: no such file{did_you_mean(run, cards())}')
+    config, recipe = file.parent/'config.json', None
+    if config.exists(): recipe = Recipe(**json.loads(config.read_text())['recipe'])
+    return _Source(load_model(file), str(file), file.stat().st_size, file.with_suffix('.bnn'),
+                   load_info(file)['info'], recipe)
+
+# %% ../nbs/35_commands.ipynb #3464ee4e
+def data_of(recipe, path, images):
+    "what the data of a recipe say, and some validation images; nothing where the data are not at hand"
+    if recipe is None or not (path or recipe.data == 'fashion'): return {}, None
+    dls = make_dls(replace(recipe, bs=min(recipe.bs, 100), mixup=0., cutout=0), path, 'cpu',
+                   download=False)
+    batches = -(-images//dls.valid.bs)
+    x = torch.cat([b[0] for b, _ in zip(dls.valid, range(batches))])[:images]
+    return facts(dls), x.split(100)
+
+def side_of(config): return 224 if config.get('stem') == 'imagenet' else 32
+
+def noise(model, images):
+    "batches of one image each"
+    side = side_of(model.cfg)
+    return (torch.randn(1, model.in_chans, side, side) for _ in range(min(images,
+                                                                          10 if side > 100 else 100)))
+
+# %% ../nbs/35_commands.ipynb #02e9ee79
 @call_parse
 def bnn_pack(
-    run:str, # directory of a run, or one of its networks (`*.safetensors`)
+    run:str, # directory of a run, one of its networks (`*.safetensors`), or the name of a network in the package
     out:str=None, # file to write; default: beside the network, with the ending .bnn
     path:str=None, # directory of the run's data, to compare the answers there and to keep classes, mean and std; not needed for fashion
     which:str='best', # network of the run: best or model (the last epoch)
@@ -48,37 +94,54 @@ def bnn_pack(
 ):
     "Pack a trained network into one bit a weight, and compare the answers before the file is written."
     with readable('bnn_pack'):
-        file = Path(run)/f'{which}.safetensors' if Path(run).is_dir() else Path(run)
-        model, (known, batches) = load_model(file), data_of(file, path, images)
-        packed = pack(model, **known, **{k: v for k, v in load_info(file)['info'].items() if k not in known})
-        result = compare(model, packed, batches or noise(model, images))
-        if result['agree'] < least: raise ValueError(f"{file}: only {result['agree']:.2%} of {result['images']} answers agree; nothing was written, please report this")
-        out = packed.save(out or file.with_suffix('.bnn'))
-    print(f"{out}: {out.stat().st_size/1e6:.2f} MB, {file.stat().st_size/out.stat().st_size:.1f} times smaller; "
-          f"{result['agree']:.2%} of {result['images']} answers on {'its data' if batches else 'noise'} agree, logits within {result['difference']:.1g}")
-    if not known: print('Classes, mean and std of the images are not known: give the data with --path to keep them in the file.')
-
-# %% ../nbs/35_commands.ipynb #3464ee4e
-def data_of(file, path, images):
-    "what the run's data says, and some of its validation images; nothing where there is none"
-    config = file.parent/'config.json'
-    if not config.exists(): return {}, None
-    r = Recipe(**json.loads(config.read_text())['recipe'])
-    if not path and r.data != 'fashion': return {}, None
-    dls = make_dls(replace(r, bs=min(r.bs, 100), mixup=0., cutout=0), path, 'cpu', download=False)
-    x = torch.cat([b[0] for b, _ in zip(dls.valid, range(-(-images//dls.valid.bs)))])[:images]
-    return facts(dls), x.split(100)
-
-def side_of(config): return 224 if config.get('stem') == 'imagenet' else 32
-
-def noise(model, images):
-    side = side_of(model.cfg)
-    return (torch.randn(1, model.cfg['in_chans'], side, side) for _ in range(min(images, 10 if side > 100 else 100)))
+        source = _source(run, which)
+        known, batches = data_of(source.recipe, path, images)
+        packed = pack(source.model, **(source.info | known))
+        result = compare(source.model, packed, batches or noise(source.model, images))
+        if result['agree'] < least:
+            raise ValueError(f"{source.name}: only {result['agree']:.2%} of {result['images']} "
+                             f"answers agree; nothing was written, please report this")
+        out = packed.save(out or source.out)
+    size, where = out.stat().st_size, 'its data' if batches else 'noise'
+    print(f"{out}: {size/1e6:.2f} MB, {source.bytes/size:.1f} times smaller; {result['agree']:.2%} "
+          f"of {result['images']} answers on {where} agree, "
+          f"logits within {result['difference']:.1g}")
+    if not known:
+        print('Classes, mean and std of the images are not known: give the data with --path to '
+              'keep them in the file.')
 
 # %% ../nbs/35_commands.ipynb #9fd39d1a
+def packed_file(file):
+    "the path of a packed file: that path, or that of a network of the package once its bytes are checked"
+    if Path(file).exists(): return Path(file)
+    if file not in cards():
+        raise FileNotFoundError(f'{file}: no such file{did_you_mean(file, cards())}')
+    pretrained_bytes(file)
+    return pretrained_path(file)
+
+def _image_size(info, size):
+    "rows and columns: as asked, as in training, or as the stem expects"
+    if size: return size, size
+    return tuple(info.get('size') or [side_of(info.get('config', {}))]*2)
+
+def _timed(rivals, rounds, batch):
+    "a row for each runtime; all are stopped at the end"
+    try: rows = measure(rivals, rounds)
+    finally:
+        for r in rivals: r.stop()
+    return [dict(r, images_per_second=batch/r['seconds']) if 'seconds' in r else r for r in rows]
+
+def _line(row):
+    "a row of the table that is printed"
+    if 'error' in row: return f"  {row['name']:14} {row['error']}"
+    return (f"  {row['name']:14} {row['seconds']*1e3:9.3f} ms {row['images_per_second']:9.1f} "
+            f"images/s   {row['times_first']:6.2f} x the first "
+            f"({row['least']:.2f} to {row['greatest']:.2f})   first call {row['first_call']:.1f} s")
+
+# %% ../nbs/35_commands.ipynb #967c189a
 @call_parse
 def bnn_bench(
-    file:str, # a `.bnn` file
+    file:str, # a `.bnn` file, or the name of a network in the package
     size:int=0, # rows and columns of the images; 0: as in training, else 32 (CIFAR stem) or 224
     batch:int=1, # images in a call
     threads:int=1, # CPU threads of each runtime
@@ -88,22 +151,23 @@ def bnn_bench(
 ):
     "Latency and throughput of a packed network on this machine, beside torch, torch.compile and ONNX Runtime."
     with readable('bnn_bench'):
-        info, names = read_bnn(file).info, only.split(',')
-        if bad := [n for n in names if n not in kinds]: raise ValueError(f'--only {bad[0]}: allowed are {", ".join(kinds)}')
-        size = (size, size) if size else tuple(info.get('size') or [side_of(info.get('config', {}))]*2)
-        rivals = [r.start(threads) for r in progress_bar(usual_rivals(file, size, batch, threads, names), leave=False)]
-        try: rows = measure(rivals, rounds)
-        finally:
-            for r in rivals: r.stop()
-        rows = [dict(r, images_per_second=batch/r['seconds']) if 'seconds' in r else r for r in rows]
+        file, names = packed_file(file), only.split(',')
+        info = read_bnn(file).info
+        if bad := [n for n in names if n not in kinds]:
+            raise ValueError(f'--only {bad[0]}: allowed are {", ".join(kinds)}')
+        size = _image_size(info, size)
+        rivals = usual_rivals(str(file), size, batch, threads, names)
+        rows = _timed([r.start(threads) for r in progress_bar(rivals, leave=False)], rounds, batch)
         if out:
-            write_file(out, json.dumps(dict(file=Path(file).name, size=size, batch=batch, threads=threads, rounds=rounds, rows=rows), indent=1).encode())
+            report = dict(file=file.name, size=size, batch=batch, threads=threads, rounds=rounds,
+                          rows=rows)
+            write_file(out, json.dumps(report, indent=1).encode())
             plot_bench(rows, Path(out).with_suffix('.png'))
-    print(f'{Path(file).name}, {size[0]}x{size[1]} pixels, batch {batch}, {threads} thread{"s"*(threads > 1)}, median of {rounds} rounds')
-    for r in rows: print(f"  {r['name']:14} " + (r['error'] if 'error' in r else
-        f"{r['seconds']*1e3:9.3f} ms {r['images_per_second']:9.1f} images/s   {r['times_first']:6.2f} x the first ({r['least']:.2f} to {r['greatest']:.2f})   first call {r['first_call']:.1f} s"))
+    print(f'{file.name}, {size[0]}x{size[1]} pixels, batch {batch}, {threads} '
+          f'thread{"s"*(threads > 1)}, median of {rounds} rounds')
+    for row in rows: print(_line(row))
 
-# %% ../nbs/35_commands.ipynb #967c189a
+# %% ../nbs/35_commands.ipynb #8cf5467b
 def measure(rivals, rounds):
     bar = progress_bar(range(rounds), leave=False)
     bar.update(0)
@@ -114,9 +178,14 @@ def plot_bench(rows, path=None):
     import matplotlib.pyplot as plt
     rows = [r for r in rows if 'error' not in r][::-1]
     fig, ax = plt.subplots(figsize=(6, .5 + .4*len(rows)))
-    bars = ax.barh([r['name'] for r in rows], [r['times_first'] for r in rows], color=['0.7']*(len(rows) - 1) + ['tab:blue'])
-    ax.bar_label(bars, [f"{r['times_first']:.1f} ({r['seconds']*1e3:.2g} ms)" for r in rows], padding=3, fontsize=8)
-    ax.set_xlabel(f'time of a call, in units of {rows[-1]["name"]}'); ax.margins(x=.25); ax.spines[['top', 'right']].set_visible(False)
+    colours = ['0.7']*(len(rows) - 1) + ['tab:blue']
+    bars = ax.barh([r['name'] for r in rows], [r['times_first'] for r in rows], color=colours)
+    ax.bar_label(bars, [f"{r['times_first']:.1f} ({r['seconds']*1e3:.2g} "
+                        f"ms)" for r in rows], padding=3, fontsize=8)
+    ax.set_xlabel(f'time of a call, in units of {rows[-1]["name"]}')
+    ax.margins(x=.25)
+    ax.spines[['top', 'right']].set_visible(False)
     if path:
-        fig.savefig(path, dpi=100, bbox_inches='tight'); plt.close(fig)
+        fig.savefig(path, dpi=100, bbox_inches='tight')
+        plt.close(fig)
     return ax

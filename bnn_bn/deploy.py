@@ -8,7 +8,7 @@ __all__ = ['PackedNet', 'pack', 'load_packed', 'as_module', 'classify']
 # %% ../nbs/32_deploy.ipynb #d7a5a23d
 from pathlib import Path
 import numpy as np
-from .bnnfile import Graph, read_bnn, to_bytes, write_bnn
+from .bnnfile import Graph, from_bytes, read_bnn, to_bytes, write_bnn
 from .engine import Engine
 
 # %% ../nbs/32_deploy.ipynb #641ecf91
@@ -29,8 +29,7 @@ class PackedNet:
     ): # logits (B,n_out), as `x`
         "Run the network."
         if isinstance(x, np.ndarray): return self.engine(x)
-        if not hasattr(x, 'detach'): raise ValueError(f'images are a {type(x).__name__}; a numpy array or a torch tensor (B,{self.graph.channels},H,W) is needed')
-        if x.device.type != 'cpu': raise ValueError(f'images lie on {x.device}: a packed network runs on the CPU; x.cpu() mends that')
+        _check_tensor(x, self.graph.channels)
         return type(x.detach())(self.engine(x.detach().numpy()))
 
     def save(self,
@@ -39,35 +38,68 @@ class PackedNet:
         "Write the network as a file, whole or not at all."
         return write_bnn(self.graph, path)
 
-    def __repr__(self): return f'PackedNet({self.graph.channels} channels to {self.n_out}, {len(to_bytes(self.graph))/1e6:.2f} MB, {self.engine.threads} threads)'
+    def __repr__(self):
+        size = len(to_bytes(self.graph))/1e6
+        return f'PackedNet({self.graph.channels} channels to {self.n_out}, {size:.2f} MB, {self.engine.threads} threads)'
 
 # %% ../nbs/32_deploy.ipynb #2bccb60f
+def _check_tensor(x, channels):
+    "images are a tensor on the CPU, or a ValueError says what they are"
+    if not hasattr(x, 'detach'):
+        raise ValueError(f'images are a {type(x).__name__}; a numpy array or a torch tensor '
+                         f'(B,{channels},H,W) is needed')
+    if x.device.type != 'cpu':
+        raise ValueError(f'images lie on {x.device}: a packed network runs on the CPU; x.cpu() '
+                         f'mends that')
+
+# %% ../nbs/32_deploy.ipynb #8da9010b
+def what_data_say(dls, images):
+    "for a picture: names of the classes; mean and std for pixels in [0, 1]; rows and columns"
+    args, out = getattr(dls.valid, 'args', {}), {}
+    if getattr(dls, 'vocab', None) is not None: out['classes'] = [str(v) for v in dls.vocab]
+    for k in ('mean', 'std'):
+        if k in args: out[k] = [float(v) for v in args[k]]
+    return dict(out, size=list(images.shape[-2:]))
+
+def facts(dls):
+    "the same, with images of the data themselves"
+    return what_data_say(dls, dls.valid.one_batch()[0])
+
+# %% ../nbs/32_deploy.ipynb #a45dc15a
 def pack(
     model, # a trained network with binary='both', see `fold.fold`; or a `Learner` with one
     dls=None, # its data: the names of the classes, mean and std of the images are kept; None: the Learner's
     threads:int=1, way:str=None, # as in `PackedNet`
+    zero_is_plus:bool=False, # pack a network of the reference rules, with +1 where its sign(0) is 0?
+    images=None, # (B,C,H,W), on which logits are compared; None: a few of the data, else noise
     **info # anything JSON can hold, kept with the network
-)->PackedNet:
+)->PackedNet: # its logits are those of the network, or ValueError
     "Fold a network and pack its signs."
     from bnn_bn.fold import fold
+    from bnn_bn.packable import as_packable, check_logits, noise_images
     if hasattr(model, 'dls'): model, dls = model.model, model.dls if dls is None else dls
-    return PackedNet(fold(model, **(facts(dls) if dls is not None else {}), **info), threads, way)
+    plain = as_packable(model, zero_is_plus)
+    known = {}
+    if dls is not None:
+        batch = dls.valid.one_batch()[0]
+        known = what_data_say(dls, batch)
+        images = batch[:8] if images is None else images
+    packed = PackedNet(fold(plain, **(known | info)), threads, way)
+    if images is None: images = noise_images(plain)
+    check_logits(plain, packed, images.detach().cpu().float())
+    return packed
 
+# %% ../nbs/32_deploy.ipynb #a70cb4a0
 def load_packed(
-    path, # file that `save` wrote
+    path, # file that `save` wrote, or the name of a network in the package
     threads:int=1, way:str=None, # as in `PackedNet`
 )->PackedNet:
     "Read a packed network; everything about the file is checked first."
-    return PackedNet(read_bnn(path), threads, way)
-
-# %% ../nbs/32_deploy.ipynb #8da9010b
-def facts(dls):
-    "what a picture needs on its way to a label: classes; mean and std for pixels in [0, 1]; rows and columns"
-    out, args = {}, getattr(dls.valid, 'args', {})
-    if getattr(dls, 'vocab', None) is not None: out['classes'] = [str(v) for v in dls.vocab]
-    for k in ('mean', 'std'):
-        if k in args: out[k] = [float(v) for v in args[k]]
-    return dict(out, size=list(dls.valid.one_batch()[0].shape[-2:]))
+    if Path(path).is_file() or Path(path).name != str(path) or Path(path).suffix == '.bnn':
+        return PackedNet(read_bnn(path), threads, way)
+    from bnn_bn.weights import card, pretrained_bytes
+    data = pretrained_bytes(str(path))
+    return PackedNet(from_bytes(data, card(str(path)).file), threads, way)
 
 # %% ../nbs/32_deploy.ipynb #39799cec
 def as_module(
@@ -81,23 +113,39 @@ def as_module(
     return PackedModule().eval()
 
 # %% ../nbs/32_deploy.ipynb #51d13ad2
+def _as_batch(pictures, size, channels):
+    "uint8 pictures (B,H,W,channels), or a ValueError that says what is needed"
+    x, (h, w) = np.asarray(pictures), size
+    if x.dtype != np.uint8:
+        raise ValueError(f'pictures of dtype {x.dtype}: bytes (uint8, 0 to 255) are needed')
+    if channels == 1 and x.shape[-2:] == (h, w): x = x[..., None]
+    if x.ndim == 3: x = x[None]
+    if x.ndim != 4 or x.shape[1:] != (h, w, channels):
+        raise ValueError(f'pictures of shape {np.shape(pictures)}: ({h},{w},{channels}) or '
+                         f'(B,{h},{w},{channels}) is needed, '
+                         'channels last and as large as in training; resize them')
+    return x
+
+def _softmax(y):
+    p = np.exp(y - y.max(1, keepdims=True))
+    return p/p.sum(1, keepdims=True)
+
+# %% ../nbs/32_deploy.ipynb #4afa8d90
 def classify(
     packed:PackedNet, # packed with its data: `pack(learn)`
     pictures:np.ndarray, # uint8 (H,W,channels), or a batch (B,H,W,channels); a single channel may be left out
     top:int=1, # so many labels, the most likely first
 )->list: # for each picture a list of pairs (label, probability)
     "The labels of pictures."
-    info, c, x = packed.info, packed.graph.channels, np.asarray(pictures)
+    info = packed.info
     for k in ('mean', 'std', 'size'):
-        if k not in info: raise ValueError(f'this file does not say the {k} of its images; pack it with its data, pack(learn), or normalise yourself and call the network')
-    if x.dtype != np.uint8: raise ValueError(f'pictures of dtype {x.dtype}: bytes (uint8, 0 to 255) are needed')
-    (h, w) = info['size']
-    if c == 1 and x.shape[-2:] == (h, w): x = x[..., None]
-    if x.ndim == 3: x = x[None]
-    if x.ndim != 4 or x.shape[1:] != (h, w, c):
-        raise ValueError(f'pictures of shape {np.shape(pictures)}: ({h},{w},{c}) or (B,{h},{w},{c}) is needed, channels last and as large as in training; resize them')
+        if k not in info:
+            raise ValueError(f'this file does not say the {k} of its images; pack it with its '
+                             f'data, pack(learn), '
+                             'or normalise yourself and call the network')
+    x = _as_batch(pictures, info['size'], packed.graph.channels)
     x = (x/255. - info['mean'])/info['std']
-    y = packed(np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)).astype(float)
-    p = np.exp(y - y.max(1, keepdims=True)); p /= p.sum(1, keepdims=True)
+    p = _softmax(packed(np.ascontiguousarray(x.transpose(0, 3, 1, 2),
+                                             dtype=np.float32)).astype(float))
     names = info.get('classes') or [str(i) for i in range(packed.n_out)]
     return [[(names[i], float(q[i])) for i in np.argsort(-q, kind='stable')[:top]] for q in p]

@@ -7,12 +7,15 @@ __all__ = ['backbones', 'Backbone', 'BinaryNet', 'check_side', 'binary_net', 're
            'list_models', 'create_model', 'assert_bn_free', 'decay_groups']
 
 # %% ../nbs/12_models.ipynb #f02d1bc8
+import inspect, warnings
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
-from itertools import count, islice
+from importlib import import_module
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
+from .weights import cards, did_you_mean
 from .binarize import ste_sign
 from .conv import QuantConv2d
 from .sigprop import nf_betas
@@ -30,31 +33,61 @@ class Backbone:
     parts:tuple = ()          # arguments of `Spec` that belong to the shape
     pool:bool = False         # a 2x2 max pool after each stage?
 
-_resnet = lambda *depths: tuple((64 << i, d, 1 if i == 0 else 2) for i, d in enumerate(depths))
-_vgg = lambda *depths: Backbone(BiRealBlock, tuple((64 << min(i, 3), d - (i == 0), 1) for i, d in enumerate(depths)), imagenet=(3, 1, False), pool=True)
+# %% ../nbs/12_models.ipynb #93781d1d
+def _resnet(*depths):
+    "stages of a ResNet: channels double, and each stage but the first halves the sides"
+    return tuple((64 << i, depth, 1 if i == 0 else 2) for i, depth in enumerate(depths))
+
+def _vgg(*depths):
+    "stages of a VGG: at most 512 channels; the first convolution is the stem"
+    stages = tuple((64 << min(i, 3), depth - (i == 0), 1) for i, depth in enumerate(depths))
+    return Backbone(BiRealBlock, stages, imagenet=(3, 1, False), pool=True)
+
 _plain = (('rprelu', False), ('binary_shortcut', False))
 backbones = {
     'reactnet18': Backbone(BiRealBlock, _resnet(4, 4, 4, 4)),
     'reactnet34': Backbone(BiRealBlock, _resnet(6, 8, 12, 6)),
-    'reactnet_a': Backbone(ReActBlock, ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2)), 32, (3, 2, False)),
+    'reactnet_a': Backbone(ReActBlock, ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024,
+                                                                                            2, 2)),
+                           stem_channels=32, imagenet=(3, 2, False)),
     'reactnet_mini': Backbone(BiRealBlock, ((64, 2, 1), (128, 2, 2))),
     'birealnet18': Backbone(BiRealBlock, _resnet(4, 4, 4, 4), parts=_plain),
     'birealnet34': Backbone(BiRealBlock, _resnet(6, 8, 12, 6), parts=_plain),
-    'xnornet18': Backbone(XnorBlock, _resnet(2, 2, 2, 2), parts=_plain + (('quantizer', ste_sign),)),
-    'vgg11': _vgg(1, 1, 2, 2, 2), 'vgg13': _vgg(2, 2, 2, 2, 2), 'vgg16': _vgg(2, 2, 3, 3, 3), 'vgg19': _vgg(2, 2, 4, 4, 4), # the first convolution is the stem
+    'xnornet18': Backbone(XnorBlock, _resnet(2, 2, 2, 2), parts=_plain + (('quantizer',
+                                                                           ste_sign),)),
+    'vgg11': _vgg(1, 1, 2, 2, 2),
+    'vgg13': _vgg(2, 2, 2, 2, 2),
+    'vgg16': _vgg(2, 2, 3, 3, 3),
+    'vgg19': _vgg(2, 2, 4, 4, 4),
 }
 
 # %% ../nbs/12_models.ipynb #5b974646
 class BinaryNet(nn.Sequential):
-    "A network of this package: `body`, then `head`; `cfg` holds the arguments that made it."
+    "A network of this package: `body`, then `head`; `cfg` holds the arguments that make it."
     def __init__(self, body:nn.Sequential, head:nn.Sequential, cfg:dict):
         super().__init__(OrderedDict(body=body, head=head))
-        self.cfg = cfg
+        self.args = cfg
+
+    @property
+    def in_chans(self)->int: # channels of the images, as the live stem takes them
+        return getattr(getattr(self.body.stem, 'conv', None), 'in_channels', self.args['in_chans'])
+
+    @property
+    def n_out(self)->int: # classes, as the live head makes them
+        linear = [m for m in self.head.modules() if isinstance(m, nn.Linear)]
+        return linear[-1].out_features if linear else self.args['n_out']
+
+    num_classes = n_out # timm's word
+
+    @property
+    def cfg(self)->dict: # arguments of `binary_net`
+        return dict(self.args, n_out=self.n_out, in_chans=self.in_chans)
 
     def forward(self, x:Tensor)->Tensor: # (B,in_chans,H,W) to (B,n_out)
-        if x.dim() != 4 or x.shape[1] != self.cfg['in_chans']:
-            raise ValueError(f"images of shape {tuple(x.shape)}: this network takes (B,{self.cfg['in_chans']},H,W); change in_chans or the images")
-        for side in x.shape[-2:]: check_side(self.cfg['backbone'], self.cfg['stem'], side)
+        if x.dim() != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(f'images of shape {tuple(x.shape)}: this network takes (B,{self.in_chans},H,W); '
+                             'change in_chans or the images')
+        for side in x.shape[-2:]: check_side(self.args['backbone'], self.args['stem'], side)
         return super().forward(x)
 
     def __getitem__(self, i): return nn.Sequential(*list(self)[i]) if isinstance(i, slice) else super().__getitem__(i)
@@ -74,34 +107,74 @@ def check_side(
     backbone:str, stem:str, # as in `binary_net`
     side:int, # height or width of the images, pixels
 ):
-    "Raise ValueError where a 2x2 average pool and a stride-2 convolution of the network would disagree on a map, or where nothing would be left of it."
+    "Raise ValueError where a pool and a stride-2 convolution would disagree on a map, or where nothing would be left."
     row = backbones[backbone]
-    if row.pool and side >> len(row.stages) == 0: raise ValueError(f'image side {side}: {backbone} halves it {len(row.stages)} times; {1 << len(row.stages)} is the least')
+    halvings = len(row.stages)
+    if row.pool and side >> halvings == 0:
+        raise ValueError(f'image side {side}: {backbone} halves it {halvings} times; '
+                         f'{1 << halvings} is the least')
     odd = _odd_side(row, stem, side)
     if odd is None: return
     good = [s for s in range(max(1, side - 64), side + 65) if _odd_side(row, stem, s) is None]
     near = sorted(sorted(good, key=lambda s: abs(s - side))[:2])
-    raise ValueError(f"image side {side}: {backbone} with the {stem} stem would halve a map of {odd} pixels, where its 2x2 average pool and its "
-                     f"stride-2 convolution disagree; resize or pad, for instance to {' or '.join(map(str, near))}")
+    raise ValueError(f'image side {side}: {backbone} with the {stem} stem would halve a map of '
+                     f'{odd} pixels, '
+                     'where its 2x2 average pool and its stride-2 convolution disagree; '
+                     f"resize or pad, for instance to {' or '.join(map(str, near))}")
 
 # %% ../nbs/12_models.ipynb #f613273d
-_choices = dict(norm=('nobn', 'bn', 'naive'), binary=('both', 'act', 'real'), stem=('imagenet', 'cifar'))
+_choices = dict(norm=('nobn', 'bn', 'naive'), binary=('both', 'act', 'real'), stem=('imagenet',
+                                                                                    'cifar'),
+                shortcut=(None, 'binary', 'real'))
+
+def _is_count(v): return isinstance(v, int) and not isinstance(v, bool) and v >= 1
 
 def _check(backbone, n_out, in_chans, width, alpha, **named):
-    if backbone not in backbones: raise ValueError(f'backbone={backbone!r}: allowed are {list(backbones)}')
+    if backbone not in backbones:
+        raise ValueError(f'backbone={backbone!r}{did_you_mean(backbone, backbones)}: allowed are '
+                         f'{list(backbones)}')
     for k, v in named.items():
         if v not in _choices[k]: raise ValueError(f'{k}={v!r}: allowed are {_choices[k]}')
     for k, v in dict(n_out=n_out, in_chans=in_chans).items():
-        if not (isinstance(v, int) and v >= 1): raise ValueError(f'{k}={v!r}: a whole number from 1 on is needed')
+        if not _is_count(v): raise ValueError(f'{k}={v!r}: a whole number from 1 on is needed')
     for k, v in dict(width=width, alpha=alpha).items():
         if not v > 0: raise ValueError(f'{k}={v}: must be > 0')
 
+# %% ../nbs/12_models.ipynb #a26e510a
+@dataclass(frozen=True)
+class _Layer:
+    "a block of the plan"
+    ni:int # channels in
+    nf:int # channels out
+    stride:int
+
+def _plan(row, first):
+    "the layers of each stage, behind a stem of `first` channels"
+    stages, ni = [], first
+    for channels, depth, stride in row.stages:
+        nf = channels*first//row.stem_channels
+        stages.append([_Layer(nf if i else ni, nf, 1 if i else stride) for i in range(depth)])
+        if depth: ni = nf
+    return stages
+
 def _stem(spec, in_chans, nf, kernel, stride, pool):
-    parts = OrderedDict(conv=spec.conv(in_chans, nf, kernel, stride, binary=False), norm=spec.bn(nf))
+    parts = OrderedDict(conv=spec.conv(in_chans, nf, kernel, stride, binary=False),
+                        norm=spec.bn(nf))
     if pool: parts['pool'] = nn.MaxPool2d(3, 2, 1)
     return nn.Sequential(parts)
 
-# %% ../nbs/12_models.ipynb #a26e510a
+def _body(row, spec, stem, stages):
+    "stem, blocks and pools by name"
+    betas = iter(_betas(row.block, [layer for stage in stages for layer in stage], spec))
+    body, n = OrderedDict(stem=stem), 0
+    for k, stage in enumerate(stages, 1):
+        for layer in stage:
+            n += 1
+            body[f'block{n}'] = row.block(layer.ni, layer.nf, layer.stride, spec, next(betas))
+        if row.pool: body[f'pool{k}'] = nn.MaxPool2d(2)
+    return nn.Sequential(body)
+
+# %% ../nbs/12_models.ipynb #28daaab7
 def binary_net(
     backbone:str='reactnet18', # a key of `backbones`
     norm:str='nobn', # 'nobn' (the paper's), 'bn' (batch norm) or 'naive' (plain removal)
@@ -109,117 +182,267 @@ def binary_net(
     n_out:int=1000, # classes
     stem:str='imagenet', # 'imagenet' (224 pixels) or 'cifar' (32 pixels)
     in_chans:int=3, # channels of the images
-    width:float=1., # factor of all channels; the stem's are rounded to a multiple of 8, the others stay multiples of them
+    width:float=1., # factor of all channels; the stem's become a multiple of 8, the others multiples of them
     alpha:float=.2, # weight of the residual branches of 'nobn'
     gamma:float=1., # gain of the standardised convolutions that become binary, see `sigprop.gamma_of`
     rules='default', # 'default', 'reference' or a `Rules`, see `blocks`
+    shortcut:str=None, # weights of the 1x1 shortcuts: 'binary' or 'real'; None: as the backbone has them
 )->BinaryNet: # (B,in_chans,H,W) to (B,n_out)
     "A binary network of any backbone, norm and quantisation (2104.08215)."
-    _check(backbone, n_out, in_chans, width, alpha, norm=norm, binary=binary, stem=stem)
+    _check(backbone, n_out, in_chans, width, alpha, norm=norm, binary=binary, stem=stem, shortcut=shortcut)
     row, rules = backbones[backbone], get_rules(rules)
-    spec = Spec(norm, binary, alpha, gamma, rules, **dict(row.parts))
-    ni = max(8, 8*round(row.stem_channels*width/8))
-    layers = [(c*ni//row.stem_channels, stride if i == 0 else 1) for c, depth, stride in row.stages for i in range(depth)]
-    body = OrderedDict(stem=_stem(spec, in_chans, ni, *getattr(row, stem)))
-    blocks = zip(count(1), layers, _betas(row.block, layers, ni, spec))
-    for k, (_, depth, _) in enumerate(row.stages, 1):
-        for i, (nf, stride), betas in islice(blocks, depth):
-            body[f'block{i}'] = row.block(ni, nf, stride, spec, betas)
-            ni = nf
-        if row.pool: body[f'pool{k}'] = nn.MaxPool2d(2)
-    head = nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(ni, n_out)))
-    cfg = dict(backbone=backbone, norm=norm, binary=binary, n_out=n_out, stem=stem, in_chans=in_chans, width=width, alpha=alpha, gamma=gamma,
-               rules=rules.name if rules in known_rules else asdict(rules))
-    return init_binary(BinaryNet(nn.Sequential(body), head, cfg), rules)
+    parts = dict(row.parts) | ({} if shortcut is None else dict(binary_shortcut=shortcut == 'binary'))
+    spec = Spec(norm, binary, alpha, gamma, rules, **parts)
+    first = max(8, 8*round(row.stem_channels*width/8))
+    stages = _plan(row, first)
+    body = _body(row, spec, _stem(spec, in_chans, first, *getattr(row, stem)), stages)
+    nf = stages[-1][-1].nf
+    head = nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(nf, n_out)))
+    cfg = dict(backbone=backbone, norm=norm, binary=binary, n_out=n_out, stem=stem, in_chans=in_chans, width=width,
+               alpha=alpha, gamma=gamma, rules=rules.name if rules in known_rules else asdict(rules))
+    if shortcut is not None: cfg['shortcut'] = shortcut
+    return init_binary(BinaryNet(body, head, cfg), rules)
 
 # %% ../nbs/12_models.ipynb #5fc59bf1
-def _betas(block, layers, ni, spec):
+def _is_transition(layer, branches):
+    return layer.stride > 1 or (branches == 1 and layer.ni != layer.nf)
+
+def _betas(block, layers, spec):
+    "the multipliers of each block"
     branches = 2 if block is ReActBlock else 1
     if spec.norm != 'nobn': return [(1.,)*branches]*len(layers)
-    before = [ni] + [nf for nf, _ in layers]
-    transitions = [stride > 1 or (branches == 1 and nf != n) for (nf, stride), n in zip(layers, before)]
+    transitions = [_is_transition(layer, branches) for layer in layers]
     return nf_betas(transitions, spec.alpha, branches, spec.rules.variance)
 
 @torch.no_grad()
 def init_binary(model, rules):
     "First latent weights of the binary convolutions: torch's default (zero-centred), or the authors' all-positive ones"
     for m in model.modules():
-        if rules.positive_init and isinstance(m, QuantConv2d) and m.binary: m.weight.uniform_(0, 1e-3)
+        if rules.positive_init and isinstance(m, QuantConv2d) and m.binary:
+            m.weight.uniform_(0, 1e-3)
     return model
 
 # %% ../nbs/12_models.ipynb #8d215c07
-_reactnet = {'18': 'reactnet18', '34': 'reactnet34', 'A': 'reactnet_a', 'mini': 'reactnet_mini'}
-def _react(arch, norm, kwargs):
-    if str(arch) not in _reactnet: raise ValueError(f'arch={arch!r}: allowed are {list(_reactnet)}')
-    return binary_net(_reactnet[str(arch)], norm, **kwargs)
+@patch
+def forward_features(self:BinaryNet,
+    x:Tensor, # (B,in_chans,H,W)
+)->Tensor: # (B,num_features,H',W')
+    "The map behind the last block."
+    return self.body(x)
+
+@patch
+def forward_head(self:BinaryNet,
+    x:Tensor, # as `forward_features` gives
+    pre_logits:bool=False, # stop before the classifier?
+)->Tensor: # (B,n_out), or (B,num_features)
+    "Pooling and classifier."
+    return self.head[:-1](x) if pre_logits else self.head(x)
+
+@patch
+def get_classifier(self:BinaryNet)->nn.Module:
+    "The last module of the head."
+    return self.head[-1]
+
+@patch(as_prop=True)
+def num_features(self:BinaryNet)->int:
+    "Channels of the map that the head takes."
+    linear = [m for m in self.head.modules() if isinstance(m, nn.Linear)]
+    return linear[0].in_features
 
 # %% ../nbs/12_models.ipynb #ae77f22b
+@patch
+def reset_classifier(self:BinaryNet,
+    n_out:int, # classes
+)->BinaryNet: # the same network
+    "A fresh linear classifier in place of the present one."
+    if not _is_count(n_out):
+        raise ValueError(f'n_out={n_out!r}: a whole number from 1 on is needed')
+    like = next(self.head.parameters())
+    self.head[-1] = nn.Linear(self.num_features, n_out, device=like.device, dtype=like.dtype)
+    return self
+
+@patch
+def reset_stem(self:BinaryNet,
+    in_chans:int, # channels of the images
+)->BinaryNet: # the same network
+    "A fresh first convolution for images with other channels."
+    like = self.body.stem.conv.weight
+    fresh = binary_net(**dict(self.args, in_chans=in_chans)).body.stem.conv
+    self.body.stem.conv = fresh.to(like)
+    return self
+
+# %% ../nbs/12_models.ipynb #3db72963
+_free = [k for k in inspect.signature(binary_net).parameters if k not in ('backbone', 'norm')]
+
+def _arguments(kwargs):
+    "arguments of `binary_net` by our names; TypeError says what was probably meant"
+    given = dict(kwargs)
+    if 'num_classes' in given:
+        if 'n_out' in given:
+            raise TypeError('num_classes and n_out are the same thing: give one of them')
+        given['n_out'] = given.pop('num_classes')
+    for k in given:
+        if k not in _free:
+            near = did_you_mean(k, [*_free, 'num_classes', 'pretrained'])
+            raise TypeError(f"unexpected argument {k!r}{near}; there are {', '.join(_free)}")
+    return given
+
+def _make(backbone, norm, pretrained, kwargs):
+    "a fresh network, or one with trained weights"
+    given = _arguments(kwargs)
+    if pretrained is False or pretrained is None: return binary_net(backbone, norm, **given)
+    return _trained(_pick(pretrained, dict(given, backbone=backbone, norm=norm)), given)
+
+# %% ../nbs/12_models.ipynb #67496e22
+def _differs(config, given):
+    "the first argument that the user gave and that the weights were not trained with; n_out and in_chans may differ"
+    for k, v in given.items():
+        if k in ('n_out', 'in_chans'): continue
+        theirs = config.get(k)
+        same = get_rules(theirs) == get_rules(v) if k == 'rules' else theirs == v
+        if not same: return k
+
+def _candidates(pretrained, given):
+    "names of the weights that are meant"
+    known = cards()
+    if pretrained is not True and pretrained in known: return [pretrained]
+    shape = {k: given[k] for k in ('backbone', 'norm')}
+    fits = [n for n, c in known.items() if _differs(c.config, shape) is None]
+    if pretrained is not True: fits = [n for n in fits if known[n].data == pretrained]
+    if len(fits) > 1: fits = [n for n in fits if _differs(known[n].config, given) is None] or fits
+    whole = [n for n in fits if known[n].config['width'] == 1]
+    return whole if len(fits) > 1 and len(whole) == 1 and 'width' not in given else fits
+
+def _pick(pretrained, given):
+    "the name of the weights that are meant, or a ValueError with the nearest"
+    known, names = cards(), _candidates(pretrained, given)
+    net = f"{given['backbone']}_{given['norm']}"
+    if not names:
+        near = '' if pretrained is True else did_you_mean(pretrained, [*known,
+                                                                       *{c.data for c in known.values()}])
+        there = ', '.join(known) or 'none'
+        raise ValueError(f'pretrained={pretrained!r}: no such weights of {net}{near}; there are '
+                         f'{there}')
+    if len(names) > 1:
+        raise ValueError(f'pretrained={pretrained!r}: {net} has several, say which: '
+                         f'{", ".join(names)}')
+    config = known[names[0]].config
+    if k := _differs(config, given):
+        raise ValueError(f'{k}={given[k]!r}: {names[0]} was trained with {k}={config.get(k)!r}; '
+                         f'leave {k} out, or train anew')
+    return names[0]
+
+def _trained(name, given):
+    "the network of that name; `unpack` stands above this module, so it is looked up when it is needed"
+    return import_module('bnn_bn.unpack').load_pretrained(name, given.get('n_out'),
+                                                          given.get('in_chans'))
+
+# %% ../nbs/12_models.ipynb #e95b2cbb
+_reactnet = {'18': 'reactnet18', '34': 'reactnet34', 'A': 'reactnet_a', 'mini': 'reactnet_mini'}
+
+def _react(arch, norm, pretrained, kwargs):
+    if str(arch) not in _reactnet:
+        raise ValueError(f'arch={arch!r}{did_you_mean(arch, _reactnet)}: allowed are {list(_reactnet)}')
+    return _make(_reactnet[str(arch)], norm, pretrained, kwargs)
+
 def reactnet_nobn(
     arch:str='18', # '18', '34', 'A' or 'mini'
+    pretrained=False, # a name of `list_models(pretrained=True)`, its data, or True where there is one only
     **kwargs # `n_out`, `stem`, `binary`, `in_chans`, `width`, `alpha`, `gamma`, `rules` of `binary_net`
-)->BinaryNet:
+)->BinaryNet: # pretrained: in evaluation mode; its latent weights are rebuilt from signs and scales
     "ReActNet without batch norm: standardised weights, alpha and beta (2104.08215)."
-    return _react(arch, 'nobn', kwargs)
+    return _react(arch, 'nobn', pretrained, kwargs)
 
 def reactnet_bn(
     arch:str='18', # '18', '34', 'A' or 'mini'
+    pretrained=False, # as in `reactnet_nobn`
     **kwargs # as in `reactnet_nobn`
 )->BinaryNet:
     "ReActNet with batch norm (2003.03488)."
-    return _react(arch, 'bn', kwargs)
+    return _react(arch, 'bn', pretrained, kwargs)
 
 def reactnet_naive(
     arch:str='18', # '18', '34', 'A' or 'mini'
     **kwargs # as in `reactnet_nobn`
 )->BinaryNet:
     "ReActNet with batch norm plainly removed: the paper's negative control."
-    return _react(arch, 'naive', kwargs)
+    return _react(arch, 'naive', False, kwargs)
 
 # %% ../nbs/12_models.ipynb #d45631fc
 _real = [f'vgg{d}{bn}_real' for d in (11, 13, 16, 19) for bn in ('', '_bn')]
 
 def _torchvision_vgg(name, n_out=1000, dropout=.5, **other):
     "torchvision's own definition, with first weights as it draws them"
-    if other: raise ValueError(f"{name} takes n_out and dropout, not {', '.join(other)}: it is torchvision's network, for three channels; {name.split('_')[0]}_nobn with binary='real' takes the rest")
-    if not (isinstance(n_out, int) and n_out >= 1): raise ValueError(f'n_out={n_out!r}: a whole number from 1 on is needed')
+    if other:
+        raise ValueError(f"{name} takes n_out and dropout, not {', '.join(other)}: it is "
+                         f"torchvision's network, "
+                         f"for three channels; {name.split('_')[0]}_nobn with binary='real' takes "
+                         f"the rest")
+    if not _is_count(n_out):
+        raise ValueError(f'n_out={n_out!r}: a whole number from 1 on is needed')
     from torchvision.models import vgg
-    return getattr(vgg, name.removesuffix('_real'))(weights=None, num_classes=n_out, dropout=dropout)
+    return getattr(vgg, name.removesuffix('_real'))(weights=None, num_classes=n_out,
+                                                    dropout=dropout)
 
 # %% ../nbs/12_models.ipynb #f739d154
 def list_models(
     pattern:str='*', # shell pattern, such as '*_nobn'
+    pretrained:bool=False, # names of trained networks instead?
 )->list: # names for `create_model`, sorted
     "Names of the networks that match."
-    return sorted(n for n in [f'{b}_{norm}' for b in backbones for norm in _choices['norm']] + _real if fnmatch(n, pattern))
+    nets = [f'{b}_{norm}' for b in backbones for norm in _choices['norm']] + _real
+    return sorted(n for n in (cards() if pretrained else nets) if fnmatch(n, pattern))
 
 def create_model(
-    name:str, # one of `list_models()`
+    name:str, # one of `list_models()` or of `list_models(pretrained=True)`
+    pretrained=False, # as in `reactnet_nobn`
     **kwargs # as in `reactnet_nobn`; of a `_real` network `n_out` and `dropout`
 )->nn.Module: # a `BinaryNet`, or torchvision's VGG where the name ends in `_real`
-    "The network of that name."
-    if name not in list_models(): raise ValueError(f'no network {name!r}; list_models() has {", ".join(list_models())}')
+    "The network of that name; pretrained, its latent weights are rebuilt from signs and scales."
+    if name in cards():
+        config = cards()[name].config
+        given = dict(kwargs) if pretrained else {k: v for k,
+                                                 v in config.items() if k in _free} | kwargs
+        return _make(config['backbone'], config['norm'],
+                     name if pretrained is True else pretrained, given)
+    if name not in list_models():
+        known = list_models() + list_models(pretrained=True)
+        raise ValueError(f'no network {name!r}{did_you_mean(name, known)}; list_models() has '
+                         f'{", ".join(known)}')
+    if name in _real and pretrained:
+        raise ValueError(f'pretrained={pretrained!r}: no weights of {name} come with this package')
     if name in _real: return _torchvision_vgg(name, **kwargs)
     backbone, norm = name.rsplit('_', 1)
-    return binary_net(backbone, norm, **kwargs)
+    return _make(backbone, norm, pretrained, kwargs)
 
 # %% ../nbs/12_models.ipynb #60085458
-_norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d)
+_norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,
+          nn.LocalResponseNorm, nn.CrossMapLRN2d)
 
-# %% ../nbs/12_models.ipynb #af9ffa7d
 def assert_bn_free(
     model:nn.Module, # any network
 ):
-    "Raise AssertionError with the name of the first normalising module (batch, instance, layer, group, RMS, local response)."
+    "Raise AssertionError with the name of the first normalising module: batch, instance, layer, group, RMS, local response."
     for name, m in model.named_modules():
-        if isinstance(m, _norms): raise AssertionError(f'{name or "the model"} is a {type(m).__name__}: this network is not free of normalisation')
+        if isinstance(m, _norms):
+            raise AssertionError(f'{name or "the model"} is a {type(m).__name__}: this network is '
+                                 f'not free of normalisation')
 
 # %% ../nbs/12_models.ipynb #31fa3381
+def _is_real_weight(m, name):
+    "the kernel of a real convolution, or the matrix of a linear layer"
+    if name != 'weight': return False
+    return isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d) and not getattr(m, 'binary', False)
+
 def decay_groups(
     model:BinaryNet,
     wd:float=1e-5, # weight decay of the first group
 )->list: # two parameter groups for a torch optimizer
     "Parameters with and without weight decay: real weights decay; under the reference rules all 4-dimensional ones."
-    if get_rules(model.cfg['rules']).decay_4d: decays = lambda m, n, p: p.dim() == 4
-    else: decays = lambda m, n, p: n == 'weight' and (isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and not getattr(m, 'binary', False)))
-    named = [(p, decays(m, n, p)) for m in model.modules() for n, p in m.named_parameters(recurse=False)]
-    return [dict(params=[p for p, d in named if d], weight_decay=wd), dict(params=[p for p, d in named if not d], weight_decay=0.)]
+    four_dims = get_rules(model.cfg['rules']).decay_4d
+    groups = [], []
+    for m in model.modules():
+        for name, p in m.named_parameters(recurse=False):
+            decays = p.dim() == 4 if four_dims else _is_real_weight(m, name)
+            groups[0 if decays else 1].append(p)
+    return [dict(params=groups[0], weight_decay=wd), dict(params=groups[1], weight_decay=0.)]

@@ -9,7 +9,7 @@ __all__ = ['kinds', 'choose_amp', 'choose_compiled', 'payback', 'train', 'show_p
 # %% ../nbs/28_run.ipynb #fc489841
 import argparse, inspect, json, platform, sys, time, traceback
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 import fastai, numpy as np, torch, torch.nn.functional as F
 from torch import nn
@@ -21,12 +21,14 @@ from . import __version__
 from .files import write_file
 from .checkpoint import from_mmpretrain, load_info, load_model, save_model
 from .learner import bare
+from .models import create_model
 from .processes import own_device, several_processes
 from .recipes import Recipe, make_dls, make_learner, make_model, make_recipe, recipes
 from .resume import Interrupted, random_states, restore_random_states, same_settings, stop_signals
 from .sizes import parse_sizes
 from .speed import Payback, bf16_is_fast, compile_seconds, has_compiler, step_seconds
 from .steps import History, step_result
+from .weights import card, cards, did_you_mean
 
 # %% ../nbs/28_run.ipynb #8f50efc3
 files = {
@@ -383,12 +385,40 @@ def _writer(out):
     return None if rank_distrib() else SummaryWriter(out/'tensorboard')
 
 # %% ../nbs/28_run.ipynb #b0827ffc
+@dataclass
+class _Measured:
+    "a network to measure"
+    model:nn.Module
+    name:str                # in messages
+    accuracy:float = None   # that was recorded
+    recipe:Recipe = None    # of its training, where that is known
+
+def _measured(run, which):
+    "the network of a run, of a file, or of that name in the package"
+    if run in cards() and not Path(run).exists():
+        about = card(run)
+        model = create_model(run, pretrained=True)
+        return _Measured(model, run, about.accuracy, Recipe(**about.recipe))
+    file = Path(run)/f'{which}.safetensors' if Path(run).is_dir() else Path(run)
+    if file.suffix == '.pth':
+        return _Measured(from_mmpretrain(file), str(file), recipe=Recipe('imagenet'))
+    if not file.exists(): raise FileNotFoundError(f'{file}: no such file{did_you_mean(run, cards())}')
+    config, recipe = file.parent/'config.json', None
+    if config.exists(): recipe = Recipe(**json.loads(config.read_text())['recipe'])
+    recorded = load_info(file)['info'].get('accuracy')
+    return _Measured(load_model(file), str(file), recorded, recipe)
+
+def _classes(model):
+    "out_features of the last linear layer"
+    return [m.out_features for m in model.modules() if isinstance(m, nn.Linear)][-1]
+
+# %% ../nbs/28_run.ipynb #ab66c7db
 @call_parse
 def bnn_eval(
-    run:str, # directory of a run, one of its networks, or a .pth file of mmpretrain's VGGs
+    run:str, # a run's directory, one of its networks, a .pth of mmpretrain's VGGs, or a packaged name
     path:str=None, # directory of the data
     which:str='best', # network of the run: best, model (the last epoch) or step1
-    data:str=None, # cifar10, cifar100, imagenet or fashion; default: as the run was trained; for a .pth file imagenet
+    data:str=None, # cifar10, cifar100, imagenet or fashion; default: as trained; for .pth imagenet
     device:str=None, # default: a GPU if there is one
     bs:int=256, # images in a batch
     threads:int=0, # CPU threads; 0: torch's choice
@@ -396,15 +426,16 @@ def bnn_eval(
     "Measure a trained network again, and compare with what the run recorded."
     if threads: torch.set_num_threads(threads)
     with readable('bnn_eval'):
-        file = Path(run)/f'{which}.safetensors' if Path(run).is_dir() else Path(run)
-        config, device = file.parent/'config.json', device or own_device()
-        if file.suffix == '.pth': model, info, data = from_mmpretrain(file), {}, data or 'imagenet'
-        else: model, info = load_model(file), load_info(file)['info']
-        if not (data or config.exists()): raise ValueError(f'{file}: no config.json beside it; say which data with --data')
-        r = replace(Recipe(data) if data else Recipe(**json.loads(config.read_text())['recipe']), bs=bs, mixup=0., cutout=0)
-        dls = make_dls(r, path, device, download=False)
-        n = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)][-1]
-        if n != dls.c: raise ValueError(f'{file}: a network of {n} classes, and the data has {dls.c}; give the data it was trained on')
-        score = evaluate(model.to(device), dls[1])
-    print(f"{file}: top-1 {score['top1']:.2%}, top-5 {score['top5']:.2%}, loss {score['loss']:.4f} on {score['images']} images"
-          + (f"; recorded {info['accuracy']:.2%}" if 'accuracy' in info else ''))
+        net, device = _measured(run, which), device or own_device()
+        recipe = Recipe(data) if data else net.recipe
+        if recipe is None:
+            raise ValueError(f'{net.name}: no config.json beside it; say which data with --data')
+        dls = make_dls(replace(recipe, bs=bs, mixup=0., cutout=0), path, device, download=False)
+        n = _classes(net.model)
+        if n != dls.c:
+            raise ValueError(f'{net.name}: a network of {n} classes, and the data has {dls.c}; '
+                             'give the data it was trained on')
+        score = evaluate(net.model.to(device), dls[1])
+    recorded = '' if net.accuracy is None else f'; recorded {net.accuracy:.2%}'
+    print(f"{net.name}: top-1 {score['top1']:.2%}, top-5 {score['top5']:.2%}, "
+          f"loss {score['loss']:.4f} on {score['images']} images{recorded}")

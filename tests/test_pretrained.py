@@ -1,0 +1,217 @@
+"The weights that come with the package, the way from a run to a card, and what packing refuses."
+import csv, json, shutil, subprocess, sys
+from fnmatch import fnmatch
+from pathlib import Path
+import numpy as np, pytest, torch
+from torch import nn
+from bnn_bn.bnnfile import from_bytes
+from bnn_bn.checkpoint import load_model, save_model
+from bnn_bn.deploy import load_packed, pack
+from bnn_bn.fold import fold
+from bnn_bn.models import create_model, list_models, reactnet_nobn
+from bnn_bn.packable import BOUND, check_logits, noise_images
+from bnn_bn.start import start_parameters
+from bnn_bn.unpack import compare_graphs, latent_info, unpack
+from bnn_bn.weights import LIMIT, PRETRAINED, Card, add_pretrained, card, cards, pretrained_bytes
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(cards())
+
+
+def scramble(model, seed):
+    "random values where training would put some"
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            if any(k in n for k in ('shift', 'slope', 'gain', 'norm')):
+                p += .3*torch.randn(p.shape, generator=g)
+        for m in model.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.running_mean += .3*torch.randn(m.running_mean.shape, generator=g)
+                m.running_var *= torch.rand(m.running_var.shape, generator=g) + .5
+    return model.eval()
+
+
+# The package's own -------------------------------------------------------------------------------------------------------
+
+def test_there_is_one():
+    assert 'fashion-reactnet_mini' in NAMES and NAMES == list_models(pretrained=True)
+    assert sum((PRETRAINED/c.file).stat().st_size for c in cards().values()) <= LIMIT
+
+
+def test_the_files_are_in_the_wheel():
+    setup, manifest = (ROOT/'setup.py').read_text(), (ROOT/'MANIFEST.in').read_text()
+    assert "'pretrained/*'" in setup and 'recursive-include bnn_bn/pretrained *' in manifest
+    for c in cards().values(): assert fnmatch(f'pretrained/{c.file}', 'pretrained/*')
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_pretrained_is_packed(name):
+    "the same signs, thresholds and scales to the bit; logits within the bound of `pack`"
+    net, packed = create_model(name, pretrained=True), load_packed(name)
+    rounded = compare_graphs(fold(net), packed.graph)
+    real = {n.name for n in packed.graph.nodes if 'weight' in n.tensors and n.tensors['weight'].dtype == np.float32}
+    assert set(rounded) <= real - {'fc'}
+    assert check_logits(net, packed, noise_images(net)) <= BOUND
+    assert not net.training and net.cfg == card(name).config and net.card == card(name) and str(card(name)) == net.__doc__
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_card_is_complete(name):
+    c = card(name)
+    for k in ('data', 'recipe', 'command', 'cost', 'versions', 'validated_on', 'limits', 'licence',
+              'rebuilt'): assert getattr(c, k), k
+    assert 0 < c.accuracy_last <= c.accuracy_best <= 1 and c.epochs > 0 and c.hours > 0
+    assert load_packed(name).info['accuracy'] == c.accuracy
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_damaged_byte(name, tmp_path):
+    shutil.copytree(PRETRAINED, tmp_path/'p')
+    file, data = tmp_path/'p'/card(name).file, bytearray(pretrained_bytes(name))
+    for i in [0, len(data) - 1, *np.random.default_rng(0).integers(0, len(data), 40)]:
+        data[i] ^= 1 << i % 8
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=f'{card(name).file}: damaged'):
+            pretrained_bytes(name, tmp_path/'p')
+        data[i] ^= 1 << i % 8
+    file.write_bytes(data)
+    assert pretrained_bytes(name, tmp_path/'p') == bytes(data)
+
+
+def test_a_start_would_not_take_it_for_fresh():
+    from bnn_bn.start import is_fresh
+    net = create_model('fashion-reactnet_mini', pretrained=True)
+    assert not is_fresh(net.reset_classifier(3)) and not is_fresh(net.reset_stem(3)) and start_parameters(net)
+
+
+# There and back ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('seed', range(2))
+@pytest.mark.parametrize('name, width', [('reactnet18_nobn', .25), ('reactnet_mini_nobn', 1.),
+                                         ('reactnet_mini_bn', .5), ('reactnet_a_nobn', .25)])
+def test_pack_of_unpack(name, width, seed):
+    "pack(unpack(f)) == f in all arrays, to the bit"
+    torch.manual_seed(seed)
+    model = scramble(create_model(name, n_out=10, width=width, stem='cifar',
+                                  alpha=.25 if seed else .2), seed)
+    graph = fold(model, **latent_info(model))
+    back = unpack(graph)
+    assert compare_graphs(fold(back), graph) == []
+    assert check_logits(model, back, noise_images(model, 4)) <= BOUND
+
+
+def test_a_rebuilt_network_trains():
+    net = create_model('fashion-reactnet_mini', pretrained=True).train()
+    net(torch.randn(4, 1, 32, 32)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    assert sum(p.grad.abs().sum() > 0 for p in net.parameters()) > .9*len(list(net.parameters()))
+
+
+# From a run to a card ----------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def added(tmp_path_factory):
+    "a run's folder with invented figures, and what the tool makes of it"
+    run, folder = tmp_path_factory.mktemp('run'), tmp_path_factory.mktemp('pretrained')
+    torch.manual_seed(0)
+    model = scramble(reactnet_nobn('mini', n_out=10, in_chans=1, width=.25, stem='imagenet'), 0)
+    for which in ('model', 'best'): save_model(model, run/f'{which}.safetensors')
+    recipe = dict(data='fashion', model='reactnet_mini', norm='nobn', stem='imagenet', width=.25,
+                  bs=64)
+    result = dict(
+        steps=[dict(step=1, binary='both', last=.61, best=.625,
+                    best_epoch=1)], seed=7, command='bnn_train fashion', recipe=recipe,
+        versions=dict(torch='9.9', threads=3, device='cpu'))
+    (run/'result.json').write_text(json.dumps(result))
+    with open(run/'history.csv', 'w') as f:
+        csv.writer(f).writerows([['epoch', 'seconds'], [1, 1800.], [2, 900.]])
+    command = [sys.executable, '-W', 'ignore', ROOT/'tools/add_pretrained.py', run, 'test-mini',
+               '--folder', folder]
+    return command, folder, model, subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_tool(added):
+    "the figures of the card are those of the run"
+    _, folder, model, done = added
+    assert done.returncode == 0, done.stderr
+    c = card('test-mini', folder)
+    assert (c.accuracy_last, c.accuracy_best, c.shipped, c.seed, c.epochs, c.hours) == (.61, .625,
+                                                                                        'last', 7, 2, .75)
+    assert 'cpu, 3 threads' in c.cost and c.recipe['width'] == .25 and c.config == model.cfg
+    graph = from_bytes(pretrained_bytes('test-mini', folder))
+    assert graph.info['accuracy'] == .61 and len(graph.info['classes']) == 10
+    assert check_logits(model, unpack(graph), noise_images(model)) <= BOUND
+
+
+def test_tool_replaces_nothing(added, tmp_path):
+    command, _, _, done = added
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert again.returncode != 0 and 'is there already' in again.stderr
+    command = [*command[:4], tmp_path, *command[5:]] # another run
+    none = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT)
+    assert none.returncode != 0 and 'no result.json' in none.stderr and 'Traceback' not in none.stderr
+
+
+def test_no_room(tmp_path):
+    facts = dict(config={}, data='x', accuracy_last=0., accuracy_best=0., shipped='last', epochs=1,
+                 seed=0, hours=1., cost='')
+    assert isinstance(add_pretrained('a', bytes(LIMIT), tmp_path, **facts), Card)
+    with pytest.raises(ValueError, match='more than 8 MB'):
+        add_pretrained('b', b'1', tmp_path, **facts)
+    add_pretrained('a', b'1', tmp_path, force=True, **facts) # in place of the large one
+
+
+# The live network is packed, saved and loaded ----------------------------------------------------------------------------
+
+def put(name, module): return lambda m: m.set_submodule(name, module)
+CHANGES = dict(
+    softmax=lambda m: m.head.add_module('softmax', nn.Softmax(1)), prelu=put('body.block1.act',
+                                                                             nn.PReLU(16)),
+    pool=put('head.pool', nn.AdaptiveMaxPool2d(1)),
+    dropout=put('head.fc', nn.Sequential(nn.Dropout(.5), nn.Linear(32, 4))), no_bias=put('head.fc',
+                                                                                         nn.Linear(32, 4, bias=False)),
+    two=put('head.fc', nn.Sequential(nn.Linear(32, 8), nn.Linear(8,
+                                                                 4))), stem=put('body.stem.conv',
+                                                                                nn.Conv2d(1, 16, 5,
+                                                                                          padding=2, bias=True)),
+    reflect=put('body.stem.conv', nn.Conv2d(1, 16, 3, padding=1, padding_mode='reflect')),
+    groups=put('body.block1.conv', nn.Conv2d(16, 16, 3,
+                                             padding=1)), hook=lambda m: m.body.register_forward_hook(lambda m, x, y: y*2),
+    pre=lambda m: m.head.fc.register_forward_pre_hook(lambda m,
+                                                      x: (x[0]*2,)), method=lambda m: setattr(m.head, 'forward', lambda x: x.mean((2, 3))[:, :4]),
+    alpha=lambda m: setattr(m.body.block1, 'alpha',
+                            .9), weight_norm=lambda m: nn.utils.parametrizations.weight_norm(m.head.fc),
+    norm=put('body.block2.norm',
+             nn.BatchNorm2d(16)), act_quant=lambda m: setattr(m.body.block1.sign, 'binary', False))
+
+@pytest.mark.parametrize('how', CHANGES)
+def test_packed_as_it_is_or_refused(how):
+    torch.manual_seed(0)
+    m = reactnet_nobn('mini', n_out=10, in_chans=1, width=.25, stem='cifar')
+    CHANGES[how](m)
+    m.eval()
+    x = torch.randn(4, 1, 32, 32)
+    try: packed = pack(m)
+    except ValueError as e:
+        assert how not in ('dropout', 'stem', 'alpha'), e
+        return
+    with torch.no_grad(): assert (packed(x) - m(x)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize('how', [k for k in CHANGES if k not in ('hook', 'pre',
+                                                                 'method')]) # those belong to the object, not to the network
+def test_saved_as_it_is_or_refused(how, tmp_path):
+    torch.manual_seed(0)
+    m = reactnet_nobn('mini', n_out=10, in_chans=1, width=.25, stem='cifar')
+    CHANGES[how](m)
+    m.eval()
+    x = torch.randn(4, 1, 32, 32)
+    try: file = save_model(m, tmp_path/'m.safetensors')
+    except ValueError as e:
+        assert how not in ('dropout', 'stem', 'softmax', 'two', 'no_bias', 'pool', 'reflect'), e
+        return
+    back = load_model(file)
+    with torch.no_grad():
+        assert torch.equal(back(x), m(x)), 'saved without a word as another network'
+    assert back.cfg == m.cfg
