@@ -16,7 +16,7 @@ from .files import write_file
 from .checkpoint import load_info, load_model
 from .recipes import Recipe, make_dls
 from .run import readable
-from .bnnfile import read_bnn
+from .graph import read_bnn
 from .deploy import facts, pack
 from .bench import kinds, take_turns, usual_rivals
 

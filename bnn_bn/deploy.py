@@ -8,7 +8,7 @@ __all__ = ['PackedNet', 'pack', 'load_packed', 'as_module', 'classify']
 # %% ../nbs/32_deploy.ipynb #d7a5a23d
 from pathlib import Path
 import numpy as np
-from .bnnfile import Graph, read_bnn, to_bytes, write_bnn
+from .graph import Graph, read_bnn, to_bytes, write_bnn
 from .engine import Engine
 
 # %% ../nbs/32_deploy.ipynb #641ecf91

@@ -10,7 +10,7 @@ import importlib, json, re
 from pathlib import Path
 import numpy as np
 from . import __version__
-from .bnnfile import Graph, check_graph
+from .graph import Graph, check_graph
 from .engine import Engine, values_of
 from .files import write_file
 
