@@ -15,7 +15,7 @@ from bnn_bn.bnnfile import read_bnn
 from bnn_bn.engine import Engine, aim
 from bnn_bn.kernels import ways, walk, CHANNELS, COLS, COPY, KIND, PIXELS, RESULT, ROWS, RUN, STEP, SYNC
 
-# 256-bit operations for 512 products, from the table of nbs/31_kernels.ipynb, for a core that does four a cycle
+# 256-bit operations for 512 products, from the table of nbs/31c_kernels.ipynb, for a core that does four a cycle
 OPERATIONS = dict(avx512=6, avx2=28/4, portable=18)
 
 @njit

@@ -31,6 +31,8 @@ class PackedNet:
         if isinstance(x, np.ndarray): return self.engine(x)
         if not hasattr(x, 'detach'): raise ValueError(f'images are a {type(x).__name__}; a numpy array or a torch tensor (B,{self.graph.channels},H,W) is needed')
         if x.device.type != 'cpu': raise ValueError(f'images lie on {x.device}: a packed network runs on the CPU; x.cpu() mends that')
+        if str(x.dtype) != 'torch.float32' or str(x.layout) != 'torch.strided':
+            raise ValueError(f'images of dtype {x.dtype} and layout {x.layout}: dense float32 is needed; x.float() mends the dtype')
         return type(x.detach())(self.engine(x.detach().numpy()))
 
     def save(self,
@@ -54,7 +56,7 @@ def pack(
     return PackedNet(fold(model, **(facts(dls) if dls is not None else {}), **info), threads, way)
 
 def load_packed(
-    path, # file that `save` wrote
+    path, # file that `save` wrote; or its bytes, or an open file
     threads:int=1, way:str=None, # as in `PackedNet`
 )->PackedNet:
     "Read a packed network; everything about the file is checked first."

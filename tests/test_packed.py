@@ -1,16 +1,17 @@
 """The packed network against arithmetic: every shape of convolution, whole networks, and a machine without torch."""
-import json, os, shutil, subprocess, sys, threading
+import copy, ctypes, gc, hashlib, json, mmap, os, pickle, shutil, struct, subprocess, sys, threading, time, weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch, torch.nn.functional as F
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, seed, settings, strategies as st
 
-from bnn_bn.bnnfile import Graph, Node, from_bytes, to_bytes
+from bnn_bn import engine, kernels
 from bnn_bn.deploy import load_packed, pack
 from bnn_bn.engine import Engine
 from bnn_bn.fold import FoldedNet, fold
+from bnn_bn.graph import Graph, Node, from_bytes, to_bytes
 from bnn_bn.kernels import has_way, packed_conv2d, ways
 from bnn_bn.models import create_model, list_models
 
@@ -113,6 +114,206 @@ def test_any_network(data, seed, batch, threads, way):
     assert (np.concatenate([Engine(graph)(i[None]) for i in x]) == got).all()
 
 
+# Memory ------------------------------------------------------------------------------------------------------------------
+
+PAGE = mmap.PAGESIZE
+MAPS = [] # they live as long as the process
+
+def guarded(n, side):
+    "n bytes of zeros beside a page that may not be touched: behind them ('end') or before them ('start')"
+    size = -(-max(n, 1)//PAGE)*PAGE
+    MAPS.append(mmap.mmap(-1, size + 2*PAGE))
+    whole = np.frombuffer(MAPS[-1], np.uint8)
+    for page in (whole.ctypes.data, whole.ctypes.data + size + PAGE):
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(page), PAGE, 0) == 0
+    first = PAGE if side == 'start' else PAGE + size - n
+    return whole[first:first + n]
+
+
+def put_guards(side):
+    "all memory of the engine lies beside such a page from now on"
+    def aligned(a):
+        out = guarded(a.nbytes, side).view(a.dtype).reshape(a.shape)
+        out[...] = a
+        return out
+    kernels.aligned = engine.aligned = aligned
+    return aligned
+
+
+def thin_graph(g, c, times, k, stride, padding, dilation):
+    "few channels, repeated by a residual: a filter then reads more words than its channels fill"
+    n = c*times
+    def t(n, c, k): return dict(weight=signs(g, n, c, k, k), bias=numbers(g, n), scale=numbers(g, n)/(c*k*k)**.5, threshold=numbers(g, c)/9)
+    return Graph(1, [
+        Node('conv', (0,), dict(weight=numbers(g, c, 1, 3, 3), bias=numbers(g, c)), padding=1),
+        Node('bconv', (1, 1), t(n, c, 1)),
+        Node('bconv', (2,), t(33, n, k), stride=stride, padding=padding, dilation=dilation),
+        Node('maxpool', (3,), kernel=3, stride=2, padding=1),
+        Node('bconv', (4, 4), t(66, 33, 3), padding=1),
+        Node('mean', (5,)),
+        Node('conv', (6,), dict(weight=numbers(g, 5, 66, 1, 1), bias=numbers(g, 5)))])
+
+
+def guarded_runs(side):
+    "run in a process of its own: a byte too far ends it"
+    aligned = put_guards(side)
+
+    @seed(0)
+    @settings(max_examples=40, deadline=None, database=None)
+    @given(st.integers(0, 2**31), st.sampled_from((1, 7, 8, 16, 33)), st.sampled_from((1, 2, 4, 8)), st.sampled_from((1, 2, 3, 5)), st.integers(1, 3),
+           st.integers(0, 3), st.integers(1, 2), st.tuples(st.integers(9, 20), st.integers(9, 20)), st.integers(1, 4), st.integers(1, 3), st.sampled_from(HERE))
+    @example(0, 8, 2, 3, 2, 1, 1, (20, 20), 2, 1, HERE[-1])
+    def runs(seed, c, times, k, stride, padding, dilation, size, batch, threads, way):
+        MAPS.clear()
+        gc.collect()
+        g = np.random.default_rng(seed)
+        graph = thin_graph(g, c, times, k, stride, padding, dilation)
+        x = aligned(numbers(g, batch, 1, *size))
+        y = Engine(graph, threads, way)(x)
+        assert y.shape == (batch, 5)
+        f, s = signs(g, batch, c*times, *size), signs(g, 34, c*times, k, k)
+        packed_conv2d(f, s, stride=stride, padding=padding, dilation=dilation, way=way, threads=threads)
+    runs()
+    print('inside')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='pages are guarded by mprotect')
+@pytest.mark.parametrize('side', ('end', 'start'))
+def test_no_byte_outside(side):
+    "widths, sizes, strides, batches, threads and ways at random, each buffer beside a page that may not be touched"
+    code = f'import sys; sys.path.insert(0, {str(ROOT/"tests")!r}); import test_packed; test_packed.guarded_runs({side!r})'
+    p = python(code)
+    assert p.returncode == 0 and p.stdout.strip() == 'inside', p.stderr[-2000:]
+
+
+def python(code, **env):
+    "a process of its own"
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), **env}
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, timeout=900, env=env)
+
+
+@pytest.mark.parametrize('width', (.25, .125))
+def test_thin_reactnet_a(width):
+    "it crashed: the memory for indices was measured by a filter's channels, not by the words it reads"
+    torch.manual_seed(0)
+    graph = fold(create_model('reactnet_a_nobn', n_out=10, width=width).eval())
+    x = numbers(np.random.default_rng(0), 1, 3, 224, 224)
+    want = Engine(graph, way='portable')(x)
+    for way in HERE: assert (Engine(graph, 2, way)(x) == want).all()
+
+
+def test_a_plan_that_leaves_its_memory_is_refused():
+    graph = thin_graph(np.random.default_rng(0), 8, 4, 3, 1, 1, 1)
+    need = len(Engine(graph).scratch[0])
+    assert engine.make_plan(graph, (9, 9), 'avx2', scratch=need).rows.size
+    with pytest.raises(RuntimeError, match='a fault of bnn_bn'): engine.make_plan(graph, (9, 9), 'avx2', scratch=need - 1)
+    plan = engine.make_plan(graph, (9, 9), 'portable')
+    for i in range(len(plan.rows) - 1):
+        rows = plan.rows.copy()
+        rows['out'][i] += 64
+        with pytest.raises(RuntimeError, match=f'row {i}'): kernels.check_reach(rows, plan.memory, 'portable', 0)
+
+
+@pytest.mark.parametrize('way', HERE)
+@pytest.mark.parametrize('c, k', ((1024, 7), (1024, 8), (8192, 3), (8192, 5)))
+def test_sums_do_not_wrap(c, k, way):
+    "all signs differ: the largest sum that there is"
+    x, f = np.ones((1, c, k, k), np.int8), -np.ones((32, c, k, k), np.int8)
+    assert (packed_conv2d(x, f, way=way) == -c*k*k).all()
+    assert (packed_conv2d(x, -f, way=way) == c*k*k).all()
+
+
+def test_a_network_with_a_filter_beyond_the_table():
+    g = np.random.default_rng(0)
+    bconv = Node('bconv', (1,), dict(weight=signs(g, 8, 1024, 8, 8), bias=numbers(g, 8), threshold=np.full(1024, -np.inf, np.float32)))
+    graph = Graph(1, [Node('conv', (0,), dict(weight=numbers(g, 1024, 1, 1, 1), bias=numbers(g, 1024))), bconv])
+    want = bconv.tensors['weight'].sum((1, 2, 3), dtype=int) + bconv.tensors['bias']
+    for way in HERE: assert np.allclose(Engine(graph, way=way)(numbers(g, 1, 1, 8, 8)), want, rtol=1e-6)
+
+
+# Files of strangers --------------------------------------------------------------------------------------------------------
+
+def signed(head, body):
+    "a file with this header, rightly signed"
+    text = json.dumps(head).encode()
+    rest = text + bytes(-len(text) % 64) + body
+    start = b'\x89BNN\r\n\x1a\n' + struct.pack('<HBBIQQ', 1, 0, 0, len(text), 64 + len(rest), 0)
+    return start + hashlib.sha256(start + rest).digest() + rest
+
+
+DATA = to_bytes(thin_graph(np.random.default_rng(0), 8, 2, 3, 1, 1, 1))
+N_HEAD = struct.unpack('<I', DATA[12:16])[0]
+HEAD, BODY = json.loads(DATA[64:64 + N_HEAD]), DATA[64 + N_HEAD + -N_HEAD % 64:]
+ODD = st.one_of(st.none(), st.booleans(), st.integers(-2**70, 2**70), st.floats(), st.text(max_size=3), st.lists(st.integers(-2, 2**40), max_size=5), st.just({}),
+                st.sampled_from(('bit', 'f32', 'conv', 'bconv', 'mean', 'maxpool', 'avgpool', 0, 1, 2, 3, 255, 256)))
+
+def places(v, path=()):
+    "every place in a header"
+    items = v.items() if isinstance(v, dict) else enumerate(v) if isinstance(v, list) else ()
+    for k, w in items:
+        yield (*path, k)
+        yield from places(w, (*path, k))
+
+PLACES = list(places(HEAD))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(PLACES), ODD), min_size=1, max_size=3))
+def test_any_header(changes):
+    "a header with anything in any place: a ValueError, or a graph that runs or refuses its images by a ValueError"
+    head = copy.deepcopy(HEAD)
+    for path, v in changes:
+        at = head
+        try:
+            for k in path[:-1]: at = at[k]
+            at[path[-1]] = v
+        except (TypeError, IndexError, KeyError): pass # an earlier change took the place away
+    try: y = Engine(from_bytes(signed(head, BODY)))(np.zeros((1, 1, 12, 12), np.float32))
+    except ValueError: return
+    assert y.shape[0] == 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, N_HEAD - 1), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 2**32 - 1) | st.just(None))
+def test_any_bytes_in_a_header(changes, n_head):
+    "bytes of the header changed, its length too, and signed again: a ValueError, or a graph"
+    text = bytearray(DATA[64:64 + N_HEAD])
+    for i, v in changes: text[i] = v
+    rest = bytes(text) + bytes(-len(text) % 64) + BODY
+    start = DATA[:12] + struct.pack('<IQQ', N_HEAD if n_head is None else n_head, 64 + len(rest), 0)
+    try: graph = from_bytes(start + hashlib.sha256(start + rest).digest() + rest)
+    except ValueError: return
+    assert isinstance(graph, Graph)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(DATA) - 1), st.integers(1, 255), st.integers(0, len(DATA) - 1))
+def test_any_damage(i, v, n):
+    "a byte changed, or a file cut: found"
+    for bad in (DATA[:i] + bytes([DATA[i] ^ v]) + DATA[i + 1:], DATA[:n]):
+        with pytest.raises(ValueError): from_bytes(bad)
+
+
+def test_arrays_share_no_byte():
+    "a small file whose steps share one array would need gigabytes"
+    head = copy.deepcopy(HEAD)
+    head['nodes'] += [dict(head['nodes'][1], inputs=[2])]*1000
+    with pytest.raises(ValueError, match='contradicts itself'): from_bytes(signed(head, BODY))
+
+
+def test_nothing_is_allocated_for_a_claim():
+    "a shape of terabytes in a small file; and a nesting that no parser follows"
+    head = copy.deepcopy(HEAD)
+    head['nodes'][0]['tensors']['weight'][1:] = [[2**31, 2**31, 3, 3], 0, 4*9*2**62]
+    with pytest.raises(ValueError, match='contradicts itself'): from_bytes(signed(head, BODY))
+    text = b'['*100_000
+    rest = text + bytes(-len(text) % 64)
+    start = DATA[:12] + struct.pack('<IQQ', len(text), 64 + len(rest), 0)
+    with pytest.raises(ValueError, match='not one of ours'): from_bytes(start + hashlib.sha256(start + rest).digest() + rest)
+
+
+# Networks ------------------------------------------------------------------------------------------------------------------
+
 @pytest.mark.parametrize('name', [n for n in list_models('*net*') if 'real' not in n and '34' not in n])
 def test_every_model(name):
     "packed = trained on a random network, in all but the signs that rounding flips"
@@ -144,13 +345,152 @@ def test_threads_of_the_caller():
 
 def test_after_a_fork():
     "worker threads do not survive a fork: the child makes its own"
-    code = ("import os, numpy as np\nfrom bnn_bn.engine import Engine\nfrom bnn_bn.bnnfile import Graph, Node\n"
+    code = ("import os, numpy as np\nfrom bnn_bn.engine import Engine\nfrom bnn_bn.graph import Graph, Node\n"
             "f = lambda *s: np.ones(s, np.float32)\n"
             "g = Graph(3, [Node('conv', (0,), dict(weight=f(32, 3, 3, 3), bias=f(32)), padding=1), Node('mean', (1,)), Node('conv', (2,), dict(weight=f(5, 32, 1, 1), bias=f(5)))])\n"
             "e = Engine(g, 2); x = f(1, 3, 8, 8); y = e(x); pid = os.fork()\n"
             "if pid == 0: os._exit(0 if (e(x) == y).all() else 1)\n"
             "assert os.waitpid(pid, 0)[1] == 0\n")
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True, timeout=120, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+
+
+def tiny(threads=1, way=None, c=3):
+    g = np.random.default_rng(0)
+    nodes = [Node('conv', (0,), dict(weight=numbers(g, 32, c, 3, 3), bias=numbers(g, 32)), padding=1),
+             Node('bconv', (1, 1), dict(weight=signs(g, 32, 32, 3, 3), bias=numbers(g, 32), threshold=numbers(g, 32)), padding=1),
+             Node('mean', (2,)), Node('conv', (3,), dict(weight=numbers(g, 5, 32, 1, 1), bias=numbers(g, 5)))]
+    return Engine(Graph(c, nodes), threads, way)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here')
+def test_fork_while_a_thread_answers():
+    "the child uses the same engine although a thread of its parent is inside a call, and has its lock"
+    net, x, big = tiny(2), np.ones((2, 3, 16, 16), np.float32), np.ones((64, 3, 96, 96), np.float32)
+    want, stop = net(x), threading.Event()
+    def answer():
+        while not stop.is_set(): net(big)
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        while not net.lock.locked(): time.sleep(.001)
+        pid = os.fork()
+        if pid == 0: os._exit(0 if (net(x) == want).all() and (tiny()(x) == want).all() else 1)
+        end = time.time() + 60
+        while (found := os.waitpid(pid, os.WNOHANG))[0] == 0 and time.time() < end: time.sleep(.01)
+        if found[0] == 0: os.kill(pid, 9)
+        assert found == (pid, 0)
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize('how', (lambda net: pickle.loads(pickle.dumps(net)), copy.deepcopy, copy.copy))
+def test_copies(how):
+    "a copy answers alike, with the same threads and way, and has a lock of its own"
+    net, x = tiny(2, 'portable'), np.ones((1, 3, 9, 9), np.float32)
+    want, other = net(x), how(net)
+    assert (other(x) == want).all() and (other.threads, other.way) == (2, 'portable') and other.lock is not net.lock
+
+
+def test_dropped_networks_leave_nothing():
+    "threads and memory of engines that nobody holds any more go away"
+    x, before, dead = np.ones((2, 3, 16, 16), np.float32), threading.active_count(), []
+    for _ in range(20):
+        net = tiny(3)
+        net(x)
+        net(x[:1])
+        dead.append(weakref.ref(net))
+        del net
+    gc.collect()
+    end = time.time() + 20
+    while threading.active_count() > before and time.time() < end: time.sleep(.01)
+    assert threading.active_count() <= before and not any(d() for d in dead)
+
+
+def test_many_sizes():
+    "plans come and go; weights are laid out once for all of them"
+    net = tiny(2)
+    for side in range(3, 60): net(np.ones((2, 3, side, side), np.float32))
+    plans = list(net.plans.values())
+    assert len(plans) == engine.MOST_PLANS
+    blocks = [{id(a) for made in net.made.values() for a in made.values()} & {id(a) for a in p.memory.arrays} for p in plans]
+    assert all(b == blocks[0] and b for b in blocks)
+
+
+def test_ctrl_c_in_a_call():
+    "an interrupt in the caller's part: the others finish, and the engine answers as before"
+    net, x = tiny(2), np.ones((4, 3, 32, 32), np.float32)
+    want, real_call, hits = net(x), net.helpers.call, []
+    def call():
+        real_call()
+        if not hits: hits.append(1); raise KeyboardInterrupt
+    net.helpers.call = call
+    with pytest.raises(KeyboardInterrupt): net(x)
+    assert not net.lock.locked() and (net(x) == want).all()
+
+
+def test_nan_pixels():
+    "an image with a NaN gives NaN, as the trained network does; the others of its batch are as before"
+    net, x = tiny(2), np.ones((3, 3, 8, 8), np.float32)
+    want = net(x)
+    x[1, 0, 3, 3] = np.nan
+    got = net(x)
+    assert np.isnan(got[1]).all() and (got[[0, 2]] == want[[0, 2]]).all()
+    torch.manual_seed(0)
+    model = create_model('xnornet18_bn', n_out=10, width=.125).eval()
+    x = np.zeros((1, 3, 64, 64), np.float32)
+    x[0, 0, 9, 9] = np.nan
+    with torch.no_grad(): assert torch.isnan(model(torch.tensor(x))).any()
+    assert np.isnan(pack(model)(x)).all()
+
+
+@pytest.mark.parametrize('threads', (0, -1, 1.5, True, '2', None, 10**6))
+def test_bad_threads(threads):
+    with pytest.raises(ValueError, match='threads='): tiny(threads)
+    if threads not in (True, 10**6):
+        with pytest.raises(ValueError, match='threads='): packed_conv2d(np.ones((1, 1, 3, 3)), np.ones((1, 1, 3, 3)), threads=threads)
+
+
+def test_masked_and_odd_arrays():
+    net, x = tiny(), numbers(np.random.default_rng(1), 2, 3, 9, 9)
+    want = net(x)
+    with pytest.raises(ValueError, match='mask'): net(np.ma.masked_array(x, x > 1))
+    raw = np.zeros(x.nbytes + 1, np.uint8)
+    unaligned = raw[1:].view(np.float32).reshape(x.shape)
+    unaligned[...] = x
+    read_only = x.copy()
+    read_only.setflags(write=False)
+    for same in (unaligned, read_only, np.asfortranarray(x), np.repeat(x, 2, 3)[..., ::2]): assert (net(same) == want).all()
+
+
+# Where numba may not do what it likes ------------------------------------------------------------------------------------------
+
+CONV = 'import numpy as np\nfrom bnn_bn.kernels import *\nassert (packed_conv2d(np.ones((1, 64, 8, 8)), np.ones((32, 64, 3, 3)){}) == 576).all()\nprint("right")'
+
+@pytest.mark.parametrize('env', (dict(NUMBA_DISABLE_JIT='1'), dict(NUMBA_CPU_NAME='generic'), dict(NUMBA_CPU_NAME='generic', NUMBA_CPU_FEATURES='')), ids=str)
+def test_settings_of_numba(env, tmp_path):
+    "compiled all the same; for a generic CPU by another way"
+    p = python(CONV.format(''), NUMBA_CACHE_DIR=str(tmp_path), **env)
+    assert p.stdout.strip() == 'right', p.stderr[-1000:]
+
+
+def test_a_way_that_numba_does_not_compile_for(tmp_path):
+    p = python(CONV.format(', way="avx2"'), NUMBA_CACHE_DIR=str(tmp_path), NUMBA_CPU_NAME='generic', NUMBA_CPU_FEATURES='')
+    assert p.returncode == 1 and "way='avx2'" in p.stderr and 'NUMBA_CPU_NAME' in p.stderr
+
+
+def test_damaged_and_read_only_cache(tmp_path):
+    "kept code that was cut, changed or may not be written: compiled anew"
+    run = lambda: python(CONV.format(''), NUMBA_CACHE_DIR=str(tmp_path))
+    assert run().stdout.strip() == 'right'
+    kept = [p for p in tmp_path.rglob('*.nb[ci]')]
+    assert kept
+    for i, p in enumerate(kept):
+        data = bytearray(p.read_bytes())
+        data[len(data)//2] ^= 255
+        p.write_bytes(data if i % 3 else data[:len(data)//2])
+    assert run().stdout.strip() == 'right'
+    assert python(CONV.format(''), NUMBA_CACHE_DIR='/proc/nowhere').stdout.strip() == 'right'
 
 
 @pytest.mark.parametrize('bad, words', [
@@ -174,7 +514,7 @@ def test_without_torch(tmp_path):
     "a process that can import numpy, numba and five of our modules, and nothing else of what the package needs"
     site = tmp_path/'site'
     (site/'bnn_bn').mkdir(parents=True)
-    for m in ('__init__', 'files', 'kernels', 'bnnfile', 'engine', 'deploy'): shutil.copy(ROOT/f'bnn_bn/{m}.py', site/'bnn_bn')
+    for m in ('__init__', 'files', 'kernels', 'graph', 'engine', 'deploy'): shutil.copy(ROOT/f'bnn_bn/{m}.py', site/'bnn_bn')
     model = create_model('reactnet18_nobn', n_out=10, width=.25, stem='cifar').eval()
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     packed = pack(model, classes=[*'abcdefghij'], mean=[.5]*3, std=[.25]*3, size=[32, 32])
