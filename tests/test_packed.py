@@ -210,7 +210,8 @@ def test_a_plan_that_leaves_its_memory_is_refused():
     plan = engine.make_plan(graph, (9, 9), 'portable')
     for i in range(len(plan.rows) - 1):
         rows = plan.rows.copy()
-        rows['out'][i] += 64
+        rows['pixels'][i] += 8
+        rows['height'][i] += 8
         with pytest.raises(RuntimeError, match=f'row {i}'): kernels.check_reach(rows, plan.memory, 'portable', 0)
 
 
