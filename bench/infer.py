@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from bnn_bn.activations import RPReLU, RSign
 from bnn_bn.bench import Rival, take_turns, usual_rivals
-from bnn_bn.bnnfile import read_bnn, write_bnn
+from bnn_bn.graph import read_bnn, write_bnn
 from bnn_bn.export import to_onnx
 from bnn_bn.files import write_file
 from bnn_bn.fold import FoldedNet, fold
@@ -53,7 +53,7 @@ def rivals_of(a, file, side, threads):
     def row(name, python, kind, *more):
         return Rival(name, [str(python), str(ROOT/'bench/rivals.py'), kind, str(file), str(side), str(a.batch), str(threads), *more], path)
     usual = usual_rivals(file, (side, side), a.batch, threads)
-    rows = [usual[0]] + [row(f'{OURS}, {w}', sys.executable, f'way:{w}') for w in ways if has_way(w) and len(get_way()) != ways[w]]
+    rows = [usual[0]] + [row(f'{OURS}, {w}', sys.executable, f'way:{w}') for w in ways if has_way(w) and get_way() != w]
     rows += [*usual[1:], row('torch, channels first', sys.executable, 'torch'), row('torch.compile, channels first', sys.executable, 'compiled')]
     if a.openvino: rows += [row('OpenVINO, float32', a.openvino, 'openvino', '--onnx', str(file.with_suffix('.onnx'))), row('OpenVINO, binary', a.openvino, 'openvino-binary')]
     if a.larq: rows += [row('Larq', a.larq, 'larq-best'), row('Larq, default kernels', a.larq, 'larq')]
@@ -113,7 +113,7 @@ def machine(a):
     text = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
     found = lambda key: (re.search(rf'^{key}\s*:\s*(.*)$', text, re.M) or [None, ''])[1]
     flags = [f for f in found('flags').split() if f in ('avx2', 'fma', 'avx512f', 'avx512bw', 'avx512vl', 'avx512_vnni', 'avx512_vpopcntdq', 'avx512_bf16', 'amx_int8', 'amx_bf16')]
-    out = dict(cpu=found('model name') or platform.processor() or platform.machine(), family=found('cpu family'), model=found('model'), flags=flags, cores=os.cpu_count(), way=next(k for k, v in ways.items() if v == len(get_way())),
+    out = dict(cpu=found('model name') or platform.processor() or platform.machine(), family=found('cpu family'), model=found('model'), flags=flags, cores=os.cpu_count(), way=get_way(),
                clock_ghz=round(layers.clock()/1e9, 2), python=platform.python_version(), versions={k: version(k) for k in ('torch', 'numba', 'llvmlite', 'numpy', 'onnx', 'onnxruntime')})
     if a.openvino: out['openvino'] = other_versions(a.openvino, 'openvino', 'numpy')
     if a.larq: out['larq'] = other_versions(a.larq, 'larq', 'larq-compute-engine', 'tensorflow', 'numpy')

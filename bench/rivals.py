@@ -20,7 +20,7 @@ def serve(run):
         print(json.dumps(times), flush=True)
 
 def packed(a, x, way):
-    from bnn_bn.bnnfile import read_bnn
+    from bnn_bn.graph import read_bnn
     from bnn_bn.engine import Engine
     engine = Engine(read_bnn(a.file), a.threads, way)
     return lambda: engine(x)
@@ -28,7 +28,7 @@ def packed(a, x, way):
 def torch_rows(a, x, compiled=False):
     "eager or compiled torch in torch's own layout; `bnn_bn.bench` has channels_last"
     import torch
-    from bnn_bn.bnnfile import read_bnn
+    from bnn_bn.graph import read_bnn
     from bnn_bn.fold import FoldedNet
     torch.set_num_threads(a.threads); torch.set_grad_enabled(False)
     net, images = FoldedNet(read_bnn(a.file), exact=False).eval(), torch.tensor(x)
@@ -66,7 +66,7 @@ def openvino_binary(a, x):
     "the graph with BinaryConvolution, whose signs FakeQuantize makes; both are one bit in its CPU plugin"
     import openvino as ov
     from openvino import opset1, opset13 as op
-    from bnn_bn.bnnfile import read_bnn
+    from bnn_bn.graph import read_bnn
     graph, image = read_bnn(a.file), op.parameter(x.shape, np.float32, name='image')
     values = [image]
     number = lambda v: op.constant(np.asarray(v, np.float32))
@@ -104,7 +104,7 @@ def larq(a, x, **options):
     so its values differ from ours; `bench/infer.py` compares them with torch under the same padding"""
     import larq as lq, larq_compute_engine as lce, tensorflow as tf
     from larq_compute_engine.tflite.python.interpreter import Interpreter
-    from bnn_bn.bnnfile import read_bnn
+    from bnn_bn.graph import read_bnn
     graph, layers = read_bnn(a.file), tf.keras.layers
     image = tf.keras.Input(x.shape[2:] + x.shape[1:2], batch_size=1)
     values, later = [image], []

@@ -6,4 +6,5 @@
 __all__ = []
 
 # %% ../nbs/31a_bnnfile.ipynb #1e9b4475
-from .graph import Graph, Node, check_graph, from_bytes, read_bnn, to_bytes, write_bnn
+from .graph import Graph, Node, check_graph # noqa: F401
+from .graph import from_bytes, read_bnn, to_bytes, write_bnn # noqa: F401

@@ -48,14 +48,16 @@ class Parts(NamedTuple):
     scale:np.ndarray  # (filters,)
     bias:np.ndarray   # (filters,)
 
+ORDER = 'weight', 'scale', 'bias', 'slope', 'threshold' # of arrays in a file
+
 class Folder:
     "Collects the steps of a graph."
     def __init__(self): self.nodes = []
 
     def add(self, op, inputs, name, tensors=None, **geometry):
         "a new step, its arrays as float32 (signs stay int8); the number of its value"
-        arrays = {k: tensors[k] for k in ('weight', 'scale', 'bias', 'slope', 'threshold') if k in (tensors or {})}
-        arrays = {k: v if v.dtype == np.int8 else v.astype(np.float32) for k, v in arrays.items()}
+        arrays = {k: tensors[k] for k in ORDER if k in (tensors or {})}
+        for k, v in arrays.items(): arrays[k] = v if v.dtype == np.int8 else v.astype(np.float32)
         self.nodes.append(Node(op, tuple(inputs), arrays, name=name, **geometry))
         return len(self.nodes)
 
@@ -87,19 +89,20 @@ def geometry_of(conv, name):
     "stride, padding and dilation as whole numbers"
     pairs = {k: getattr(conv, k) for k in ('stride', 'padding', 'dilation')}
     if conv.groups != 1 or any(a != b for a, b in pairs.values()):
-        raise ValueError(f'{name}: groups or unequal sides ({conv}) have no place in a packed network')
+        raise ValueError(f'{name}: groups or unequal sides ({conv}) cannot be packed')
     return {k: a for k, (a, _) in pairs.items()}
 
 # %% ../nbs/31b_fold.ipynb #8aea6b06
 def check_signs(name, convs, w):
     if not all(c.binary for c in convs):
-        raise ValueError(f"{name}: its weights are real; only a network with binary='both' has one bit a weight "
-                         "(fit_two_step's second step)")
+        raise ValueError(f"{name}: its weights are real; only a network with binary='both' has one bit "
+                         "a weight (fit_two_step's second step)")
     if zeros := int((w == 0).sum()):
-        raise ValueError(f'{name}: {zeros} weights have the sign 0, a third value; pack a network with the default rules')
+        raise ValueError(f'{name}: {zeros} weights have the sign 0, a third value; '
+                         'pack a network with the default rules')
 
 def binary_step(folder, name, *, conv, norm, sign, x, act, factor=1., residual=None):
-    "act(norm(conv(sign(x), factor)) + residual) as one step; lists of convolutions stand side by side"
+    "act(norm(conv(sign(x), factor)) + residual) as one step; lists stand side by side"
     lists = isinstance(conv, nn.ModuleList)
     convs, norms = (conv, norm) if lists else ([conv], [norm])
     parts = [conv_parts(c, n, factor) for c, n in zip(convs, norms)]
@@ -131,44 +134,51 @@ def fold_bireal(folder, name, m, x):
     residual, y = x, x
     if (shortcut := m.shortcut) is not None:
         if pool := getattr(shortcut, 'pool', None):
-            y = folder.pool('avgpool', x, name + '.pool', kernel=pool.kernel_size, stride=pool.stride)
-        residual = real_step(folder, name + '.shortcut', conv=shortcut.conv, norm=shortcut.norm, factor=m.beta, x=y)
-    return binary_step(folder, name, conv=m.conv, norm=m.norm, factor=m.alpha, sign=lambda z: m.sign(z, m.beta),
-                       x=x, residual=residual, act=m.act)
+            sides = dict(kernel=pool.kernel_size, stride=pool.stride)
+            y = folder.pool('avgpool', x, name + '.pool', **sides)
+        residual = real_step(folder, name + '.shortcut', conv=shortcut.conv, norm=shortcut.norm,
+                             factor=m.beta, x=y)
+    return binary_step(folder, name, conv=m.conv, norm=m.norm, factor=m.alpha,
+                       sign=lambda z: m.sign(z, m.beta), x=x, residual=residual, act=m.act)
 
 def fold_react(folder, name, m, x):
-    beta1, beta2 = m.betas
-    r = x if m.pool is None else folder.pool('avgpool', x, name + '.pool', beta1, kernel=m.stride, stride=m.stride)
-    h = binary_step(folder, name + '.3x3', conv=m.conv1, norm=m.norm1, factor=m.alpha, sign=lambda z: m.sign1(z, beta1),
-                    x=x, residual=r, act=m.act1)
-    return binary_step(folder, name + '.1x1', conv=m.conv2, norm=m.norm2, factor=m.alpha, sign=lambda z: m.sign2(z, beta2),
-                       x=h, residual=h, act=m.act2)
+    (beta1, beta2), r, alpha = m.betas, x, m.alpha
+    if m.pool is not None:
+        r = folder.pool('avgpool', x, name + '.pool', beta1, kernel=m.stride, stride=m.stride)
+    h = binary_step(folder, name + '.3x3', conv=m.conv1, norm=m.norm1, factor=alpha,
+                    sign=lambda z: m.sign1(z, beta1), x=x, residual=r, act=m.act1)
+    return binary_step(folder, name + '.1x1', conv=m.conv2, norm=m.norm2, factor=alpha,
+                       sign=lambda z: m.sign2(z, beta2), x=h, residual=h, act=m.act2)
 
 def fold_xnor(folder, name, m, x):
     def first_sign(z): return m.sign1(m.norm1(z*m.beta if m.beta != 1 else z))
     def second_sign(z): return m.sign2(m.norm2(z))
     r = x
-    if m.shortcut is not None: r = real_step(folder, name + '.shortcut', conv=m.shortcut, norm=NONE, factor=m.beta, x=x)
+    if m.shortcut is not None:
+        r = real_step(folder, name + '.shortcut', conv=m.shortcut, norm=NONE, factor=m.beta, x=x)
     h = binary_step(folder, name + '.1', conv=m.conv1, norm=NONE, sign=first_sign, x=x, act=NONE)
-    return binary_step(folder, name + '.2', conv=m.conv2, norm=NONE, factor=m.alpha, sign=second_sign, x=h, residual=r, act=NONE)
+    return binary_step(folder, name + '.2', conv=m.conv2, norm=NONE, factor=m.alpha,
+                       sign=second_sign, x=h, residual=r, act=NONE)
 
 def fold_pool(folder, name, m, x): # of a VGG
     return folder.pool('maxpool', x, name, kernel=m.kernel_size, stride=m.stride, padding=m.padding)
 
-folders = {BiRealBlock: fold_bireal, ReActBlock: fold_react, XnorBlock: fold_xnor, nn.MaxPool2d: fold_pool}
+folders = {BiRealBlock: fold_bireal, ReActBlock: fold_react, XnorBlock: fold_xnor,
+           nn.MaxPool2d: fold_pool}
 
 # %% ../nbs/31b_fold.ipynb #89f72294
 @torch.no_grad()
 def fold(
     model:BinaryNet, # trained, with binary='both'; it is not changed
-    zero_is_plus:bool=False, # fold a network of the reference rules too? Its sign(0) is 0; here it will be +1
+    zero_is_plus:bool=False, # take +1 for the sign(0) = 0 of the reference rules?
     **info # anything JSON can hold, kept with the graph: classes, mean and std of the images, ...
 )->Graph:
     "The network as thresholds, signs, scales, biases and slopes; ValueError if that cannot be."
     check_model(model, zero_is_plus)
     m, folder = copy.deepcopy(model).cpu().float().eval(), Folder()
     stem = m.body.stem
-    x = real_step(folder, 'stem', conv=stem.conv, norm=stem.norm, x=Folded(0, np.zeros(m.cfg['in_chans'])))
+    image = Folded(0, np.zeros(m.cfg['in_chans']))
+    x = real_step(folder, 'stem', conv=stem.conv, norm=stem.norm, x=image)
     if hasattr(stem, 'pool'): x = fold_pool(folder, 'stem.pool', stem.pool, x)
     for name, block in m.body.named_children():
         if name != 'stem': x = folders[type(block)](folder, name, block, x)
@@ -187,24 +197,26 @@ def classify(folder, fc, x):
 def check_model(model, zero_is_plus):
     "an error for what cannot be folded"
     if not isinstance(model, BinaryNet):
-        raise ValueError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models can be folded')
+        raise ValueError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
+                         'can be folded')
     if (binary := model.cfg['binary']) != 'both':
-        raise ValueError(f"binary={binary!r}: only a network with binary='both' has one bit a weight; "
-                         'train the second step (learn.fit_two_step)')
+        raise ValueError(f"binary={binary!r}: only a network with binary='both' has one bit a "
+                         'weight; train the second step (learn.fit_two_step)')
     for name, p in model.state_dict().items():
         if not torch.isfinite(p).all():
-            raise ValueError(f'{name} is not finite: this network cannot be folded; load an earlier checkpoint')
+            raise ValueError(f'{name} is not finite: this network cannot be folded; '
+                             'load an earlier checkpoint')
     zeros = [n for n, m in model.named_modules() if getattr(m, 'zero', 1) == 0]
     if zeros and not zero_is_plus:
-        raise ValueError(f'{zeros[0]} has sign(0) = 0 (reference rules), a third value that one bit cannot hold; '
-                         'zero_is_plus=True takes +1 instead')
+        raise ValueError(f'{zeros[0]} has sign(0) = 0 (reference rules), a third value that one '
+                         'bit cannot hold; zero_is_plus=True takes +1 instead')
 
 # %% ../nbs/31b_fold.ipynb #7694e593
 class FoldedNet(nn.Module):
     "A folded graph as a torch module, (B,channels,H,W) to (B,n_out)."
     def __init__(self,
         graph:Graph,
-        exact:bool=True, # scale after the convolution, so that sums of signs are whole? False: into weights, faster
+        exact:bool=True, # scale after a convolution, whose sums are then whole?
     ):
         super().__init__()
         self.steps, self.exact = [(n, f'n{i}_') for i, n in enumerate(graph.nodes)], exact
@@ -212,8 +224,9 @@ class FoldedNet(nn.Module):
             for k, a in n.tensors.items(): self.register_buffer(prefix + k, self.as_buffer(n, k, a))
 
     def as_buffer(self, n, k, a):
-        "weights as they are, vectors (1,C,1,1); unless exact, the scale is in the weights, and the bias a vector"
-        if k == 'weight' and not self.exact and 'scale' in n.tensors: a = a*n.tensors['scale'].reshape(-1, 1, 1, 1)
+        "weights, and vectors as (1,C,1,1); unless exact, the scale is in the weights, and the bias (C,)"
+        scaled = k == 'weight' and not self.exact and 'scale' in n.tensors
+        if scaled: a = a*n.tensors['scale'].reshape(-1, 1, 1, 1)
         if k != 'weight' and (self.exact or k != 'bias'): a = a.reshape(1, -1, 1, 1)
         return torch.tensor(a).float()
 
@@ -224,7 +237,8 @@ class FoldedNet(nn.Module):
         if n.op == 'mean': return x.mean((2, 3), keepdim=True)
         t = {k: getattr(self, prefix + k) for k in n.tensors}
         if n.op == 'bconv': x = torch.where(x >= t['threshold'], 1., -1.).to(x.dtype)
-        y = F.conv2d(x, t['weight'], None if self.exact else t['bias'], n.stride, n.padding, n.dilation)
+        bias = None if self.exact else t['bias']
+        y = F.conv2d(x, t['weight'], bias, n.stride, n.padding, n.dilation)
         if self.exact: y = (y*t['scale'] if 'scale' in t else y) + t['bias']
         if residual is not None: y = y + self.repeat(residual, y.shape[1])
         return torch.where(y > 0, y, y*t['slope']) if 'slope' in t else y
