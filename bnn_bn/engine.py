@@ -78,6 +78,7 @@ def out_size(
     k = n.tensors['weight'].shape[2:] if n.op.endswith('conv') else (n.kernel, n.kernel)
     return tuple((s + 2*n.padding - n.dilation*(j - 1) - 1)//n.stride + 1 for s, j in zip(size, k))
 
+# %% ../nbs/31d_engine.ipynb #d13dab43
 def check_size(n, where, x, made, channels, residual):
     "an error where a step cannot take maps of size `x`, make `made` of them or add `residual`"
     def side(size): return f'{size[0]}x{size[1]}'
@@ -92,6 +93,7 @@ def check_size(n, where, x, made, channels, residual):
         raise ValueError(f'{where} makes a map of {side(made)} and its residual is '
                          f'{side(residual)}; resize or pad the images')
 
+# %% ../nbs/31d_engine.ipynb #f24d6f44
 def values_of(
     graph:Graph,
     size:tuple, # rows and columns of the images
@@ -112,6 +114,7 @@ def values_of(
                          'one pixel is needed, as after a mean')
     return values
 
+# %% ../nbs/31d_engine.ipynb #ae6051bd
 def mark_readers(i, n, values):
     "step i reads the numbers of its inputs; where a value's sign is taken first, the signs"
     x = values[n.inputs[0]]
@@ -176,6 +179,7 @@ def plan_pool(plan, i, n, x, v):
         row['to_row'] = (ow + 2*v.padding)*pixel
     plan.add(i, row)
 
+# %% ../nbs/31d_engine.ipynb #9a50e9b3
 def plan_copy(plan, i, x, padding, image):
     "rows, columns, channels, with zeros at both sides; `image`: is it the image, channels first?"
     (h, w), c = x.size, x.channels
@@ -186,7 +190,7 @@ def plan_copy(plan, i, x, padding, image):
                          out=to + 4*padding*c, out_step=4*(w + 2*padding)*c, **steps))
     return to
 
-# %% ../nbs/31d_engine.ipynb #9a50e9b3
+# %% ../nbs/31d_engine.ipynb #f0506a5f
 def lay_filters(n, x, v):
     "weights in the layouts of input and output: (channels, kh, kw, words)"
     w, bits = n.tensors['weight'].transpose(0, 2, 3, 1), n.op == 'bconv'
@@ -207,6 +211,7 @@ def source_of(plan, i, n, x):
     plan_pool(plan, i, Node('maxpool', ()), x, again)
     return again.signs
 
+# %% ../nbs/31d_engine.ipynb #df54c014
 def vectors_of(n, v):
     "(4, places): scale, bias, slope, and the threshold of the next sign"
     t, ones = n.tensors, np.ones(len(n.tensors['weight']), np.float32)
@@ -220,6 +225,7 @@ def target_of(v, r, c, channels):
     if v.signs: to.signs, to.sign_words = v.signs + c//8, v.channels//32
     return to
 
+# %% ../nbs/31d_engine.ipynb #24768bb1
 def plan_convolution(plan, i, n, x, v, r):
     "a convolution; the residual's address where it is written over"
     fits = r and r.last == i and r.channels == v.channels and (r is not x or n.op == 'bconv')
@@ -357,6 +363,7 @@ class Engine:
         if np.isnan(x.min()): out[np.isnan(x).any((1, 2, 3))] = np.nan # a sign of NaN would be -1
         return out
 
+# %% ../nbs/31d_engine.ipynb #243eb5a0
 MOST_PLANS = 32
 engines = weakref.WeakSet()
 
@@ -407,6 +414,7 @@ def check_images(x, channels):
         raise ValueError(f'images of dtype {x.dtype}: {need}; {mend}')
     return x if x.flags.c_contiguous and x.flags.aligned else np.array(x, order='C')
 
+# %% ../nbs/31d_engine.ipynb #2cf6c808
 def run(engine, x, out):
     "all images, by the threads of the engine"
     if engine.threads == 1: return run_alone(engine, x, out)
@@ -428,6 +436,7 @@ def run_together(engine, x, out):
     shares = len(x)*int(rows['shares'].sum())
     run_threads(engine, [plan]*engine.threads, (x, out), counters, apart=False, total=shares)
 
+# %% ../nbs/31d_engine.ipynb #5ef38ddc
 def run_apart(engine, x, out):
     "each image by one thread"
     plans = [engine.plan(x.shape[2:], t + 1) for t in range(engine.threads)]

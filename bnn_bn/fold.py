@@ -50,6 +50,7 @@ class Parts(NamedTuple):
 
 ORDER = 'weight', 'scale', 'bias', 'slope', 'threshold' # of arrays in a file
 
+# %% ../nbs/31b_fold.ipynb #fed8b226
 class Folder:
     "Collects the steps of a graph."
     def __init__(self): self.nodes = []
@@ -101,6 +102,7 @@ def check_signs(name, convs, w):
         raise ValueError(f'{name}: {zeros} weights have the sign 0, a third value; '
                          'pack a network with the default rules')
 
+# %% ../nbs/31b_fold.ipynb #b0ef4ae3
 def binary_step(folder, name, *, conv, norm, sign, x, act, factor=1., residual=None):
     "act(norm(conv(sign(x), factor)) + residual) as one step; lists stand side by side"
     lists = isinstance(conv, nn.ModuleList)
@@ -119,6 +121,7 @@ def binary_step(folder, name, *, conv, norm, sign, x, act, factor=1., residual=N
     inputs = [x.step, residual.step] if residual else [x.step]
     return Folded(folder.add('bconv', inputs, name, tensors, **geometry_of(convs[0], name)), after)
 
+# %% ../nbs/31b_fold.ipynb #55a39466
 def real_step(folder, name, *, conv, norm, x, factor=1.):
     "norm(conv(x, factor)); what its bias would be waits as an offset"
     w, scale, bias = conv_parts(conv, norm, factor)
@@ -150,6 +153,7 @@ def fold_react(folder, name, m, x):
     return binary_step(folder, name + '.1x1', conv=m.conv2, norm=m.norm2, factor=alpha,
                        sign=lambda z: m.sign2(z, beta2), x=h, residual=h, act=m.act2)
 
+# %% ../nbs/31b_fold.ipynb #47f7c3cd
 def fold_xnor(folder, name, m, x):
     def first_sign(z): return m.sign1(m.norm1(z*m.beta if m.beta != 1 else z))
     def second_sign(z): return m.sign2(m.norm2(z))

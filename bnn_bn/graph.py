@@ -61,6 +61,7 @@ def is_whole(v, least, most):
 def need(good, where, what):
     if not good: raise ValueError(f'{where}: {what}')
 
+# %% ../nbs/31_graph.ipynb #8bc70f48
 def check_fields(n, rule, where):
     "types and ranges of what is not an array"
     need(isinstance(n.name, str), where, f'name={n.name!r}, a string is needed')
@@ -83,7 +84,7 @@ def check_inputs(n, i, rule, where):
     no_image = n.inputs[1:] if n.op == 'conv' else n.inputs
     need(0 not in no_image, where, 'takes the image; only a real convolution does')
 
-# %% ../nbs/31_graph.ipynb #8bc70f48
+# %% ../nbs/31_graph.ipynb #f60af613
 def check_names(n, rule, where):
     "the arrays that an op has"
     need(isinstance(n.tensors, dict), where, 'its arrays are no dict')
@@ -91,6 +92,7 @@ def check_names(n, rule, where):
     need(not missing, where, f'arrays {sorted(missing)} are missing')
     need(not extra, where, f'unexpected arrays {sorted(map(str, extra))}')
 
+# %% ../nbs/31_graph.ipynb #55d5f7a0
 def check_arrays(n, where, channels):
     "shapes and dtypes of a convolution's arrays, for inputs of so many channels; its own channels"
     w = n.tensors['weight']
@@ -109,6 +111,7 @@ def check_arrays(n, where, channels):
     need(divides, where, f'a residual of {channels[-1]} channels for {len(w)}')
     return len(w)
 
+# %% ../nbs/31_graph.ipynb #c8f365b0
 def check_steps(graph):
     "as `check_graph`, without a look at the numbers in the arrays"
     whole = f'a whole number from 1 to {MOST_CHANNELS}'
@@ -128,6 +131,7 @@ def check_steps(graph):
         channels.append(check_arrays(n, where, of_inputs) if rule.needed else of_inputs[0])
     return channels
 
+# %% ../nbs/31_graph.ipynb #27f3c1ce
 def check_numbers(n, where):
     "signs are -1 and +1, numbers finite; a threshold may be infinite, where a sign never changes"
     for k, v in n.tensors.items():
@@ -240,6 +244,7 @@ def check_start(data, path):
     need(fits, path, f'a header of {n_head} bytes in a file of {length}: it contradicts itself')
     return n_head
 
+# %% ../nbs/31_graph.ipynb #8b08db05
 def bytes_of(dtype, shape):
     "bytes of an array; whole numbers of Python, which never overflow"
     if dtype == 'bit': return shape[0]*shape[2]*shape[3]*-(-shape[1]//8)
@@ -263,6 +268,7 @@ class Body:
         if dtype == 'bit': return unpack_weight(raw, shape)
         return np.frombuffer(raw, '<f4').reshape(shape).astype(np.float32)
 
+# %% ../nbs/31_graph.ipynb #5e972cf9
 def unpack_weight(raw, shape):
     "signs (O,C,kh,kw) as int8"
     o, c, kh, kw = shape

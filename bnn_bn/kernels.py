@@ -107,6 +107,7 @@ def fastest_way():
     if has_way('avx2'): return 'avx2'
     return 'neon' if platform.machine().lower() in ('arm64', 'aarch64') else 'portable'
 
+# %% ../nbs/31c_kernels.ipynb #8944f096
 def get_way(
     name:str=None, # a key of `ways`; None: the fastest that this CPU has
 )->str: # a key of `ways`
@@ -156,6 +157,7 @@ class CheckedFile(IndexDataCacheFile):
 
     def _load_data(self, name): return self._read(self._data_path(name))
 
+# %% ../nbs/31c_kernels.ipynb #61d5433d
 class CheckedCache(FunctionCache):
     "numba's cache of a function, on `CheckedFile`; a full or read-only disk is no error"
     def __init__(self, f):
@@ -204,6 +206,7 @@ def splat(b, x):
     first = b.insert_element(undefined(t), x, I32(0))
     return b.shuffle_vector(first, undefined(t), ints([0]*lanes))
 
+# %% ../nbs/31c_kernels.ipynb #f415c973
 def load(b, t, address, align=4):
     v = b.load(b.inttoptr(address, t.as_pointer()))
     v.align = align
@@ -212,7 +215,7 @@ def load(b, t, address, align=4):
 def store(b, v, address, align=4):
     b.store(v, b.inttoptr(address, v.type.as_pointer())).align = align
 
-# %% ../nbs/31c_kernels.ipynb #f415c973
+# %% ../nbs/31c_kernels.ipynb #4f510fe0
 def as_value(v): return I64(v) if isinstance(v, int) else v
 
 def plus(b, address, *terms):
@@ -226,6 +229,7 @@ def feed(phis, values, block):
     "what each phi is when we come from that block"
     for phi, v in zip(phis, values): phi.add_incoming(v, block)
 
+# %% ../nbs/31c_kernels.ipynb #308b22db
 def repeat(b, n, state, body):
     "`state = body(i, state)` for i in range(n); the state, a list of values, stays in registers"
     before, head, end = b.block, b.append_basic_block('head'), b.append_basic_block('end')
@@ -260,6 +264,7 @@ def over_taps(b, taps, state, body):
     def row(r, state): return repeat(b, taps.cols, state, lambda c, state: run(r, c, state))
     return repeat(b, taps.rows, state, row)
 
+# %% ../nbs/31c_kernels.ipynb #85fed081
 def each_word(b, xs, ws, types_of, at, offset, i, acc, step):
     "`acc[pixel, block] = step(input, weights, acc)` for one word"
     x_type, w_type = types_of
@@ -299,6 +304,7 @@ def add_octets(b, v):
     v = b.add(b.and_(v, pairs), b.and_(b.lshr(v, const(V32, 8)), pairs))
     return b.add(b.and_(v, const(V32, 0xffff)), b.lshr(v, const(V32, 16)))
 
+# %% ../nbs/31c_kernels.ipynb #4ef02a65
 def count_bytes(b, xs, taps, ws):
     "as `count_words`, with counters of bytes"
     octets = vec(I8, 64)
@@ -336,6 +342,7 @@ def look_up(b, table, pairs, ws, i, js):
                 sums[at] = s if j == js[0] else b.add(sums[at], s)
     return sums
 
+# %% ../nbs/31c_kernels.ipynb #990678d9
 def table_step(b, table, pairs, ws, i, acc):
     "one word: eight look-ups for each pair of pixels and 32 channels"
     for js in ((0, 1, 2), (3, 4, 5), (6, 7)):
@@ -406,6 +413,7 @@ class Results(NamedTuple):
 
 def vector_at(b, address, q, *terms): return load(b, VF, plus(b, address, *terms, 64*q))
 
+# %% ../nbs/31c_kernels.ipynb #8933c5a6
 def finish(b, sums, blocks, left, to):
     "scale, bias, residual, PReLU, store; threshold, store bits. sums(pixel, block): floats"
     fma = function(b, 'llvm.fma.v16f32', VF, VF, VF, VF)
@@ -443,6 +451,7 @@ def parts_of(way, pixels, blocks, real):
     some_blocks = [[*range(j, j + q)] for j in range(0, blocks, q)]
     return [(i, j) for i in some_pixels for j in some_blocks]
 
+# %% ../nbs/31c_kernels.ipynb #a56ebb0c
 def count_parts(b, count, parts, xs, taps, ws):
     "vectors of counts (or sums, if real) for pixel p and block q at [p*len(ws) + q]"
     out = [None]*len(xs)*len(ws)
@@ -468,6 +477,7 @@ def results_of(b, row, i, c, signs):
                    res=plus(b, row.res, (first, row.res_step), column), res_step=row.res_step,
                    bits=[plus(b, bits, (s, 4)) for s in signs])
 
+# %% ../nbs/31c_kernels.ipynb #1c4c5a3c
 def tile_sums(b, way, real, table, x, run, w, row, pixel_offsets, blocks):
     "vectors of counts (or sums, if real), a block of 16 channels each, pixel by pixel"
     if way is Avx2 and not real:
@@ -480,6 +490,7 @@ def tile_sums(b, way, real, table, x, run, w, row, pixel_offsets, blocks):
     ws = [plus(b, w, (row.w_step, q)) for q in range(blocks)]
     return count_parts(b, count, parts_of(way, len(xs), blocks, real), xs, taps, ws)
 
+# %% ../nbs/31c_kernels.ipynb #29546a0f
 def make_tile(real):
     "tile(way, shape, row, table, x, words of a run, weights, number of the tile, first channel)"
     @intrinsic
@@ -502,6 +513,7 @@ def make_tile(real):
         return types.void(way, shape, o, *[types.int64]*6), code
     return tile
 
+# %% ../nbs/31c_kernels.ipynb #b1718dfa
 bit_tile, real_tile = make_tile(False), make_tile(True)
 
 # %% ../nbs/31c_kernels.ipynb #3f453ad4
@@ -524,6 +536,7 @@ def by_table(typing, way): # a constant for the compiler
 @jit
 def pixel_address(o, pixel): return o.x + 4*np.int64(np.int32(peek(o.pix + 12*pixel)))
 
+# %% ../nbs/31c_kernels.ipynb #3541ce00
 @jit
 def pair_indices(o, tile, to):
     "indices into the table for the two pairs of pixels of a tile: eight bytes a word"
@@ -539,7 +552,7 @@ def pair_indices(o, tile, to):
                     poke(to + 4, ((u >> four) & low) | (v & ~low))
                     to += 8
 
-# %% ../nbs/31c_kernels.ipynb #3541ce00
+# %% ../nbs/31c_kernels.ipynb #d4e634e7
 @jit
 def any_tile(way, shape, o, table, x, run, w, i, c):
     if o.kind == BIT_CONV: bit_tile(way, shape, o, table, x, run, w, i, c)
@@ -558,6 +571,7 @@ def one_tile(way, o, table, x, run, w, i, c):
 def span(n, t, threads): # what thread t of them does of n
     return n*t//threads, n*(t + 1)//threads
 
+# %% ../nbs/31c_kernels.ipynb #121e4482
 @jit
 def convolve(way, o, t, threads, table, scratch):
     "the share of thread t of one convolution"
@@ -673,6 +687,7 @@ class Target:
     sign_words:int = 0    # from pixel to pixel
     sign_padding:int = 0  # columns of zeros at both sides of the signs
 
+# %% ../nbs/31c_kernels.ipynb #9c192dec
 @dataclass
 class ConvPlan:
     "A convolution of an image of one size."
@@ -697,8 +712,8 @@ class ConvPlan:
 
     def rows(self):
         "the rows of `ROW`"
-        row, w = self.whole(), self.weights()
-        return np.concatenate([self.band(row.copy(), band, w) for band in bands(self.down)])
+        row, w = whole_row(self), self.weights()
+        return np.concatenate([band_row(self, row.copy(), band, w) for band in bands(self.down)])
 
     def weights(self):
         "address of the weights in blocks; they are laid out once for all plans"
@@ -706,49 +721,51 @@ class ConvPlan:
         if key not in self.made: self.made[key] = aligned(block_weights(self.w, self.way))
         return self.memory.keep(self.made[key])
 
-    def whole(self):
-        "what all bands have in common"
-        to, n, put = self.to, self.channels, self.memory
-        return make_row(
-            kind=REAL_CONV if self.real else BIT_CONV, channels=n, x=self.x,
-            w_step=self.w[0].size*self.bytes_of_word(),
-            scale=put.put(self.vectors), step=4*n, bits=to.signs or put.zeros(n),
-            out=to.numbers or put.zeros(n), out_step=to.step if to.numbers else 0,
-            res=to.residual or put.zeros(n), res_step=to.residual_step if to.residual else 0)
-
     def bytes_of_word(self): return 256 if self.way == 'avx2' and not self.real else 64
 
-    def band(self, row, band, w):
-        "the row of one band"
-        width, (kw, words), window = len(self.across), self.w.shape[2:], self.window
-        base, patterns = self.base(band)
-        row['pix'] = self.memory.put(self.pix(band, patterns))
-        row['pixels'] = (band.last - band.first)*width
-        row['base'], row['w'] = self.memory.put(base), w + band.tap0*kw*words*self.bytes_of_word()
-        row['rows'], row['row_step'] = band.tap1 - band.tap0, 4*self.row_words*window.dilation
-        row['cols'], row['col_step'], row['run'] = kw, 4*words*window.dilation, words
-        if window.dilation == 1: row['cols'], row['col_step'], row['run'] = 1, 0, kw*words
-        row['out'] += band.first*width*row['out_step']
-        row['res'] += band.first*width*row['res_step']
-        return row
+# %% ../nbs/31c_kernels.ipynb #5bba595c
+def whole_row(conv):
+    "what all bands have in common"
+    to, n, put = conv.to, conv.channels, conv.memory
+    return make_row(
+        kind=REAL_CONV if conv.real else BIT_CONV, channels=n, x=conv.x,
+        w_step=conv.w[0].size*conv.bytes_of_word(),
+        scale=put.put(conv.vectors), step=4*n, bits=to.signs or put.zeros(n),
+        out=to.numbers or put.zeros(n), out_step=to.step if to.numbers else 0,
+        res=to.residual or put.zeros(n), res_step=to.residual_step if to.residual else 0)
 
-    def base(self, band):
-        if self.real: return np.zeros((1, self.channels), np.int32), np.zeros(len(self.across), int)
-        return base_rows(self.w, self.c_in, slice(band.tap0, band.tap1), self.across)
+def band_row(conv, row, band, w):
+    "the row of one band"
+    width, (kw, words), window = len(conv.across), conv.w.shape[2:], conv.window
+    base, patterns = base_of(conv, band)
+    row['pix'] = conv.memory.put(pix_of(conv, band, patterns))
+    row['pixels'] = (band.last - band.first)*width
+    row['base'], row['w'] = conv.memory.put(base), w + band.tap0*kw*words*conv.bytes_of_word()
+    row['rows'], row['row_step'] = band.tap1 - band.tap0, 4*conv.row_words*window.dilation
+    row['cols'], row['col_step'], row['run'] = kw, 4*words*window.dilation, words
+    if window.dilation == 1: row['cols'], row['col_step'], row['run'] = 1, 0, kw*words
+    row['out'] += band.first*width*row['out_step']
+    row['res'] += band.first*width*row['res_step']
+    return row
 
-    def pix(self, band, patterns):
-        "int32 (pixels + 3, 3): offsets of inputs, of the row of `base` and of signs, in words"
-        width, words, to, window = len(self.across), self.w.shape[3], self.to, self.window
-        y, x = np.divmod(np.arange(band.first*width, band.last*width), width)
-        down = (y*window.stride - window.padding + band.tap0*window.dilation)*self.row_words
-        across = (x*window.stride + self.cols.start*window.dilation)*words
-        signs = (y*(width + 2*to.sign_padding) + x + to.sign_padding)*to.sign_words
-        pix = np.stack([down + across, patterns[x]*self.channels, signs], 1)
-        if np.abs(pix).max() >= 2**31:
-            raise ValueError(f'images of {self.size[0]}x{self.size[1]} pixels are too large for '
-                             'the packed kernels; cut them into tiles')
-        last = pix[-1:].repeat(3, 0) # the last tile reads four pixels
-        return np.concatenate([pix, last]).astype(np.int32)
+# %% ../nbs/31c_kernels.ipynb #81b517fd
+def base_of(conv, band):
+    if conv.real: return np.zeros((1, conv.channels), np.int32), np.zeros(len(conv.across), int)
+    return base_rows(conv.w, conv.c_in, slice(band.tap0, band.tap1), conv.across)
+
+def pix_of(conv, band, patterns):
+    "int32 (pixels + 3, 3): offsets of inputs, of the row of `base` and of signs, in words"
+    width, words, to, window = len(conv.across), conv.w.shape[3], conv.to, conv.window
+    y, x = np.divmod(np.arange(band.first*width, band.last*width), width)
+    down = (y*window.stride - window.padding + band.tap0*window.dilation)*conv.row_words
+    across = (x*window.stride + conv.cols.start*window.dilation)*words
+    signs = (y*(width + 2*to.sign_padding) + x + to.sign_padding)*to.sign_words
+    pix = np.stack([down + across, patterns[x]*conv.channels, signs], 1)
+    if np.abs(pix).max() >= 2**31:
+        raise ValueError(f'images of {conv.size[0]}x{conv.size[1]} pixels are too large for '
+                         'the packed kernels; cut them into tiles')
+    last = pix[-1:].repeat(3, 0) # the last tile reads four pixels
+    return np.concatenate([pix, last]).astype(np.int32)
 
 # %% ../nbs/31c_kernels.ipynb #a2db0fc5
 class Touched(NamedTuple):
@@ -766,6 +783,7 @@ def scratch_bytes(
 def rows_of(start, count, step, size): # the bytes from the first to the last of `count` places
     return start, (count - 1)*step + size
 
+# %% ../nbs/31c_kernels.ipynb #92e2cea3
 def touched_by_conv(o, pix, word_bytes):
     words, group = o.rows*o.cols*o.run, 32 if word_bytes == 256 else 16
     first, last = ((4*ends.astype(int)).tolist() for ends in (pix.min(0), pix.max(0)))
@@ -788,6 +806,7 @@ def touched_by_pool(o):
     last = (o.pixels//o.to_width - 1)*o.to_row + (o.to_width - 1)*o.col_step
     yield Touched('signs', o.bits, last + o.channels//8)
 
+# %% ../nbs/31c_kernels.ipynb #f1787675
 def touched_by_copy(o):
     "a copy of an image (`step`) is measured against the image's bytes"
     size = (o.height - 1)*o.row_step + (o.width - 1)*o.col_step + (o.channels - 1)*o.run + 4
@@ -799,7 +818,7 @@ def touched_by_result(o, pix):
     yield Touched('places', o.pix, 4*o.channels)
     yield Touched('input', o.x + 4*int(pix.min()), 4*int(pix.max() - pix.min()) + 4)
 
-# %% ../nbs/31c_kernels.ipynb #92e2cea3
+# %% ../nbs/31c_kernels.ipynb #54433c04
 def touched(
     o, # one row, as a record of Python's whole numbers
     arrays:dict, # address -> array
@@ -814,6 +833,7 @@ def touched(
 Row = NamedTuple('Row', [(name, int) for name in COLUMNS])
 FAULT = 'a fault of bnn_bn, please report it'
 
+# %% ../nbs/31c_kernels.ipynb #5a54439d
 def check_reach(
     rows:np.ndarray, # of `ROW`
     memory:Memory, # all that they may touch
@@ -837,6 +857,7 @@ def larger(b):
     "of two vectors"
     return lambda acc, v: b.select(b.fcmp_unordered('>', v, acc), v, acc)
 
+# %% ../nbs/31c_kernels.ipynb #549239d0
 def make_pool(largest):
     "the intrinsic pool(row, first input, rows, columns, out, signs, block of 32 channels)"
     @intrinsic
@@ -862,6 +883,7 @@ def make_pool(largest):
         return types.void(o, *[types.int64]*6), code
     return pool
 
+# %% ../nbs/31c_kernels.ipynb #bce4ddc6
 max_pool, sum_pool = make_pool(True), make_pool(False)
 
 @intrinsic
@@ -871,7 +893,7 @@ def move(typing, to, source): # one word
         return context.get_dummy_value()
     return types.void(types.int64, types.int64), code
 
-# %% ../nbs/31c_kernels.ipynb #549239d0
+# %% ../nbs/31c_kernels.ipynb #044bdca1
 @jit
 def reduce(o, t, threads):
     "thread t's share of a pool"
@@ -888,6 +910,7 @@ def reduce(o, t, threads):
             if o.kind == MAX: max_pool(o, source, y1 - y0, x1 - x0, out, signs, block)
             else: sum_pool(o, source, y1 - y0, x1 - x0, out, signs, block)
 
+# %% ../nbs/31c_kernels.ipynb #ec842c5a
 @jit
 def arrange(o, t, threads, image):
     "thread t's rows of a copy; the source has steps of its own from row to row, column and channel"
@@ -1011,11 +1034,13 @@ def check_conv(x, w, groups, **counts):
     if 0 in w.shape[1:]:
         raise ValueError(f'w of shape {w.shape}: a filter needs a channel and a tap')
 
+# %% ../nbs/31c_kernels.ipynb #1b1c158d
 def conv_group(x, w, window, way, threads):
     "(B,C_out,H',W') for one group"
     n, c_in = len(w), x.shape[1]
     size = [len(valid_taps(s, k, window)) for s, k in zip(x.shape[2:], w.shape[2:])]
-    way, out = way_for(way, w[0].size), np.zeros((len(x), n, *size), np.int32)
+    way = way_for(way, c_in*w.shape[2]*w.shape[3])
+    out = np.zeros((len(x), n, *size), np.int32)
     filters = np.zeros((32*words(n), *w.shape[2:], words(c_in)), np.uint32)
     filters[:n] = pack_signs(w.transpose(0, 2, 3, 1))
     sides = (0, 0), (0, 0), (window.padding, window.padding), (0, 0)
@@ -1025,6 +1050,7 @@ def conv_group(x, w, window, way, threads):
         to[...] = y[..., :n].transpose(2, 0, 1)
     return out
 
+# %% ../nbs/31c_kernels.ipynb #69e98526
 def conv_image(image, filters, c_in, size, *, window, way, threads):
     "(H',W',filters) float32, of one image of packed signs"
     out_size = [len(valid_taps(s, k, window)) for s, k in zip(size, filters.shape[1:3])]

@@ -206,8 +206,8 @@ def guarded_runs(side):
 @pytest.mark.parametrize('side', ('end', 'start'))
 def test_no_byte_outside(side):
     "widths, sizes, strides, batches, threads and ways at random, each buffer beside such a page"
-    code = 'import sys\nsys.path.insert(0, sys.argv[1])\nimport test_packed\ntest_packed.guarded_runs(sys.argv[2])'
-    p = python(code, str(ROOT/'tests'), side)
+    code = 'import sys\nsys.path.insert(0, sys.argv[1])\nfrom test_packed import guarded_runs\n'
+    p = python(code + 'guarded_runs(sys.argv[2])', str(ROOT/'tests'), side)
     assert p.returncode == 0 and p.stdout.strip() == 'inside', p.stderr[-2000:]
 
 
@@ -270,7 +270,8 @@ N_HEAD = struct.unpack('<I', DATA[12:16])[0]
 HEAD, BODY = json.loads(DATA[64:64 + N_HEAD]), DATA[64 + N_HEAD + -N_HEAD % 64:]
 WORDS = 'bit', 'f32', 'conv', 'bconv', 'mean', 'maxpool', 'avgpool', 0, 1, 2, 3, 255, 256, {}
 ODD = st.one_of(st.none(), st.booleans(), st.integers(-2**70, 2**70), st.floats(),
-                st.text(max_size=3), st.lists(st.integers(-2, 2**40), max_size=5), st.sampled_from(WORDS))
+                st.text(max_size=3), st.lists(st.integers(-2, 2**40), max_size=5),
+                st.sampled_from(WORDS))
 
 def places(v, path=()):
     "every place in a header"
