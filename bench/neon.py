@@ -13,7 +13,8 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 from llvmlite import binding as llvm
-from numba import carray, cfunc, types
+from numba import cfunc, from_dtype, types
+from numba.extending import intrinsic
 from bnn_bn.kernels import COLUMNS, ROW, WIDE1, WIDE2, WIDE4, bit_tile, block_weights, ways
 
 NEON, SHAPES = ways['neon'], {4: WIDE4, 2: WIDE2, 1: WIDE1}
@@ -41,12 +42,18 @@ int main(int argc, char **argv) {
 }
 '''
 
+@intrinsic
+def row_at(typing, address): # the row of a plan that lies there
+    record = from_dtype(ROW)
+    def code(context, b, signature, args): return b.bitcast(args[0], context.get_value_type(record))
+    return record(address), code
+
 def make(pixels):
     "a tile as a C function that takes the address of a row"
     shape = SHAPES[pixels]
     @cfunc(types.void(types.CPointer(types.int64)))
     def tile(a):
-        o = carray(a, 1, ROW)[0]
+        o = row_at(a)
         bit_tile(NEON, shape, o, 0, o.x, o.run, o.w, 0, 0)
     return tile
 
