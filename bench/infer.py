@@ -17,7 +17,7 @@ from bnn_bn.graph import read_bnn, write_bnn
 from bnn_bn.export import to_onnx
 from bnn_bn.files import write_file
 from bnn_bn.fold import FoldedNet, fold
-from bnn_bn.kernels import get_way, has_way, ways
+from bnn_bn.counting import get_way, has_way, ways
 from bnn_bn.models import reactnet_nobn
 import layers
 

@@ -6,9 +6,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
 NUMBER = {p.stem.partition('_')[2]: p.stem.partition('_')[0] for p in NOTEBOOKS if '#| default_exp' in p.read_text()}
-ALONE = 'binarize', 'augment', 'sigprop', 'agc', 'speed', 'cost', 'files', 'kernels'
+ALONE = 'binarize', 'augment', 'sigprop', 'agc', 'speed', 'cost', 'files', 'counting'
 ALLOWED = dict(probe={'activations', 'conv', 'sigprop'}, theory={'conv', 'sigprop'}, data={'augment'}, folder={'augment', 'data'},
-               graph={'files'}, bnnfile={'graph'}, engine={'graph', 'kernels'}, export={'files', 'graph', 'engine'}, convert={'activations', 'conv'}) # nearly alone
+               graph={'files'}, bnnfile={'graph'}, tiles={'counting'}, kernels={'counting', 'tiles'},
+               engine={'graph', 'counting', 'tiles', 'kernels'}, export={'files', 'graph', 'engine'}, convert={'activations', 'conv'}) # nearly alone
 
 def imported(name):
     "modules of ours that a module imports"
@@ -20,7 +21,7 @@ def imported(name):
 
 def test_found():
     assert set(ALONE) < set(NUMBER)
-    assert imported('engine') == {'kernels', 'graph'}
+    assert imported('engine') == {'graph', 'counting', 'tiles', 'kernels'}
 
 @pytest.mark.parametrize('name', NUMBER)
 def test_no_import_upward(name):
@@ -57,10 +58,10 @@ def test_extras_only_where_used():
 
 def test_what_others_import_is_public():
     "the modules of the engine import only what the others offer"
-    for name in ('fold', 'engine', 'deploy', 'bench'):
+    for name in ('fold', 'tiles', 'kernels', 'engine', 'deploy', 'bench'):
         tree = ast.parse((ROOT/f'bnn_bn/{name}.py').read_text())
         for n in ast.walk(tree):
-            if isinstance(n, ast.ImportFrom) and n.level and n.module in ('graph', 'kernels', 'engine', 'fold'):
+            if isinstance(n, ast.ImportFrom) and n.level and n.module in ('graph', 'counting', 'tiles', 'kernels', 'engine', 'fold'):
                 module = __import__(f'bnn_bn.{n.module}', fromlist=['__all__'])
                 assert {a.name for a in n.names} <= set(module.__all__), name
 

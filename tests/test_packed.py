@@ -10,11 +10,12 @@ import torch, torch.nn.functional as F
 from hypothesis import example, given, seed, settings, strategies as st
 
 from bnn_bn import engine, kernels
+from bnn_bn.counting import has_way, ways
 from bnn_bn.deploy import load_packed, pack
 from bnn_bn.engine import Engine
 from bnn_bn.fold import FoldedNet, fold
 from bnn_bn.graph import Graph, Node, from_bytes, to_bytes
-from bnn_bn.kernels import has_way, packed_conv2d, ways
+from bnn_bn.kernels import packed_conv2d
 from bnn_bn.models import create_model, list_models
 
 HERE = [w for w in ways if has_way(w)]
@@ -586,10 +587,10 @@ label = classify(net, np.zeros((32, 32, 3), np.uint8))[0][0][0]
 print(json.dumps([y.tolist(), label]))"""
 
 def test_without_torch(tmp_path):
-    "a process that can import numpy, numba and five of our modules, and nothing else that we need"
+    "a process that can import numpy, numba and seven of our modules, and nothing else that we need"
     site = tmp_path/'site'
     (site/'bnn_bn').mkdir(parents=True)
-    for m in ('__init__', 'files', 'kernels', 'graph', 'engine', 'deploy'):
+    for m in ('__init__', 'files', 'graph', 'counting', 'tiles', 'kernels', 'engine', 'deploy'):
         shutil.copy(ROOT/f'bnn_bn/{m}.py', site/'bnn_bn')
     model = create_model('reactnet18_nobn', n_out=10, width=.25, stem='cifar').eval()
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
