@@ -1,8 +1,9 @@
-"""The engine's table of look-ups beside OpenVINO on the instructions of an AVX2 machine, on a CPU that has more.
+"""The engine's table of look-ups beside OpenVINO on AVX2's instructions, on a CPU that has more.
 
     python bench/avx2.py --out results/bench_avx2.json --openvino PYTHON [--rounds 7]
 
-Both are held to AVX2: ours by numba's target CPU, OpenVINO by its oneDNN. One thread, batch 1, networks and turns as in bench/infer.py.
+Both are held to AVX2: ours by numba's target CPU, OpenVINO by its oneDNN. One thread, batch 1,
+networks and turns as in bench/infer.py.
 """
 import argparse, json, sys, tempfile
 from pathlib import Path
@@ -10,24 +11,40 @@ from bnn_bn.bench import Rival, take_turns
 from bnn_bn.files import write_file
 from infer import NETS, ROOT, make
 
-ENV = dict(PYTHONPATH=str(ROOT), NUMBA_CPU_NAME='znver3', NUMBA_CPU_FEATURES='', ONEDNN_MAX_CPU_ISA='AVX2', DNNL_MAX_CPU_ISA='AVX2')
+ENV = dict(PYTHONPATH=str(ROOT), NUMBA_CPU_NAME='znver3', NUMBA_CPU_FEATURES='',
+           ONEDNN_MAX_CPU_ISA='AVX2', DNNL_MAX_CPU_ISA='AVX2')
+
+def rivals_of(file, side, openvino):
+    "the programs that take turns"
+    def row(label, python, kind, *more):
+        program, *job = ROOT/'bench/rivals.py', kind, file, side, 1, 1
+        return Rival(label, [str(v) for v in (python, program, *job, *more)], ENV)
+    return [row('bnn_bn, avx2', sys.executable, 'way:avx2'),
+            row('OpenVINO, float32', openvino, 'openvino', '--onnx', file.with_suffix('.onnx')),
+            row('OpenVINO, binary', openvino, 'openvino-binary')]
+
+def line(r):
+    "one rival's time, for people"
+    if 'error' in r: return f"{r['name']}: {r['error']}"
+    ratio = f"{r['times_first']:.2f} ({r['least']:.2f} to {r['greatest']:.2f})"
+    return f"{r['name']}: {1e3*r['seconds']:.2f} ms, {ratio}"
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    p.add_argument('--out', required=True); p.add_argument('--openvino', required=True); p.add_argument('--rounds', type=int, default=7)
+    p.add_argument('--out', required=True)
+    p.add_argument('--openvino', required=True)
+    p.add_argument('--rounds', type=int, default=7)
     a = p.parse_args()
     out, folder = Path(a.out), Path(tempfile.mkdtemp())
     rows = json.loads(out.read_text()) if out.exists() else {}
     for name in NETS:
         if name not in rows:
             file, side = make(name, folder)
-            row = lambda label, python, kind, *more: Rival(label, [str(python), str(ROOT/'bench/rivals.py'), kind, str(file), str(side), '1', '1', *more], ENV)
-            rivals = [row('bnn_bn, avx2', sys.executable, 'way:avx2'), row('OpenVINO, float32', a.openvino, 'openvino', '--onnx', str(file.with_suffix('.onnx'))),
-                      row('OpenVINO, binary', a.openvino, 'openvino-binary')]
+            rivals = rivals_of(file, side, a.openvino)
             for r in rivals: r.start(1)
             rows[name] = take_turns(rivals, a.rounds)
             for r in rivals: r.stop()
             write_file(out, json.dumps(rows, indent=1).encode())
-        print(name, *(f"{r['name']}: " + (r.get('error') or f"{1e3*r['seconds']:.2f} ms, {r['times_first']:.2f} ({r['least']:.2f} to {r['greatest']:.2f})") for r in rows[name]), sep='\n  ', flush=True)
+        print(name, *map(line, rows[name]), sep='\n  ', flush=True)
 
 if __name__ == '__main__': main()

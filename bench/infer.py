@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from bnn_bn.activations import RPReLU, RSign
 from bnn_bn.bench import Rival, take_turns, usual_rivals
-from bnn_bn.bnnfile import read_bnn, write_bnn
+from bnn_bn.graph import read_bnn, write_bnn
 from bnn_bn.export import to_onnx
 from bnn_bn.files import write_file
 from bnn_bn.fold import FoldedNet, fold
-from bnn_bn.kernels import get_way, has_way, ways
+from bnn_bn.counting import get_way, has_way, ways
 from bnn_bn.models import reactnet_nobn
 import layers
 from infer_report import BINARY, draw, summary
@@ -89,7 +89,7 @@ class Bench:
 def rivals_of(a, bench):
     "all on the bench, not yet started; ours first"
     ours, *usual = bench.usual()
-    others = [w for w in ways if has_way(w) and len(get_way()) != ways[w]]
+    others = [w for w in ways if has_way(w) and get_way() != w]
     rows = [ours, *(bench.rival(f'{OURS}, {w}', sys.executable, f'way:{w}') for w in others)]
     rows += [*usual,
              bench.rival('torch, channels first', sys.executable, 'torch'),
@@ -187,7 +187,7 @@ def machine(a):
     out = dict(cpu=info.get('model name') or platform.processor() or platform.machine(),
                family=info.get('cpu family', ''), model=info.get('model', ''),
                flags=[f for f in info.get('flags', '').split() if f in FLAGS], cores=os.cpu_count(),
-               way=next(k for k, v in ways.items() if v == len(get_way())),
+               way=get_way(),
                clock_ghz=round(layers.clock()/1e9, 2), python=platform.python_version(),
                versions={k: version(k) for k in packages})
     if a.openvino: out['openvino'] = other_versions(a.openvino, 'openvino', 'numpy')

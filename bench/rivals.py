@@ -10,7 +10,7 @@ START = time.perf_counter()
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import numpy as np
 from bnn_bn.bench import serve
-from bnn_bn.bnnfile import read_bnn
+from bnn_bn.graph import read_bnn
 
 def packed(a, x, way):
     from bnn_bn.engine import Engine

@@ -9,7 +9,7 @@ __all__ = ['kinds', 'FLOAT', 'serve', 'Rival', 'take_turns', 'runner', 'onnx_run
 import json, os, statistics, subprocess, sys, tempfile, time
 from dataclasses import dataclass, field
 import numpy as np
-from .bnnfile import read_bnn
+from .graph import read_bnn
 
 # %% ../nbs/34_bench.ipynb #0edc6a5a
 def serve(

@@ -17,7 +17,7 @@ from .checkpoint import load_info, load_model
 from .models import BinaryNet, create_model
 from .recipes import Recipe, make_dls
 from .run import readable
-from .bnnfile import read_bnn
+from .graph import read_bnn
 from .deploy import facts, pack
 from .bench import kinds, take_turns, usual_rivals
 from .weights import card, cards, did_you_mean, pretrained_bytes, pretrained_path

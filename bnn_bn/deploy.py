@@ -8,7 +8,7 @@ __all__ = ['PackedNet', 'pack', 'load_packed', 'as_module', 'classify']
 # %% ../nbs/32_deploy.ipynb #d7a5a23d
 from pathlib import Path
 import numpy as np
-from .bnnfile import Graph, from_bytes, read_bnn, to_bytes, write_bnn
+from .graph import Graph, from_bytes, read_bnn, to_bytes, write_bnn
 from .engine import Engine
 
 # %% ../nbs/32_deploy.ipynb #641ecf91
@@ -50,7 +50,10 @@ def _check_tensor(x, channels):
                          f'(B,{channels},H,W) is needed')
     if x.device.type != 'cpu':
         raise ValueError(f'images lie on {x.device}: a packed network runs on the CPU; x.cpu() '
-                         f'mends that')
+                         'mends that')
+    if str(x.dtype) != 'torch.float32' or str(x.layout) != 'torch.strided':
+        raise ValueError(f'images of dtype {x.dtype} and layout {x.layout}: dense float32 is needed; '
+                         'x.float() mends the dtype')
 
 # %% ../nbs/32_deploy.ipynb #8da9010b
 def what_data_say(dls, images):
@@ -91,10 +94,11 @@ def pack(
 
 # %% ../nbs/32_deploy.ipynb #a70cb4a0
 def load_packed(
-    path, # file that `save` wrote, or the name of a network in the package
+    path, # file that `save` wrote, its bytes, an open file, or the name of a network in the package
     threads:int=1, way:str=None, # as in `PackedNet`
 )->PackedNet:
     "Read a packed network; everything about the file is checked first."
+    if not isinstance(path, (str, Path)): return PackedNet(read_bnn(path), threads, way)
     if Path(path).is_file() or Path(path).name != str(path) or Path(path).suffix == '.bnn':
         return PackedNet(read_bnn(path), threads, way)
     from bnn_bn.weights import card, pretrained_bytes

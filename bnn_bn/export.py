@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from . import __version__
-from .bnnfile import Graph, Node, check_graph
+from .graph import Graph, Node, check_graph
 from .engine import Engine, values_of
 from .files import write_file
 

@@ -11,7 +11,7 @@ import numpy as np, torch
 from torch import nn
 from .activations import RPReLU
 from .blocks import BiRealBlock, ReActBlock, XnorBlock
-from .bnnfile import Graph, from_bytes
+from .graph import Graph, from_bytes
 from .conv import ScaledStdConv2d
 from .fold import fold, thresholds
 from .models import BinaryNet, binary_net

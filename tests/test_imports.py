@@ -10,12 +10,13 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
 EXPORTING = [p for p in NOTEBOOKS if '#| default_exp' in p.read_text(encoding='utf-8')]
 NUMBER = {p.stem.partition('_')[2]: p.stem.partition('_')[0] for p in EXPORTING}
-ALONE = ('binarize', 'augment', 'sigprop', 'agc', 'autocast', 'ema', 'throughput', 'cost', 'files', 'kernels',
+ALONE = ('binarize', 'augment', 'sigprop', 'agc', 'autocast', 'ema', 'throughput', 'cost', 'files', 'counting',
          'netgraph')
 ALLOWED = dict( # nearly alone
     speed={'autocast', 'ema', 'throughput'}, probe={'activations', 'conv', 'sigprop'}, theory={'conv', 'sigprop'},
-    data={'augment'}, folder={'augment', 'data'}, bnnfile={'files'}, engine={'bnnfile', 'kernels'},
-    export={'files', 'bnnfile', 'engine'}, branches={'netgraph'}, variance={'netgraph', 'branches'},
+    data={'augment'}, folder={'augment', 'data'}, graph={'files'}, bnnfile={'graph'},
+    tiles={'counting'}, kernels={'counting', 'tiles'}, export={'files', 'graph', 'engine'},
+    engine={'graph', 'counting', 'tiles', 'kernels'}, branches={'netgraph'}, variance={'netgraph', 'branches'},
     normfree={'activations', 'conv', 'netgraph', 'variance'},
     convert={'netgraph', 'variance', 'normfree', 'start'})
 
@@ -46,7 +47,7 @@ def within(target, packages): return any(f'{target}.'.startswith(f'{p}.') for p 
 
 def test_found():
     assert set(ALONE) < set(NUMBER)
-    assert imported('engine') == {'kernels', 'bnnfile'}
+    assert imported('engine') == {'graph', 'counting', 'tiles', 'kernels'}
 
 @pytest.mark.parametrize('name', NUMBER)
 def test_no_import_upward(name):
@@ -109,6 +110,15 @@ def test_no_name_hides_one_of_fastai(of_fastai):
     found = {name: public(name) & of_fastai for name in NUMBER}
     found = {name: hidden for name, hidden in found.items() if hidden}
     assert 'Learner' in of_fastai and found == HIDES
+
+ENGINE = 'graph', 'counting', 'tiles', 'kernels', 'engine', 'fold'
+
+@pytest.mark.parametrize('name', ['fold', 'tiles', 'kernels', 'engine', 'deploy', 'bench'])
+def test_what_others_import_is_public(name):
+    "the modules of the engine import only what the others offer"
+    froms = [n for n in ast.walk(tree_of(name)) if isinstance(n, ast.ImportFrom) and n.level]
+    for n in froms:
+        if n.module in ENGINE: assert {a.name for a in n.names} <= public(n.module)
 
 def settings():
     config = configparser.ConfigParser(delimiters=['='], interpolation=None)

@@ -4,7 +4,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
-from bnn_bn.bnnfile import from_bytes
+from bnn_bn.graph import from_bytes
 from bnn_bn.checkpoint import load_model, save_model
 from bnn_bn.deploy import load_packed, pack
 from bnn_bn.fold import fold

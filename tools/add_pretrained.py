@@ -7,7 +7,7 @@ Written are bnn_bn/pretrained/NAME.bnn and its card in bnn_bn/pretrained/cards.j
 """
 import argparse, csv, json
 from pathlib import Path
-from bnn_bn.bnnfile import to_bytes
+from bnn_bn.graph import to_bytes
 from bnn_bn.checkpoint import load_model
 from bnn_bn.deploy import facts, pack
 from bnn_bn.recipes import Recipe, make_dls
