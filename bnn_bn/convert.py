@@ -40,12 +40,14 @@ def _batch(gm, model, example):
     what = f'a batch of shape {tuple(x.shape)} does not pass ({str(error).splitlines()[0]})'
     raise ValueError(f'{type(model).__name__}: {what}; give one with example') from error
 
-VALUES = 256 # of noise that each channel is set on, at least
+VALUES = 256 # of noise that each channel is set on, at least,
+PIXELS = 2**20 # but no more pixels than these
 
 def _more_noise(gm, shape):
     "noise of a shape, and of more pictures where the last maps are small"
     least = min(math.prod(shape_of(n)[2:]) for n in gm.graph.nodes if op(n) == 'bn')
-    return _noise((max(shape[0], math.ceil(VALUES/least)), *shape[1:]))
+    most = PIXELS//math.prod(shape[2:])
+    return _noise((max(shape[0], min(most, math.ceil(VALUES/least))), *shape[1:]))
 
 def _noise(shape):
     rng = torch.Generator('cpu').manual_seed(0)
