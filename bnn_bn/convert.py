@@ -10,7 +10,7 @@ import copy, math
 import torch, pandas as pd
 from torch import nn, fx, Tensor
 from . import start
-from .netgraph import note_shapes, op, read_graph, shape_of
+from .netgraph import WINDOWS, note_shapes, op, read_graph, shape_of
 from .variance import block_variances, plan_network
 from .normfree import NFConv2d, ScaleShift, put_modules
 
@@ -40,12 +40,14 @@ def _batch(gm, model, example):
     what = f'a batch of shape {tuple(x.shape)} does not pass ({str(error).splitlines()[0]})'
     raise ValueError(f'{type(model).__name__}: {what}; give one with example') from error
 
-VALUES = 256 # of noise that each channel is set on, at least
+VALUES = 256 # of noise that each channel is set on, at least,
+PIXELS = 2**20 # but no more pixels than these
 
 def _more_noise(gm, shape):
     "noise of a shape, and of more pictures where the last maps are small"
     least = min(math.prod(shape_of(n)[2:]) for n in gm.graph.nodes if op(n) == 'bn')
-    return _noise((max(shape[0], math.ceil(VALUES/least)), *shape[1:]))
+    most = PIXELS//math.prod(shape[2:])
+    return _noise((max(shape[0], min(most, math.ceil(VALUES/least))), *shape[1:]))
 
 def _noise(shape):
     rng = torch.Generator('cpu').manual_seed(0)
@@ -63,6 +65,19 @@ def _check_example(example):
         raise ValueError(f'example has {shape[0]} image; statistics need 2 or more, better 64')
     if isinstance(example, Tensor) and not example.is_floating_point():
         raise ValueError(f'example is {example.dtype}: give normalised floats, as in training')
+
+def _correct_pools(model, plan, x):
+    "the targets in front of pools, for pictures, whose neighbours are alike"
+    pooled = {n: j.tail[-1] for n, j in plan.jobs.items() if any(op(t) in WINDOWS for t in j.tail)}
+    behind = {last.target: n.target for n, last in pooled.items() if last.op == 'call_module'}
+    def hook(m, args, y):
+        found = y.double().var((0, 2, 3), correction=0).mean().sqrt().item()
+        if found > 1e-6: model.get_submodule(behind[names[m]]).target_std /= found
+    names = {model.get_submodule(name): name for name in behind}
+    handles = [m.register_forward_hook(hook) for m in names]
+    with start.keep_modes(model): model(x)
+    for h in handles: h.remove()
+    return bool(behind)
 
 def _calibrate(model, graph, x):
     "calibrate the graph of the training pass, which has auxiliary classifiers too"
@@ -93,6 +108,8 @@ def remove_bn(
     plan = plan_network(gm, alpha)
     with torch.random.fork_rng(devices=[]): put_modules(model, plan, binary, bias)
     if calibrate: _calibrate(model, gm.graph, x)
+    if calibrate and isinstance(example, Tensor):
+        if _correct_pools(model, plan, x): _calibrate(model, gm.graph, x)
     if not calibrate or not isinstance(example, Tensor): start.mark_fresh(model)
     for name, v in block_variances(model, plan).items(): model.get_submodule(name).expected_var = v
     for name, m in model.named_modules(): m.training = modes.get(name, modes[''])

@@ -308,3 +308,11 @@ def test_dead_convolution(monkeypatch):
     table = pd.DataFrame([alive, dead]).set_index('module')
     monkeypatch.setattr('bnn_bn.start.calibrate', lambda *args, **kwargs: table)
     with pytest.raises(ValueError, match='3.conv1: its output has the deviation 0'): remove_bn(mixed())
+
+def test_pools_on_pictures():
+    "neighbours in pictures are alike: what a maximum takes away is measured"
+    stem = nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+    net = remove_bn(nn.Sequential(*stem, Block(16)), example=pictures())
+    with torch.no_grad(): behind = net[:4].eval()(pictures())
+    assert .99 < behind.var((0, 2, 3)).mean() < 1.01
+    assert worst_channel(net, pictures()) < 1e-4
