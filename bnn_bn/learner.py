@@ -12,6 +12,7 @@ from torch import nn
 from fastai.basics import (Callback, CancelStepException, CrossEntropyLossFlat, L, Learner,
                            OptimWrapper, accuracy)
 from fastai.callback.hook import Hooks
+from fastcore.basics import patch
 from .agc import AdaptiveGradClip
 from .blocks import get_rules
 from .models import BinaryNet, assert_bn_free, decay_groups
@@ -44,6 +45,7 @@ def _bad_outputs(model, xb):
 class DivergenceError(RuntimeError):
     "Training met too many non-finite steps; the weights are those of the last good step."
 
+# %% ../nbs/22_learner.ipynb #9c8cafbd
 class DivergenceGuard(Callback):
     "Skip steps with a loss or gradient that is not finite; `patience` in a row: `DivergenceError`."
     order = 10.5 # after MixedPrecision (10), before AdaptiveGradClip (11)
@@ -66,15 +68,17 @@ class DivergenceGuard(Callback):
         if self.in_a_row >= self.patience: raise DivergenceError(self.message())
         raise CancelStepException
 
-    def message(self):
-        "what happened, where and with which settings"
-        clips = [c.kwargs['clip_factor'] for c in self.learn.cbs if isinstance(c, AdaptiveGradClip)]
-        last, place = self.log[-1], first_nonfinite(bare(self.learn.model), *self.xb)
-        clip = clips[0] if clips else None
-        return (f"{self.in_a_row} steps in a row were not finite, at epoch {last['epoch']}, "
-                f"step {last['step']}; first at {place}; learning rate {last['lr']:.3g}, "
-                f"clip factor {clip}; the weights are those of the last good step. "
-                "Try a lower rate or a smaller clip factor")
+# %% ../nbs/22_learner.ipynb #ea803d98
+@patch
+def message(self:DivergenceGuard)->str:
+    "What happened, where and with which settings."
+    clips = [c.kwargs['clip_factor'] for c in self.learn.cbs if isinstance(c, AdaptiveGradClip)]
+    last, place = self.log[-1], first_nonfinite(bare(self.learn.model), *self.xb)
+    clip = clips[0] if clips else None
+    return (f"{self.in_a_row} steps in a row were not finite, at epoch {last['epoch']}, "
+            f"step {last['step']}; first at {place}; learning rate {last['lr']:.3g}, "
+            f"clip factor {clip}; the weights are those of the last good step. "
+            "Try a lower rate or a smaller clip factor")
 
 # %% ../nbs/22_learner.ipynb #5ee784fb
 def all_finite(

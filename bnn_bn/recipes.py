@@ -118,7 +118,7 @@ def _check_numbers(r):
 def _check_real(r):
     "a real network has batch norm and one step"
     if r.model not in real_nets: return
-    for k, only in dict(norm='bn', steps=1, rules='default', start='').items():
+    for k, only in dict(norm='bn', steps=1, rules='default').items():
         v = getattr(r, k)
         if v != only:
             raise ValueError(f'{k}={v!r}: {r.model} is a real network with batch norm; '

@@ -164,3 +164,13 @@ def test_other_depths_and_stems(name, stem):
     again = calibrate(net, x, again=True)
     gains = again[again.set == 'gains']
     assert torch.allclose(torch.tensor(gains.met.tolist()), torch.tensor(gains.wanted.tolist()), rtol=1e-4)
+
+
+def test_a_walk_that_fails_puts_everything_back():
+    net = mini()
+    before = copy.deepcopy(net.state_dict())
+    def fail(m, args): raise RuntimeError('no memory')
+    net.body.block4.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match='no memory'): calibrate(net, IMAGES)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert not any(m._forward_hooks for m in net.modules())

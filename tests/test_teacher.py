@@ -49,7 +49,7 @@ def test_wrong_teachers(tmp_path):
 
 def test_same_pictures(tmp_path):
     "the teacher sees the batch that the pupil sees, small pictures and all"
-    r = make_recipe('fashion', sizes='16', bs=32, width=.125)
+    r = make_recipe('fashion', sizes='16', bs=32, width=.125, start='')
     teacher = make_model(replace(r, model='resnet9'), 10, 1)
     file = save_model(teacher, tmp_path/'teacher.safetensors')
     learn = make_learner(replace(r, teacher=str(file)), make_dls(r, device='cpu', images=64))
