@@ -9,7 +9,6 @@ the test images are not touched. The file is written after each run; runs that i
 after `--seconds` no new one begins: the same command goes on.
 """
 import argparse, json, time
-from dataclasses import replace
 from pathlib import Path
 import torch
 from fastai.basics import set_seed
@@ -86,15 +85,21 @@ def learner(changes, seed, path):
     return learn, recipe
 
 
+def fit(learn, recipe):
+    "one step or two"
+    kw = dict(schedule=recipe.schedule)
+    if recipe.steps == 1: learn.fit_step(recipe.epochs, recipe.lr, **kw)
+    else: learn.fit_two_step((recipe.epochs,)*2, recipe.lr, (recipe.wd, 0.), **kw)
+
+
 def run(changes, seed, path):
     "accuracy on the held-out images after each epoch, in percent, and losses"
     torch._dynamo.reset()
     learn, recipe = learner(changes, seed, path)
-    begin, fits = time.perf_counter(), [1]
+    begin = time.perf_counter()
     try:
         with show_progress(learn):
-            if recipe.steps == 2: learn.fit_two_step((recipe.epochs,)*2, recipe.lr, (recipe.wd, 0.), schedule=recipe.schedule)
-            else: learn.fit_step(recipe.epochs, recipe.lr, recipe.schedule)
+            fit(learn, recipe)
         diverged = False
     except DivergenceError: diverged = True
     rows = [[float(v) for v in row] for row in learn.recorder.values]
@@ -119,8 +124,9 @@ def main():
     a.add_argument('--out', type=Path, default=Path('results/start.json'))
     a = a.parse_args()
     torch.set_num_threads(a.threads)
-    head = dict(network='reactnet18, width 0.25, 1-bit weights and activations', data='CIFAR-10, 10,000 training images, 5,000 held out',
-                base={k: v for k, v in BASE.items()}, versions=versions())
+    head = dict(network='reactnet18, width 0.25, 1-bit weights and activations',
+                data='CIFAR-10, 10,000 training images, 5,000 held out',
+                base=BASE, versions=versions())
     done = json.loads(a.out.read_text()) if a.out.exists() else dict(head, runs=[])
     had, begin = {(r['name'], r['seed']) for r in done['runs']}, time.perf_counter()
     for group, name, changes, seed in planned(a.only.split(','), a.seeds):

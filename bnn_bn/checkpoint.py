@@ -15,7 +15,7 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save as to_bytes
 from .conv import QuantConv2d, ScaledStdConv2d
 from .files import write_file
-from .models import BinaryNet, binary_net
+from .models import BinaryNet
 from .realnet import network_of
 from .published import from_mmpretrain, from_reactnet, from_reference, load_strictly # noqa: F401, importable from here
 from .published import mmpretrain_names, reference_names, to_reference # noqa: F401, importable from here

@@ -32,7 +32,7 @@ def scramble(model, seed):
     return model.eval()
 
 
-# The package's own -------------------------------------------------------------------------------------------------------
+# The package's own ----------------------------------------
 
 def test_there_is_one():
     assert 'fashion-reactnet_mini' in NAMES and NAMES == list_models(pretrained=True)
@@ -85,7 +85,7 @@ def test_a_start_would_not_take_it_for_fresh():
     assert not is_fresh(net.reset_classifier(3)) and not is_fresh(net.reset_stem(3)) and start_parameters(net)
 
 
-# There and back ----------------------------------------------------------------------------------------------------------
+# There and back ----------------------------------------
 
 @pytest.mark.parametrize('seed', range(2))
 @pytest.mark.parametrize('name, width', [('reactnet18_nobn', .25), ('reactnet_mini_nobn', 1.),
@@ -108,7 +108,7 @@ def test_a_rebuilt_network_trains():
     assert sum(p.grad.abs().sum() > 0 for p in net.parameters()) > .9*len(list(net.parameters()))
 
 
-# From a run to a card ----------------------------------------------------------------------------------------------------
+# From a run to a card ----------------------------------------
 
 @pytest.fixture(scope='module')
 def added(tmp_path_factory):
@@ -162,7 +162,7 @@ def test_no_room(tmp_path):
     add_pretrained('a', b'1', tmp_path, force=True, **facts) # in place of the large one
 
 
-# The live network is packed, saved and loaded ----------------------------------------------------------------------------
+# The live network is packed, saved and loaded ----------------------------------------
 
 def put(name, module): return lambda m: m.set_submodule(name, module)
 CHANGES = dict(

@@ -1,9 +1,11 @@
 """Put the network of a finished run into the package: `python tools/add_pretrained.py RUN NAME`.
 
-RUN is the folder of a `bnn_train` run (result.json, config.json, history.csv, model.safetensors, best.safetensors). NAME is how users
-ask for it, by custom DATA-BACKBONE: cifar10-reactnet18, cifar10-reactnet18-bn, cifar10-reactnet18-w25. The network of the last epoch
-is shipped; its best epoch was chosen on the validation images, `--which best` ships it nevertheless. Both accuracies are on the card.
-Written are bnn_bn/pretrained/NAME.bnn and its card in bnn_bn/pretrained/cards.json, with every figure read from the run.
+RUN is the folder of a `bnn_train` run (result.json, config.json, history.csv, model.safetensors,
+best.safetensors). NAME is how users ask for it, by custom DATA-BACKBONE: cifar10-reactnet18,
+cifar10-reactnet18-bn, cifar10-reactnet18-w25. The network of the last epoch is shipped; its best
+epoch was chosen on the validation images, `--which best` ships it nevertheless. Both accuracies are
+on the card. Written are bnn_bn/pretrained/NAME.bnn and its card in bnn_bn/pretrained/cards.json,
+with every figure read from the run.
 """
 import argparse, csv, json
 from pathlib import Path
