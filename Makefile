@@ -32,7 +32,7 @@ test: install
 	$(BIN)/ruff check -q nbs tests tools bench docs setup.py
 	$(BIN)/python -m pytest -q tests
 
-# what most mistakes break, in about two minutes
+# what most mistakes break, in a few minutes
 quick: install
 	$(BIN)/ruff check -q nbs tests tools bench docs setup.py
 	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_links.py tests/test_notebooks.py \
