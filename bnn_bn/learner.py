@@ -104,9 +104,10 @@ def any_process(
     return bool(t)
 
 def bare(
-    model:nn.Module, # maybe wrapped for several devices
+    model:nn.Module, # maybe compiled, or wrapped for several devices
 )->nn.Module:
     "The network itself."
+    model = getattr(model, '_orig_mod', model) # of torch.compile
     wrapped = isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel))
     return model.module if wrapped else model
 
@@ -123,8 +124,8 @@ def bnn_learner(
     metrics=accuracy, cbs=None, **kwargs # as in fastai's `Learner`
 )->Learner:
     "A fastai Learner with a calibrated start, a divergence guard, AGC and our decay groups."
-    if isinstance(model, BinaryNet): _check_fit(dls, model)
-    if calibrated is None: calibrated = _wants_start(model)
+    if isinstance(bare(model), BinaryNet): _check_fit(dls, bare(model))
+    if calibrated is None: calibrated = _wants_start(bare(model))
     own = [DivergenceGuard(patience)]
     if calibrated: own.append(CalibratedStart())
     if clip_factor is not None: own.append(AdaptiveGradClip(clip_factor))

@@ -224,6 +224,11 @@ def _whole_batch(x):
     torch.distributed.all_gather(parts, x.contiguous())
     return torch.stack(parts, 1).flatten(0, 1)
 
+def _inside(model):
+    "the network within DistributedDataParallel or torch.compile"
+    model = getattr(model, '_orig_mod', model)
+    return getattr(model, 'module', model)
+
 def _share(model):
     "the first process's start for all"
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()): return
@@ -244,7 +249,7 @@ class CalibratedStart(Callback):
     def before_batch(self):
         if not self.due: return
         self.due = False
-        model = getattr(self.model, 'module', self.model) # of DistributedDataParallel
+        model = _inside(self.model)
         if not any(map(_has_gain, model.modules())) or not is_fresh(model): return
         x = _whole_batch(self.xb[0].detach())[:self.images]
         self.table = calibrate(model, x, self.parts)
