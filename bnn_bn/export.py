@@ -237,9 +237,6 @@ def _check_shape(graph, shape):
     if not any(isinstance(s, str) for s in shape[1:]): values_of(graph, tuple(shape[1:]))
 
 def _check_step(where, n):
-    if not n.op.endswith('conv') and n.dilation != 1:
-        raise ValueError(f'{where}: a pool with gaps (dilation {n.dilation}) is not exported; '
-                         'use dilation 1')
     for k, a in n.tensors.items():
         good = ~np.isnan(a) if k == 'threshold' else np.isfinite(a)
         if good.all(): continue
