@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np, torch
 from fastai.callback.hook import Hooks
 from fastprogress.fastprogress import progress_bar
-from bnn_bn.activations import RSign
+from bnn_bn.layers.activations import RSign
 from bnn_bn.checkpoint import load_model
 from bnn_bn.data import cifar10_dls
 from bnn_bn.deploy import pack
-from bnn_bn.engine import signs_seen
+from bnn_bn.onebit.engine import signs_seen
 from bnn_bn.files import write_file
 
 def signs_of(model, x):

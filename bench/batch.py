@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np, torch
 from bnn_bn.data import fashion_mini
-from bnn_bn.demo import train_one
+from bnn_bn.train.demo import train_one
 from bnn_bn.files import write_file
 from bnn_bn.learner import DivergenceError
-from bnn_bn.run import versions
+from bnn_bn.train.run import versions
 
 KINDS, SIZES, PEAK = ('nobn', 'bn'), (64, 16, 4, 2, 1), .02
 RULES = dict(linear=lambda bs: PEAK*bs/64, root=lambda bs: PEAK*(bs/64)**.5)

@@ -18,7 +18,7 @@ from torchvision import models as tv
 from bnn_bn.convert import drop_bn, remove_bn
 from bnn_bn.data import fashion_mini
 from bnn_bn.models import assert_bn_free
-from bnn_bn.sigprop import signal_stats
+from bnn_bn.signal.ledger import signal_stats
 
 VARIANTS = {'ledger': dict(calibrate=False), 'real': {}, 'act': dict(binary='act'),
             'both': dict(binary='both')}

@@ -39,17 +39,17 @@ sys.path[:0] = [str(ROOT), str(ROOT/'tests')]
 import torch, torch.nn.functional as F
 from fastai.basics import set_seed
 import fastai.callback.progress # noqa: F401, Learner.no_bar
-from bnn_bn.activations import RPReLU, RSign
+from bnn_bn.layers.activations import RPReLU, RSign
 from bnn_bn.agc import adaptive_clip_grad, clipped_parameters, unitwise_norm
 from bnn_bn.augment import flip_and_crop
-from bnn_bn.blocks import BiRealBlock
-from bnn_bn.conv import ScaledStdConv2d
+from bnn_bn.layers.blocks import BiRealBlock
+from bnn_bn.layers.conv import ScaledStdConv2d
 from bnn_bn.data import tensor_dls
 from bnn_bn.files import write_file
 from bnn_bn.models import decay_groups, reactnet_nobn
-from bnn_bn.recipes import make_learner, make_recipe
-from bnn_bn.run import versions
-from bnn_bn.speed import Compile
+from bnn_bn.train.recipes import make_learner, make_recipe
+from bnn_bn.train.run import versions
+from bnn_bn.train.speed import Compile
 
 # dense bf16 operations a second, from the maker's data sheets
 PEAK = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12}
@@ -111,7 +111,7 @@ def authors_clip(params, clip_factor=.02, eps=1e-3):
 
 def cells(a, record, until):
     "Run each notebook that has `cuda` cells in a process of its own, up to the last of them."
-    files = [f for f in sorted((ROOT/'nbs').glob('*.ipynb')) if cuda_cells(f)]
+    files = [f for f in sorted((ROOT/'nbs').rglob('[0-9]*.ipynb')) if cuda_cells(f)]
     names = ['02b_augment'] if a.quick else [f.stem for f in files]
     for name in names:
         if name in record or time.monotonic() > until: continue
@@ -119,11 +119,15 @@ def cells(a, record, until):
         start = time.monotonic()
         done = subprocess.run(command, env=environment(), capture_output=True, text=True)
         record[name] = dict(passed=not done.returncode,
-                            cuda_cells=len(cuda_cells(ROOT/f'nbs/{name}.ipynb')),
+                            cuda_cells=len(cuda_cells(notebook(name))),
                             error=done.stderr.strip()[-300:] if done.returncode else '',
                             seconds=round(time.monotonic() - start, 1))
         keep(a, 'cells', record)
     return dict(record, done=all(n in record for n in names))
+
+def notebook(name):
+    "the file of a chapter, in whatever part it stands"
+    return next((ROOT/'nbs').rglob(f'{name}.ipynb'))
 
 def sources(file):
     "the code cells of a notebook"
@@ -136,7 +140,7 @@ def cuda_cells(file):
 
 def run_notebook(name):
     "Run the code cells of a notebook up to the last that is tagged cuda."
-    file = ROOT/f'nbs/{name}.ipynb'
+    file = notebook(name)
     os.chdir(file.parent)
     os.environ.update(MPLBACKEND='Agg', IN_TEST='1')
     module = sys.modules['__main__'] = types.ModuleType('__main__') # where pickle looks for classes
@@ -262,7 +266,7 @@ def training(a, name, recipe, goal, until):
     full = [recipe, '--path', a.path, '--amp', 'bf16', '--compile']
     words = ['fashion', *QUICK_RUN] if a.quick else full
     words += ['--out', run, '--device', a.device, '--resume', '--no_download']
-    program = 'from bnn_bn.run import bnn_train; bnn_train()'
+    program = 'from bnn_bn.train.run import bnn_train; bnn_train()'
     command = [sys.executable, '-c', program, *map(str, words)]
     process = subprocess.Popen(command, env=environment())
     try: process.wait(max(1., until - time.monotonic()))

@@ -12,11 +12,11 @@ import argparse, json, statistics, sys, time
 from pathlib import Path
 import numpy as np
 from numba import njit
-from bnn_bn.counting import ways
-from bnn_bn.engine import Engine, set_images
-from bnn_bn.graph import read_bnn
-from bnn_bn.kernels import Job, run_plan
-from bnn_bn.tiles import COPY, RESULT
+from bnn_bn.onebit.counting import ways
+from bnn_bn.onebit.engine import Engine, set_images
+from bnn_bn.onebit.graph import read_bnn
+from bnn_bn.onebit.kernels import Job, run_plan
+from bnn_bn.onebit.tiles import COPY, RESULT
 
 # 256-bit operations for 512 products (table in nbs/31c_counting.ipynb), on a core that does four a cycle
 OPERATIONS = dict(avx512=6, avx2=28/4, portable=18)

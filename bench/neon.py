@@ -15,9 +15,9 @@ import numpy as np
 from llvmlite import binding as llvm
 from numba import cfunc, from_dtype, types
 from numba.extending import intrinsic
-from bnn_bn.counting import ways
-from bnn_bn.kernels import block_weights
-from bnn_bn.tiles import COLUMNS, ROW, WIDE1, WIDE2, WIDE4, bit_tile
+from bnn_bn.onebit.counting import ways
+from bnn_bn.onebit.kernels import block_weights
+from bnn_bn.onebit.tiles import COLUMNS, ROW, WIDE1, WIDE2, WIDE4, bit_tile
 
 NEON, SHAPES = ways['neon'], {4: WIDE4, 2: WIDE2, 1: WIDE1}
 MAIN = r'''

@@ -10,17 +10,17 @@ START = time.perf_counter()
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import numpy as np
 from bnn_bn.bench import serve
-from bnn_bn.graph import read_bnn
+from bnn_bn.onebit.graph import read_bnn
 
 def packed(a, x, way):
-    from bnn_bn.engine import Engine
+    from bnn_bn.onebit.engine import Engine
     engine = Engine(read_bnn(a.file), a.threads, way)
     return lambda: engine(x)
 
 def torch_rows(a, x, compiled=False):
     "eager or compiled torch in torch's own layout; `bnn_bn.bench` has channels_last"
     import torch
-    from bnn_bn.fold import FoldedNet
+    from bnn_bn.onebit.fold import FoldedNet
     torch.set_num_threads(a.threads)
     torch.set_grad_enabled(False)
     net, images = FoldedNet(read_bnn(a.file), exact=False).eval(), torch.tensor(x)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import torch, torch.nn.functional as F
 from bnn_bn.agc import adaptive_clip_grad, clipped_parameters
 from bnn_bn.models import reactnet_nobn
-from bnn_bn.probe import SigProp
+from bnn_bn.signal.probe import SigProp
 
 class Training:
     "A network, a batch and an optimizer, with the callback beside."

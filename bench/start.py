@@ -14,9 +14,9 @@ import torch
 from fastai.basics import set_seed
 from bnn_bn.files import write_file
 from bnn_bn.learner import DivergenceError
-from bnn_bn.recipes import make_dls, make_learner, make_recipe
-from bnn_bn.run import show_progress, versions
-from bnn_bn.start import PARTS, CalibratedStart
+from bnn_bn.train.recipes import make_dls, make_learner, make_recipe
+from bnn_bn.train.run import show_progress, versions
+from bnn_bn.signal.start import PARTS, CalibratedStart
 
 BASE = dict(width=.25, steps=1, epochs=8, bs=64, lr=.004, clip=0, ema=0., alpha=.25, start='calibrated')
 AS_IS = dict(start='', clip=.02)

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch, torch.nn.functional as F
 from bnn_bn.agc import adaptive_clip_grad, clipped_parameters
 from bnn_bn.models import decay_groups, reactnet_bn, reactnet_nobn
-from bnn_bn.speed import bf16_is_fast, fused, has_compiler, keep_compiled
+from bnn_bn.train.speed import bf16_is_fast, fused, has_compiler, keep_compiled
 
 # dense bfloat16 operations a second, from the makers' data sheets
 PEAK = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12}

@@ -24,8 +24,13 @@ def read_parts(file):
     "the parts of the book from docs/parts.ini"
     config = ConfigParser(delimiters=['='], interpolation=None)
     config.read(file, encoding='utf-8')
-    return [Part(name, config[name]['about'], config[name]['chapters'].split())
+    return [Part(name, config[name]['about'], chapters_of(config[name]))
             for name in config.sections()]
+
+def chapters_of(section):
+    "a name without a folder lies in the folder of its part"
+    names = section['chapters'].split()
+    return [n if '/' in n else f"{section['folder']}/{n}" for n in names]
 
 def read_notebook(file): return json.loads(Path(file).read_text(encoding='utf-8'))
 

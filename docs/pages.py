@@ -143,7 +143,7 @@ def main(out=ROOT/'_site'):
     chapters = {module_of(nb): name for name, nb in notebooks.items()}
     found = {m: symbols(file_of(m)) for m in modules()}
     blob = f"{s['git_url']}/blob/{s['branch']}"
-    pages = {c: f'{c}.ipynb' for c in notebooks}
+    pages = {name: f'{c}.ipynb' for c in notebooks for name in (c, Path(c).name)}
     links = Links(ROOT, blob, pages, full_names(found), OTHERS)
     write_chapters(out, parts, notebooks, links)
     write_api(out, found, chapters, blob)

@@ -5,8 +5,8 @@ import pandas as pd, pytest, torch, torch.nn.functional as F
 from torch import nn
 from bnn_bn.convert import NFConv2d, remove_bn
 from bnn_bn.models import assert_bn_free
-from bnn_bn.sigprop import signal_stats
-from bnn_bn.start import calibrate, is_fresh
+from bnn_bn.signal.ledger import signal_stats
+from bnn_bn.signal.start import calibrate, is_fresh
 
 tv = pytest.importorskip('torchvision').models
 SWEEP = json.loads((Path(__file__).parent.parent/'results/convert.json').read_text())['networks']
@@ -306,7 +306,7 @@ def test_dead_convolution(monkeypatch):
     dead = dict(module='3.conv1', set='gains', channels=2, dead=[0, 1])
     alive = dict(module='0', set='gains', channels=2, dead=[1])
     table = pd.DataFrame([alive, dead]).set_index('module')
-    monkeypatch.setattr('bnn_bn.start.calibrate', lambda *args, **kwargs: table)
+    monkeypatch.setattr('bnn_bn.signal.start.calibrate', lambda *args, **kwargs: table)
     with pytest.raises(ValueError, match='3.conv1: its output has the deviation 0'): remove_bn(mixed())
 
 def test_pools_on_pictures():

@@ -7,10 +7,10 @@ import fastai.callback.progress # noqa: F401, Learner.no_bar
 from fastai.callback.fp16 import MixedPrecision
 from fastai.torch_core import TensorBase, TensorImage
 from bnn_bn.data import fashion_mini
-from bnn_bn.distill import Distill, Teacher, distill_loss, load_teacher
+from bnn_bn.train.distill import Distill, Teacher, distill_loss, load_teacher
 from bnn_bn.learner import bnn_learner
 from bnn_bn.models import reactnet_nobn
-from bnn_bn.speed import Autocast
+from bnn_bn.train.speed import Autocast
 
 def make_teacher():
     layers = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()

@@ -6,8 +6,8 @@ Needs no torch, so that it runs where QONNX's executor is installed: pip install
 import copy, importlib.util, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest
-from bnn_bn.graph import Graph, Node, check_graph
-from bnn_bn.engine import Engine
+from bnn_bn.onebit.graph import Graph, Node, check_graph
+from bnn_bn.onebit.engine import Engine
 from bnn_bn.export import assert_norm_free, check_onnx, run_onnx, to_onnx, to_qonnx
 
 ROOT, SEEDS = Path(__file__).parent.parent, range(8)

@@ -3,51 +3,78 @@ import ast
 import configparser
 import importlib
 import json
+import re
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
-EXPORTING = [p for p in NOTEBOOKS if '#| default_exp' in p.read_text(encoding='utf-8')]
-NUMBER = {p.stem.partition('_')[2]: p.stem.partition('_')[0] for p in EXPORTING}
-ALONE = ('binarize', 'augment', 'sigprop', 'agc', 'autocast', 'ema', 'throughput', 'cost', 'files', 'counting',
-         'netgraph')
-ALLOWED = dict( # nearly alone
-    speed={'autocast', 'ema', 'throughput'}, probe={'activations', 'conv', 'sigprop'}, theory={'conv', 'sigprop'},
-    data={'augment'}, folder={'augment', 'data'}, graph={'files'}, bnnfile={'graph'},
-    tiles={'counting'}, kernels={'counting', 'tiles'}, export={'files', 'graph', 'engine'},
-    engine={'graph', 'counting', 'tiles', 'kernels'}, branches={'netgraph'}, variance={'netgraph', 'branches'},
-    normfree={'activations', 'conv', 'netgraph', 'variance'},
-    convert={'netgraph', 'variance', 'normfree', 'start'})
+NOTEBOOKS = sorted((ROOT/'nbs').rglob('[0-9]*.ipynb'))
+EXP = re.compile(r'#\| default_exp ([\w.]+)')
 
-def tree_of(name): return ast.parse((ROOT/f'bnn_bn/{name}.py').read_text(encoding='utf-8'))
+def module_of(nb):
+    "the module that a notebook makes, or ''"
+    found = EXP.search(nb.read_text(encoding='utf-8'))
+    return found[1] if found else ''
 
-def targets(node):
-    "what an import statement names; nbdev writes ours relative: `from .agc import x`"
+# modules with the number of their notebook: {'layers.conv': '02'}
+NUMBER = {module_of(p): p.stem.partition('_')[0] for p in NOTEBOOKS if module_of(p)}
+ALONE = ('layers.binarize', 'augment', 'signal.ledger', 'agc', 'train.autocast', 'train.ema',
+         'train.throughput', 'cost', 'files', 'onebit.counting', 'surgery.netgraph')
+ALLOWED = { # nearly alone
+    'train.speed': {'train.autocast', 'train.ema', 'train.throughput'},
+    'signal.probe': {'layers.activations', 'layers.conv', 'signal.ledger'},
+    'signal.theory': {'layers.conv', 'signal.ledger'},
+    'data': {'augment'}, 'folder': {'augment', 'data'}, 'onebit.graph': {'files'},
+    'onebit.tiles': {'onebit.counting'}, 'onebit.kernels': {'onebit.counting', 'onebit.tiles'},
+    'onebit.engine': {'onebit.graph', 'onebit.counting', 'onebit.tiles', 'onebit.kernels'},
+    'export': {'files', 'onebit.graph', 'onebit.engine'},
+    'surgery.branches': {'surgery.netgraph'},
+    'surgery.variance': {'surgery.netgraph', 'surgery.branches'},
+    'surgery.normfree': {'layers.activations', 'layers.conv', 'surgery.netgraph', 'surgery.variance'},
+    'convert': {'surgery.netgraph', 'surgery.variance', 'surgery.normfree', 'signal.start'}}
+
+def file_of(name): return ROOT/f'bnn_bn/{name.replace(".", "/")}.py'
+
+def tree_of(name): return ast.parse(file_of(name).read_text(encoding='utf-8'))
+
+def targets(node, here=''):
+    "what an import statement in a module of ours names; `here` is the module's package"
     if isinstance(node, ast.Import): return [a.name for a in node.names]
     if not isinstance(node, ast.ImportFrom): return []
-    if node.level and not node.module: return [f'bnn_bn.{a.name}' for a in node.names]
-    return [f'bnn_bn.{node.module}' if node.level else node.module]
+    base = base_of(node, here)
+    modules = [f'{base}.{a.name}'.strip('.') for a in node.names]
+    inside = node.level and any(m.removeprefix('bnn_bn.') in NUMBER for m in modules)
+    return modules if inside else [base]
+
+def base_of(node, here):
+    "the module behind `from`: nbdev writes ours relative, `from ..agc import x`"
+    if not node.level: return node.module
+    parts = ['bnn_bn', *here.split('.')] if here else ['bnn_bn']
+    parts = parts[:len(parts) - node.level + 1]
+    return '.'.join([*parts, node.module or '']).strip('.')
+
+def package_of(name): return name.rpartition('.')[0]
 
 def imported(name):
     "modules of ours that a module imports"
-    found = [t for node in ast.walk(tree_of(name)) for t in targets(node)]
+    found = [t for n in ast.walk(tree_of(name)) for t in targets(n, package_of(name))]
     return {t.removeprefix('bnn_bn.') for t in found if t.startswith('bnn_bn.')} & set(NUMBER)
 
-def on_import(tree):
+def on_import(tree, here=''):
     "what is imported when a module is: every statement that stands in no function"
     kinds = ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda
     found = []
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, kinds): continue
-        found += targets(node) + on_import(node)
+        found += targets(node, here) + on_import(node, here)
     return found
 
 def within(target, packages): return any(f'{target}.'.startswith(f'{p}.') for p in packages)
 
 def test_found():
     assert set(ALONE) < set(NUMBER)
-    assert imported('engine') == {'graph', 'counting', 'tiles', 'kernels'}
+    engine = {'graph', 'counting', 'tiles', 'kernels'}
+    assert imported('onebit.engine') == {f'onebit.{m}' for m in engine}
 
 @pytest.mark.parametrize('name', NUMBER)
 def test_no_import_upward(name):
@@ -57,8 +84,55 @@ def test_no_import_upward(name):
 
 def test_no_orphan():
     "each module has its notebook, and each notebook its module"
-    modules = {p.stem for p in (ROOT/'bnn_bn').glob('*.py')} - {'__init__', '_modidx'}
-    assert modules == set(NUMBER)
+    files = [p.relative_to(ROOT/'bnn_bn') for p in (ROOT/'bnn_bn').rglob('*.py')]
+    modules = {'.'.join(p.with_suffix('').parts) for p in files if p.name != '__init__.py'}
+    assert modules - {'_modidx'} == set(NUMBER)
+
+# What a package may import from outside, as its docstring says; the doors stand above all of them.
+ROOMS = dict(
+    layers=set(), signal={'layers'}, surgery={'layers'},
+    onebit={'layers', 'models', 'files', 'weights'},
+    train={'layers', 'signal', 'models', 'data', 'augment', 'folder', 'learner', 'checkpoint',
+           'realnet', 'files', 'weights'})
+
+def room(module): return module.partition('.')[0]
+
+def arrows():
+    "which room imports from which: {(from, to)}"
+    pairs = {(room(name), room(m)) for name in NUMBER if name != 'all' for m in imported(name)}
+    return {(a, b) for a, b in pairs if a != b}
+
+def test_rooms():
+    "few rooms, few arrows"
+    rooms = {room(m) for m in NUMBER if not m.startswith('_')}
+    assert len(rooms) <= 24
+    assert len(arrows()) <= 60
+
+@pytest.mark.parametrize('package', ROOMS)
+def test_a_package_imports_what_it_says(package):
+    "and its docstring names each module that it has"
+    assert {b for a, b in arrows() if a == package} <= ROOMS[package]
+    doc = importlib.import_module(f'bnn_bn.{package}').__doc__
+    inside = {m.partition('.')[2] for m in NUMBER if room(m) == package}
+    assert inside <= set(re.findall(r'\w+', doc))
+
+# Modules reached by their name at the time of a call, against the order. This list can only shrink:
+# `pretrained=` of a network's factory needs the packed files, which are made from networks.
+LATE = {('models', 'onebit.unpack')}
+
+def test_by_name():
+    calls = re.compile(r"import_module\('bnn_bn\.([\w.]+)'")
+    found = {(name, m) for name in NUMBER
+             for m in calls.findall(file_of(name).read_text(encoding='utf-8'))}
+    assert found == LATE
+
+def test_no_circle_of_rooms():
+    "rooms that import nothing are taken away until none is left"
+    left, found = {room(m) for m in NUMBER}, arrows()
+    while left:
+        free = {r for r in left if not any(a == r and b in left for a, b in found)}
+        assert free, f'a circle among {sorted(left)}'
+        left -= free
 
 @pytest.mark.parametrize('nb', NOTEBOOKS, ids=lambda p: p.stem)
 def test_cells_import_downward(nb):
@@ -67,21 +141,22 @@ def test_cells_import_downward(nb):
     code = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
     lines = [x for c in code for x in c.splitlines() if x.startswith('from bnn_bn.')]
     for line in lines:
-        module = line.split()[1].split('.')[1]
-        assert NUMBER[module] < nb.stem.partition('_')[0], line
+        module = line.split()[1].removeprefix('bnn_bn.')
+        below = NUMBER.get(module, '') < nb.stem.partition('_')[0]
+        assert below or module == module_of(nb), line
 
 TORCHVISION = 'torchvision', 'fastai.vision.all', 'fastai.vision.models', 'fastai.vision.learner'
 
 @pytest.mark.parametrize('name', NUMBER)
 def test_torchvision_only_where_used(name):
     "the library works without torchvision: it is imported inside functions only"
-    assert not [t for t in on_import(tree_of(name)) if within(t, TORCHVISION)]
+    assert not [t for t in on_import(tree_of(name), package_of(name)) if within(t, TORCHVISION)]
 
 @pytest.mark.parametrize('name', NUMBER)
 def test_extras_only_where_used(name):
     "onnx, onnxruntime and qonnx are extras: no module imports one when it is imported"
     extras = 'onnx', 'onnxruntime', 'qonnx'
-    assert not [t for t in on_import(tree_of(name)) if within(t, extras)]
+    assert not [t for t in on_import(tree_of(name), package_of(name)) if within(t, extras)]
 
 @pytest.mark.parametrize('text,seen', [
     ('import torchvision', True), ('import os, torchvision.models as m', True),
@@ -99,6 +174,7 @@ def public(name):
     "the names of `from bnn_bn.name import *`"
     nodes = [n for n in tree_of(name).body if isinstance(n, ast.Assign)]
     lists = [n.value for n in nodes if ast.unparse(n.targets[0]) == '__all__']
+    lists = [v for v in lists if isinstance(v, ast.List)]
     return {x for n in lists for x in ast.literal_eval(n)}
 
 @pytest.fixture(scope='module', params=['fastai.basics', 'fastai.vision.all'])
@@ -112,13 +188,15 @@ def test_no_name_hides_one_of_fastai(of_fastai):
     assert 'Learner' in of_fastai and found == HIDES
 
 ENGINE = 'graph', 'counting', 'tiles', 'kernels', 'engine', 'fold'
+IMPORTERS = *(f'onebit.{m}' for m in ('fold', 'tiles', 'kernels', 'engine')), 'deploy', 'bench'
 
-@pytest.mark.parametrize('name', ['fold', 'tiles', 'kernels', 'engine', 'deploy', 'bench'])
+@pytest.mark.parametrize('name', IMPORTERS)
 def test_what_others_import_is_public(name):
     "the modules of the engine import only what the others offer"
     froms = [n for n in ast.walk(tree_of(name)) if isinstance(n, ast.ImportFrom) and n.level]
     for n in froms:
-        if n.module in ENGINE: assert {a.name for a in n.names} <= public(n.module)
+        last = (n.module or '').rpartition('.')[2]
+        if last in ENGINE: assert {a.name for a in n.names} <= public(f'onebit.{last}')
 
 def settings():
     config = configparser.ConfigParser(delimiters=['='], interpolation=None)

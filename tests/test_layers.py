@@ -2,11 +2,11 @@
 import json, math
 import numpy as np, pytest, torch
 from torch import nn
-from bnn_bn.activations import RSign
+from bnn_bn.layers.activations import RSign
 from bnn_bn.agc import adaptive_clip_grad
-from bnn_bn.binarize import approx_sign, soft_sign
-from bnn_bn.conv import QuantConv2d, ScaledStdConv2d, get_padding
-from bnn_bn.distill import distill_loss
+from bnn_bn.layers.binarize import approx_sign, soft_sign
+from bnn_bn.layers.conv import QuantConv2d, ScaledStdConv2d, get_padding
+from bnn_bn.train.distill import distill_loss
 from oracle import DATA
 
 SPEC, ARRAYS = json.loads((DATA/'layers.json').read_text()), np.load(DATA/'layers.npz')

@@ -77,7 +77,8 @@ def test_a_wrong_link_is_seen():
     assert not fault('README.md', here)
 
 @pytest.mark.parametrize('link,moved', [
-    ('02_conv.ipynb', 'nbs/02_conv.ipynb'), ('02_conv.ipynb#a', 'nbs/02_conv.ipynb#a'),
+    ('1_one_bit/02_conv.ipynb', 'nbs/1_one_bit/02_conv.ipynb'),
+    ('1_one_bit/02_conv.ipynb#a', 'nbs/1_one_bit/02_conv.ipynb#a'),
     ('../results/README.md', 'results/README.md'), ('CONTRIBUTING.md', 'CONTRIBUTING.md'),
     ('https://arxiv.org/abs/2104.08215', 'https://arxiv.org/abs/2104.08215')])
 def test_links_of_the_readme(link, moved, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = sorted((ROOT/'nbs/tutorials').glob('*.ipynb'))
-NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb')) + TUTORIALS
+NOTEBOOKS = sorted((ROOT/'nbs').rglob('[0-9]*.ipynb')) + [ROOT/'nbs/index.ipynb'] + TUTORIALS
 
 def cells(nb, kind):
     return [c for c in json.loads(nb.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind]

@@ -9,13 +9,13 @@ import pytest
 import torch, torch.nn.functional as F
 from hypothesis import example, given, seed, settings, strategies as st
 
-from bnn_bn import engine, kernels
-from bnn_bn.counting import has_way, ways
+from bnn_bn.onebit import engine, kernels
+from bnn_bn.onebit.counting import has_way, ways
 from bnn_bn.deploy import load_packed, pack
-from bnn_bn.engine import Engine
-from bnn_bn.fold import FoldedNet, fold
-from bnn_bn.graph import Graph, Node, from_bytes, to_bytes
-from bnn_bn.kernels import packed_conv2d
+from bnn_bn.onebit.engine import Engine
+from bnn_bn.onebit.fold import FoldedNet, fold
+from bnn_bn.onebit.graph import Graph, Node, from_bytes, to_bytes
+from bnn_bn.onebit.kernels import packed_conv2d
 from bnn_bn.models import create_model, list_models
 
 HERE = [w for w in ways if has_way(w)]
@@ -378,8 +378,8 @@ def test_after_a_fork():
     "worker threads do not survive a fork: the child makes its own"
     p = python("""
 import os, numpy as np
-from bnn_bn.engine import Engine
-from bnn_bn.graph import Graph, Node
+from bnn_bn.onebit.engine import Engine
+from bnn_bn.onebit.graph import Graph, Node
 def f(*shape): return np.ones(shape, np.float32)
 stem, fc = dict(weight=f(32, 3, 3, 3), bias=f(32)), dict(weight=f(5, 32, 1, 1), bias=f(5))
 nodes = [Node('conv', (0,), stem, padding=1), Node('mean', (1,)), Node('conv', (2,), fc)]
@@ -513,7 +513,7 @@ def test_masked_and_odd_arrays():
 # Where numba may not do what it likes ------------------------------------------------------------
 
 CONV = """import numpy as np
-from bnn_bn.kernels import *
+from bnn_bn.onebit.kernels import *
 x, w = np.ones((1, 64, 8, 8)), np.ones((32, 64, 3, 3))
 assert (packed_conv2d(x, w{}) == 576).all()
 print('right')"""
@@ -587,11 +587,12 @@ label = classify(net, np.zeros((32, 32, 3), np.uint8))[0][0][0]
 print(json.dumps([y.tolist(), label]))"""
 
 def test_without_torch(tmp_path):
-    "a process that can import numpy, numba and seven of our modules, and nothing else that we need"
+    "a process that can import numpy, numba and a few of our modules, and nothing else that we need"
     site = tmp_path/'site'
-    (site/'bnn_bn').mkdir(parents=True)
-    for m in ('__init__', 'files', 'graph', 'counting', 'tiles', 'kernels', 'engine', 'deploy'):
-        shutil.copy(ROOT/f'bnn_bn/{m}.py', site/'bnn_bn')
+    (site/'bnn_bn/onebit').mkdir(parents=True)
+    engine = 'graph', 'counting', 'tiles', 'kernels', 'engine'
+    for m in ('__init__', '_old_names', 'files', 'deploy', 'onebit/__init__', *(f'onebit/{m}' for m in engine)):
+        shutil.copy(ROOT/f'bnn_bn/{m}.py', site/f'bnn_bn/{m}.py')
     model = create_model('reactnet18_nobn', n_out=10, width=.25, stem='cifar').eval()
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     packed = pack(model, classes=[*'abcdefghij'], mean=[.5]*3, std=[.25]*3, size=[32, 32])

@@ -4,14 +4,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
-from bnn_bn.graph import from_bytes
+from bnn_bn.onebit.graph import from_bytes
 from bnn_bn.checkpoint import load_model, save_model
 from bnn_bn.deploy import load_packed, pack
-from bnn_bn.fold import fold
+from bnn_bn.onebit.fold import fold
 from bnn_bn.models import create_model, list_models, reactnet_nobn
-from bnn_bn.packable import BOUND, check_logits, noise_images
-from bnn_bn.start import start_parameters
-from bnn_bn.unpack import compare_graphs, latent_info, unpack
+from bnn_bn.onebit.packable import BOUND, check_logits, noise_images
+from bnn_bn.signal.start import start_parameters
+from bnn_bn.onebit.unpack import compare_graphs, latent_info, unpack
 from bnn_bn.weights import LIMIT, PRETRAINED, Card, add_pretrained, card, cards, pretrained_bytes
 
 ROOT = Path(__file__).parent.parent
@@ -80,7 +80,7 @@ def test_every_damaged_byte(name, tmp_path):
 
 
 def test_a_start_would_not_take_it_for_fresh():
-    from bnn_bn.start import is_fresh
+    from bnn_bn.signal.start import is_fresh
     net = create_model('fashion-reactnet_mini', pretrained=True)
     assert not is_fresh(net.reset_classifier(3)) and not is_fresh(net.reset_stem(3)) and start_parameters(net)
 

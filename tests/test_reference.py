@@ -7,7 +7,7 @@ import torch
 from bnn_bn.agc import clipped_parameters
 from bnn_bn.checkpoint import reference_names
 from bnn_bn.models import binary_net, decay_groups
-from bnn_bn.sigprop import signal_stats
+from bnn_bn.signal.ledger import signal_stats
 from oracle import BINARY, CASES, DATA, NORMS, Case, distance, fill, measure, stats, u
 
 def test_hash():

@@ -9,8 +9,8 @@ from bnn_bn.agc import AdaptiveGradClip
 from bnn_bn.data import fashion_mini
 from bnn_bn.learner import DivergenceError, DivergenceGuard, bnn_learner
 from bnn_bn.models import reactnet_nobn
-from bnn_bn.recipes import make_dls, make_learner, recipes
-from bnn_bn.speed import EMA, Autocast, Compile, Throughput, fused
+from bnn_bn.train.recipes import make_dls, make_learner, recipes
+from bnn_bn.train.speed import EMA, Autocast, Compile, Throughput, fused
 
 pytestmark = pytest.mark.filterwarnings('ignore:Autocast. cpu has no instructions')
 

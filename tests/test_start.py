@@ -9,10 +9,10 @@ from bnn_bn.checkpoint import load_model, save_model
 from bnn_bn.data import fashion_mini
 from bnn_bn.learner import bnn_learner
 from bnn_bn.models import assert_bn_free, create_model, reactnet_nobn
-from bnn_bn.recipes import make_dls, make_learner, make_recipe
-from bnn_bn.run import train
-from bnn_bn.start import CalibratedStart, calibrate, is_fresh, start_parameters
-import bnn_bn.steps # noqa: F401, Learner.fit_two_step
+from bnn_bn.train.recipes import make_dls, make_learner, make_recipe
+from bnn_bn.train.run import train
+from bnn_bn.signal.start import CalibratedStart, calibrate, is_fresh, start_parameters
+import bnn_bn.train.steps # noqa: F401, Learner.fit_two_step
 
 torch.manual_seed(0)
 IMAGES = torch.randn(32, 1, 32, 32)

@@ -6,9 +6,9 @@ from fastai.basics import set_seed
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from bnn_bn.checkpoint import load_model, save_model
 from bnn_bn.realnet import RealNet
-from bnn_bn.recipes import make_dls, make_learner, make_model, make_recipe
-from bnn_bn.resume import Interrupted
-from bnn_bn.run import bnn_eval, bnn_train
+from bnn_bn.train.recipes import make_dls, make_learner, make_model, make_recipe
+from bnn_bn.train.resume import Interrupted
+from bnn_bn.train.run import bnn_eval, bnn_train
 from test_training import StopAfter
 
 SMALL = '--device cpu --images 256 --bs 64 --width .125 --epochs 2'.split()

@@ -8,15 +8,15 @@ from fastai.basics import Callback, Learner, set_seed
 from safetensors import safe_open
 from bnn_bn.checkpoint import save_model
 from bnn_bn.data import tensor_dls
-from bnn_bn.distill import Distill
+from bnn_bn.train.distill import Distill
 from bnn_bn.learner import bnn_learner
 from bnn_bn.models import assert_bn_free, binary_net
 from bnn_bn.realnet import real_nets
-from bnn_bn.recipes import make_dls, make_learner, make_recipe, recipes
-from bnn_bn.resume import ExactResume, Interrupted, load_state, previous_file
-from bnn_bn import run
-from bnn_bn.run import evaluate
-from bnn_bn.speed import EMA, Autocast, has_compiler
+from bnn_bn.train.recipes import make_dls, make_learner, make_recipe, recipes
+from bnn_bn.train.resume import ExactResume, Interrupted, load_state, previous_file
+from bnn_bn.train import run
+from bnn_bn.train.run import evaluate
+from bnn_bn.train.speed import EMA, Autocast, has_compiler
 
 BIN = Path(sys.executable).parent
 ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
@@ -72,7 +72,7 @@ def dying(*args):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args)
 setattr(os, name, dying)
-from bnn_bn.run import bnn_train
+from bnn_bn.train.run import bnn_train
 bnn_train()
 """
 
@@ -164,7 +164,7 @@ def dying(self):
     calls[0] += 1
     if calls[0] == n: os.kill(os.getpid(), signal.SIGKILL)
 Learner._do_one_batch = dying
-from bnn_bn.run import bnn_train
+from bnn_bn.train.run import bnn_train
 bnn_train()
 """
 

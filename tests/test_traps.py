@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from bnn_bn.augment import pca_lighting
-from bnn_bn.binarize import magnitude_aware_sign
+from bnn_bn.layers.binarize import magnitude_aware_sign
 from bnn_bn.checkpoint import reference_names
-from bnn_bn.conv import QuantConv2d
+from bnn_bn.layers.conv import QuantConv2d
 from bnn_bn.models import binary_net, decay_groups
-from bnn_bn.steps import Schedule, schedules
+from bnn_bn.train.steps import Schedule, schedules
 from oracle import BINARY, DATA, NORMS
 
 TRAPS = json.loads((DATA/'traps.json').read_text())

@@ -9,11 +9,11 @@ with every figure read from the run.
 """
 import argparse, csv, json
 from pathlib import Path
-from bnn_bn.graph import to_bytes
+from bnn_bn.onebit.graph import to_bytes
 from bnn_bn.checkpoint import load_model
 from bnn_bn.deploy import facts, pack
-from bnn_bn.recipes import Recipe, make_dls
-from bnn_bn.unpack import compare_graphs, latent_info, unpack
+from bnn_bn.train.recipes import Recipe, make_dls
+from bnn_bn.onebit.unpack import compare_graphs, latent_info, unpack
 from bnn_bn.weights import PRETRAINED, add_pretrained
 
 IMAGES = dict(

@@ -1,0 +1,7 @@
+"""Packed 1-bit networks. Imports `layers`, the networks, `files` and `weights`.
+
+graph, fold                what is left of a network: thresholds, signs, scales; its file
+packable, unpack           what can be packed; from a file back to a network that trains
+counting, tiles, kernels   sums of products by popcount or table, compiled
+engine                     a whole network in one compiled call, on several threads
+"""

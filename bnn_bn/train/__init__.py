@@ -1,0 +1,10 @@
+"""Long trainings. Imports `layers`, `signal`, the networks, data, learner and checkpoint.
+
+autocast, ema, throughput  half precision, averaged weights, images a second
+speed, sizes               compilation and fused optimizers; smaller pictures first
+teachers, distill          trained networks of others, and a loss that follows them
+resume                     a state that ends with the same bits
+steps                      1-bit activations first, then weights too
+processes                  several GPUs
+recipes, run, demo         trainings as rows of a table, and what a command makes of one
+"""
