@@ -1,11 +1,11 @@
 """Binary neural networks without batch normalisation, for fastai.
 
 Doors:     models (the networks), data, folder, learner (a fastai Learner), agc (gradient clipping),
-           checkpoint and published (files of weights), deploy (packed 1-bit networks), export (ONNX),
+           checkpoint (files of weights), deploy (packed 1-bit networks), export (ONNX),
            convert (any network without batch norm), cost, bench; all, for star imports.
 Behind:    layers (sign, thresholds, convolution, blocks), signal (variance, and the start that sets
            it), train (speed, a teacher, resume, recipes, runs), onebit (file and engine of a packed
-           network), surgery (the graph of a network of others).
+           network), others (graphs and weights of networks that are not ours).
 Commands:  python -m bnn_bn lists them.
 Begin:     from bnn_bn.models import reactnet_nobn; help(reactnet_nobn)
 """

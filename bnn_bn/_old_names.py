@@ -19,7 +19,7 @@ packages = dict(
     train='autocast ema throughput speed sizes teachers distill resume steps processes recipes '
           'run demo',
     onebit='graph fold counting tiles kernels engine packable unpack',
-    surgery='netgraph branches variance normfree')
+    others='netgraph branches variance normfree published realnet')
 moved = {name: f'{package}.{name}' for package in packages for name in packages[package].split()}
 moved |= dict(sigprop='signal.ledger', bnnfile='onebit.graph')
 

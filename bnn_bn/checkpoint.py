@@ -16,9 +16,9 @@ from safetensors.torch import save as to_bytes
 from .layers.conv import QuantConv2d, ScaledStdConv2d
 from .files import write_file
 from .models import BinaryNet
-from .realnet import network_of
-from .published import from_mmpretrain, from_reactnet, from_reference, load_strictly # noqa: F401, importable from here
-from .published import mmpretrain_names, reference_names, to_reference # noqa: F401, importable from here
+from .others.realnet import network_of
+from .others.published import from_mmpretrain, from_reactnet, from_reference, load_strictly # noqa: F401, importable from here
+from .others.published import mmpretrain_names, reference_names, to_reference # noqa: F401, importable from here
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #7b608ead
 _all_ = ['from_mmpretrain', 'from_reactnet', 'from_reference', 'load_strictly', 'mmpretrain_names',

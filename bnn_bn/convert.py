@@ -10,9 +10,9 @@ import copy, math
 import torch, pandas as pd
 from torch import nn, fx, Tensor
 from .signal import start
-from .surgery.netgraph import WINDOWS, note_shapes, op, read_graph, shape_of
-from .surgery.variance import block_variances, plan_network
-from .surgery.normfree import NFConv2d, ScaleShift, put_modules
+from .others.netgraph import WINDOWS, note_shapes, op, read_graph, shape_of
+from .others.variance import block_variances, plan_network
+from .others.normfree import NFConv2d, ScaleShift, put_modules
 
 _all_ = ['NFConv2d', 'ScaleShift']
 

@@ -119,7 +119,7 @@ def origin(name, module, links):
     "the line under a title: where the chapter comes from, and what it makes"
     up = '../'*name.count('/')
     parts = [f'[notebook]({links.blob}/nbs/{name}.ipynb)']
-    if module: parts += [f'module [`bnn_bn.{module}`]({up}api/{module}.md)']
+    if module and not module.startswith('_'): parts += [f'module [`bnn_bn.{module}`]({up}api/{module}.md)']
     return dict(cell_type='markdown', id='origin', metadata={}, source=' · '.join(parts))
 
 def page(file, name, links):

@@ -19,7 +19,7 @@ def module_of(nb):
 # modules with the number of their notebook: {'layers.conv': '02'}
 NUMBER = {module_of(p): p.stem.partition('_')[0] for p in NOTEBOOKS if module_of(p)}
 ALONE = ('layers.binarize', 'augment', 'signal.ledger', 'agc', 'train.autocast', 'train.ema',
-         'train.throughput', 'cost', 'files', 'onebit.counting', 'surgery.netgraph')
+         'train.throughput', 'cost', 'files', 'onebit.counting', 'others.netgraph')
 ALLOWED = { # nearly alone
     'train.speed': {'train.autocast', 'train.ema', 'train.throughput'},
     'signal.probe': {'layers.activations', 'layers.conv', 'signal.ledger'},
@@ -28,10 +28,10 @@ ALLOWED = { # nearly alone
     'onebit.tiles': {'onebit.counting'}, 'onebit.kernels': {'onebit.counting', 'onebit.tiles'},
     'onebit.engine': {'onebit.graph', 'onebit.counting', 'onebit.tiles', 'onebit.kernels'},
     'export': {'files', 'onebit.graph', 'onebit.engine'},
-    'surgery.branches': {'surgery.netgraph'},
-    'surgery.variance': {'surgery.netgraph', 'surgery.branches'},
-    'surgery.normfree': {'layers.activations', 'layers.conv', 'surgery.netgraph', 'surgery.variance'},
-    'convert': {'surgery.netgraph', 'surgery.variance', 'surgery.normfree', 'signal.start'}}
+    'others.branches': {'others.netgraph'},
+    'others.variance': {'others.netgraph', 'others.branches'},
+    'others.normfree': {'layers.activations', 'layers.conv', 'others.netgraph', 'others.variance'},
+    'convert': {'others.netgraph', 'others.variance', 'others.normfree', 'signal.start'}}
 
 def file_of(name): return ROOT/f'bnn_bn/{name.replace(".", "/")}.py'
 
@@ -90,10 +90,10 @@ def test_no_orphan():
 
 # What a package may import from outside, as its docstring says; the doors stand above all of them.
 ROOMS = dict(
-    layers=set(), signal={'layers'}, surgery={'layers'},
+    layers=set(), signal={'layers'}, others={'layers', 'models'},
     onebit={'layers', 'models', 'files', 'weights'},
     train={'layers', 'signal', 'models', 'data', 'augment', 'folder', 'learner', 'checkpoint',
-           'realnet', 'files', 'weights'})
+           'others', 'files', 'weights'})
 
 def room(module): return module.partition('.')[0]
 

@@ -5,7 +5,7 @@ import pytest, torch
 from fastai.basics import set_seed
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from bnn_bn.checkpoint import load_model, save_model
-from bnn_bn.realnet import RealNet
+from bnn_bn.others.realnet import RealNet
 from bnn_bn.train.recipes import make_dls, make_learner, make_model, make_recipe
 from bnn_bn.train.resume import Interrupted
 from bnn_bn.train.run import bnn_eval, bnn_train

@@ -11,7 +11,7 @@ from bnn_bn.data import tensor_dls
 from bnn_bn.train.distill import Distill
 from bnn_bn.learner import bnn_learner
 from bnn_bn.models import assert_bn_free, binary_net
-from bnn_bn.realnet import real_nets
+from bnn_bn.others.realnet import real_nets
 from bnn_bn.train.recipes import make_dls, make_learner, make_recipe, recipes
 from bnn_bn.train.resume import ExactResume, Interrupted, load_state, previous_file
 from bnn_bn.train import run

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms import v2
-from bnn_bn.published import from_mmpretrain, mmpretrain_names
+from bnn_bn.others.published import from_mmpretrain, mmpretrain_names
 from bnn_bn.models import create_model
 
 CLASSES, BIN = 6, Path(sys.executable).parent

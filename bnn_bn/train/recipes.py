@@ -23,7 +23,7 @@ from .distill import Distill, load_teacher
 from ..folder import folder_dls
 from ..learner import bnn_learner
 from ..models import backbones, binary_net
-from ..realnet import real_nets
+from ..others.realnet import real_nets
 from ..signal.ledger import gamma_of
 from .sizes import SmallFirst, parse_sizes
 from .speed import EMA, Autocast, Compile, Throughput, fused
