@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/7_appendix/41_all.ipynb #e212b457
+import fastai.callback.progress # noqa: F401, Learner.no_bar
 from .layers.binarize import *
 from .layers.activations import *
 from .layers.conv import *
@@ -29,4 +30,4 @@ from .export import *
 from . import bench, cost
 
 # %% ../nbs/7_appendix/41_all.ipynb #2f238b17
-__all__ = [name for name in globals() if not name.startswith('_')]
+__all__ = [name for name in globals() if not name.startswith('_') and name != 'fastai']
