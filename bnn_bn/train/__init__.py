@@ -6,5 +6,5 @@ teachers, distill          trained networks of others, and a loss that follows t
 resume                     a state that ends with the same bits
 steps                      1-bit activations first, then weights too
 processes                  several GPUs
-recipes, run, demo         trainings as rows of a table, and what a command makes of one
+recipes, run, runs, demo   trainings as rows of a table, and what a command makes of one
 """
