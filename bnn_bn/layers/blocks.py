@@ -55,6 +55,7 @@ class Spec:
     quantizer:callable = approx_sign # sign of the activations
     rprelu:bool = True        # learned shifts and RPReLU (ReActNet)?
     binary_shortcut:bool = True # 1-bit weights in the 1x1 convolution of a shortcut?
+    own_act:callable = None   # function of the channels: a module in place of RPReLU
 
     def conv(self, ni, nf, ks, stride=1, binary=True, padding=None, signs=False):
         "A convolution as this network has them"
@@ -67,7 +68,9 @@ class Spec:
         return ScaledStdConv2d(ni, nf, ks, gamma=gamma, **rules, **kwargs)
 
     def bn(self, nf): return nn.BatchNorm2d(nf) if self.norm == 'bn' else nn.Identity()
-    def act(self, nf): return RPReLU(nf, inplace=True) if self.rprelu else nn.Identity()
+    def act(self, nf):
+        if self.own_act is not None: return self.own_act(nf)
+        return RPReLU(nf, inplace=True) if self.rprelu else nn.Identity()
     def sign(self, ni):
         return RSign(ni, self.quantizer, self.rules.zero, self.rprelu, self.binary != 'real')
 
@@ -113,6 +116,7 @@ def _transition(ni, nf, stride, spec):
 # %% ../../nbs/2_no_norm/11_blocks.ipynb #ff1602fe
 class ReActBlock(nn.Module):
     "A 3x3 and a 1x1 branch; stride 2 pools the first shortcut, doubling repeats the second branch."
+    branches = 2 # that add to the signal, one beta each
     def __init__(self, ni:int, nf:int, stride:int, spec:Spec,
         betas:tuple=(1., 1.), # multipliers of the inputs of the two branches
     ):
@@ -139,6 +143,7 @@ class ReActBlock(nn.Module):
 # %% ../../nbs/2_no_norm/11_blocks.ipynb #89d8c68c
 class XnorBlock(nn.Module):
     "Two units of norm, sign and 3x3 convolution around one shortcut (1603.05279, section 4.2)."
+    any_side = True # its strided shortcut rounds as its branch does
     def __init__(self, ni:int, nf:int, stride:int, spec:Spec,
         betas:tuple=(1.,), # multiplier of the input
     ):

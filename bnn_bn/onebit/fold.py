@@ -115,9 +115,13 @@ def binary_step(folder, name, *, conv, norm, sign, x, act, factor=1., residual=N
     signs = np.where(flip[:, None, None], -w, w).astype(np.int8)
     tensors = dict(weight=signs, scale=scale, bias=bias, threshold=threshold - x.offset)
     after = np.zeros(len(w))
-    if isinstance(act, RPReLU):
+    if type(act) is RPReLU:
         tensors.update(bias=bias + as_numpy(act.shift_in).reshape(-1), slope=as_numpy(act.slope))
         after = as_numpy(act.shift_out).reshape(-1)
+    elif type(act) is nn.PReLU: tensors.update(slope=as_numpy(act.weight.expand(len(w))))
+    elif type(act) is not nn.Identity:
+        raise ValueError(f'{name}: the activation {type(act).__name__} has no place in a packed '
+                         "network; it knows 'rprelu', 'prelu' and 'none'")
     inputs = [x.step, residual.step] if residual else [x.step]
     return Folded(folder.add('bconv', inputs, name, tensors, **geometry_of(convs[0], name)), after)
 
@@ -170,6 +174,13 @@ def fold_pool(folder, name, m, x): # of a VGG
 folders = {BiRealBlock: fold_bireal, ReActBlock: fold_react, XnorBlock: fold_xnor,
            nn.MaxPool2d: fold_pool}
 
+def fold_block(folder, name, m, x):
+    "a block of ours by its class, another one by its own method"
+    if type(m) in folders: return folders[type(m)](folder, name, m, x)
+    if hasattr(m, 'fold'): return m.fold(folder, name, x)
+    raise ValueError(f'{name} is a {type(m).__name__}: give it a method fold(folder, name, x) '
+                     'that makes its steps, see onebit.fold')
+
 # %% ../../nbs/5_packed/31b_fold.ipynb #89f72294
 @torch.no_grad()
 def fold(
@@ -185,7 +196,7 @@ def fold(
     x = real_step(folder, 'stem', conv=stem.conv, norm=stem.norm, x=image)
     if hasattr(stem, 'pool'): x = fold_pool(folder, 'stem.pool', stem.pool, x)
     for name, block in m.body.named_children():
-        if name != 'stem': x = folders[type(block)](folder, name, block, x)
+        if name != 'stem': x = fold_block(folder, name, block, x)
     classify(folder, m.head.fc, folder.pool('mean', x, 'mean'))
     graph = Graph(m.cfg['in_chans'], folder.nodes, dict(config=m.cfg, **info))
     check_graph(graph)
