@@ -21,7 +21,7 @@ from fastai.basics import Callback, set_seed
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from bnn_bn.layers.blocks import BiRealBlock
 from bnn_bn.layers.conv import QuantConv2d, ScaledStdConv2d
-from bnn_bn.files import write_file
+from bnn_bn.core.files import write_file
 from bnn_bn.learner import DivergenceError
 from bnn_bn.train.recipes import make_dls, make_learner, make_recipe
 from bnn_bn.train.run import show_progress, versions

@@ -16,7 +16,7 @@ from bnn_bn.checkpoint import load_model
 from bnn_bn.data import cifar10_dls
 from bnn_bn.deploy import pack
 from bnn_bn.onebit.engine import signs_seen
-from bnn_bn.files import write_file
+from bnn_bn.core.files import write_file
 
 def signs_of(model, x):
     "the trained network's logits and the signs of each of its binarisations"

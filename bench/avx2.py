@@ -8,7 +8,7 @@ networks and turns as in bench/infer.py.
 import argparse, json, sys, tempfile
 from pathlib import Path
 from bnn_bn.bench import Rival, take_turns
-from bnn_bn.files import write_file
+from bnn_bn.core.files import write_file
 from infer import NETS, ROOT, make
 
 ENV = dict(PYTHONPATH=str(ROOT), NUMBA_CPU_NAME='znver3', NUMBA_CPU_FEATURES='',

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, torch
 from bnn_bn.data import fashion_mini
 from bnn_bn.train.demo import train_one
-from bnn_bn.files import write_file
+from bnn_bn.core.files import write_file
 from bnn_bn.learner import DivergenceError
 from bnn_bn.train.run import versions
 

@@ -45,7 +45,7 @@ from bnn_bn.augment import flip_and_crop
 from bnn_bn.layers.blocks import BiRealBlock
 from bnn_bn.layers.conv import ScaledStdConv2d
 from bnn_bn.data import tensor_dls
-from bnn_bn.files import write_file
+from bnn_bn.core.files import write_file
 from bnn_bn.models import decay_groups, reactnet_nobn
 from bnn_bn.train.recipes import make_learner, make_recipe
 from bnn_bn.train.run import versions

@@ -19,7 +19,7 @@ from bnn_bn.layers.activations import RPReLU, RSign
 from bnn_bn.bench import Rival, take_turns, usual_rivals
 from bnn_bn.onebit.graph import read_bnn, write_bnn
 from bnn_bn.export import to_onnx
-from bnn_bn.files import write_file
+from bnn_bn.core.files import write_file
 from bnn_bn.onebit.fold import FoldedNet, fold
 from bnn_bn.onebit.counting import get_way, has_way, ways
 from bnn_bn.models import reactnet_nobn

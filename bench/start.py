@@ -12,7 +12,7 @@ import argparse, json, time
 from pathlib import Path
 import torch
 from fastai.basics import set_seed
-from bnn_bn.files import write_file
+from bnn_bn.core.files import write_file
 from bnn_bn.learner import DivergenceError
 from bnn_bn.train.recipes import make_dls, make_learner, make_recipe
 from bnn_bn.train.run import show_progress, versions

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from fastcore.script import call_parse
 from fastprogress.fastprogress import progress_bar
-from .files import write_file
+from .core.files import write_file
 from .checkpoint import load_info, load_model
 from .models import BinaryNet, create_model
 from .train.recipes import Recipe, make_dls

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 import bnn_bn
-from .files import write_file
+from .core.files import write_file
 
 # %% ../nbs/7_appendix/05b_weights.ipynb #e9c3bf12
 @dataclass(frozen=True)

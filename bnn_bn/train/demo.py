@@ -15,7 +15,7 @@ from fastai.basics import set_seed
 import fastai.callback.schedule # noqa: F401, Learner.fit_one_cycle
 from fastai.callback.channelslast import ChannelsLast
 from fastcore.script import call_parse
-from ..files import write_file
+from ..core.files import write_file
 from ..checkpoint import save_model, load_model
 from ..data import fashion_mini
 from ..learner import bnn_learner

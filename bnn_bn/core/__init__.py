@@ -1,0 +1,6 @@
+"""What all the others stand on. Imports nothing of ours.
+
+files   files that are whole or not there
+unwrap  the network inside torch.compile, DataParallel and the like
+trials  callbacks keep nothing of a fit that only tries a rate
+"""
