@@ -10,7 +10,7 @@ import math
 import torch
 from torch import nn, Tensor
 from fastai.callback.core import Callback
-from fastai.torch_core import get_model
+from .unwrap import bare
 
 # %% ../nbs/20_agc.ipynb #8bc970d4
 def unitwise_norm(
@@ -99,7 +99,7 @@ def clipped_parameters(
     exclude=None, # module(s) to leave out; None: the head, `model[-1]` or the last `nn.Linear`
 )->list: # parameters
     "The parameters that AGC clips: all but those of the classifier."
-    model = get_model(model) # without DistributedDataParallel
+    model = bare(model)
     if exclude is None: exclude = _classifier(model)
     if isinstance(exclude, nn.Module): exclude = [exclude]
     left_out = {id(p) for m in exclude for p in m.parameters()}

@@ -6,12 +6,13 @@
 __all__ = ['bf16_is_fast', 'unscale', 'Autocast']
 
 # %% ../nbs/20a_autocast.ipynb #58b5bdd6
-import os, warnings
+import copy, os, warnings
 from pathlib import Path
 import torch
-from fastai.callback.core import Callback, CancelStepException
+from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.torch_core import one_param, to_float
 from fastcore.basics import patch
+from .trials import is_trial
 
 # %% ../nbs/20a_autocast.ipynb #b5a1e611
 def bf16_is_fast(
@@ -120,6 +121,7 @@ class Autocast(Callback):
 # %% ../nbs/20a_autocast.ipynb #ac701c2d
 @patch
 def before_fit(self:Autocast):
+    self.kept = copy.deepcopy(self.state_dict()) if is_trial(self.learn) else None
     _put_back(self.learn)
     device = _device(self.learn)
     _warn_if_slow(device, self.dtype)
@@ -146,6 +148,7 @@ def before_step(self:Autocast):
         self.skipped += 1
         raise CancelStepException
     if hasattr(self.learn, 'divergence_guard'): return
+    if self.kept is not None: raise CancelFitException # lr_find has seen enough
     raise FloatingPointError(_no_overflow.format(self, scale))
 
 # %% ../nbs/20a_autocast.ipynb #bdefeabf
@@ -154,6 +157,11 @@ def state_dict(self:Autocast)->dict: # numbers, and the state of the scaler or N
     "Scale and counts, for an exact resume."
     scaler = self.loaded if self.scaler is None else self.scaler.state_dict()
     return dict(scaler=scaler, skipped=self.skipped, in_a_row=self.in_a_row)
+
+@patch
+def after_fit(self:Autocast):
+    _put_back(self.learn)
+    if self.kept is not None: self.load_state_dict(self.kept) # a trial leaves no trace
 
 @patch
 def load_state_dict(self:Autocast, state:dict): # of `state_dict`

@@ -10,8 +10,8 @@ __all__ = ['default_rules', 'reference_rules', 'known_rules', 'Rules', 'get_rule
 from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
-from .binarize import approx_sign, ste_sign
-from .activations import RSign, RPReLU
+from .binarize import approx_sign, in_transform, ste_sign
+from .activations import RSign, RPReLU, is_watched
 from .conv import QuantConv2d, ScaledStdConv2d
 
 # %% ../nbs/11_blocks.ipynb #5ce4b280
@@ -72,9 +72,10 @@ class Spec:
         return RSign(ni, self.quantizer, self.rules.zero, self.rprelu, self.binary != 'real')
 
 # %% ../nbs/11_blocks.ipynb #b31985ad
-def _plus(branch, x):
-    "their sum, in the memory of the branch unless that is of lower precision"
-    return branch.add_(x) if branch.dtype == x.dtype else branch + x
+def _plus(branch, x, *makers):
+    "their sum, in the memory of the branch unless that is of lower precision or its makers are watched"
+    over = branch.dtype == x.dtype and not in_transform() and not is_watched(*makers)
+    return branch.add_(x) if over else branch + x
 
 def _alpha(spec): return spec.alpha if spec.norm == 'nobn' else 1.
 
@@ -93,7 +94,8 @@ class BiRealBlock(nn.Module):
 
     def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) to (B,nf,H/stride,W/stride)
         branch = self.norm(self.conv(self.sign(x, self.beta), self.alpha))
-        return self.act(_plus(branch, x if self.shortcut is None else self.transition(x)))
+        x = x if self.shortcut is None else self.transition(x)
+        return self.act(_plus(branch, x, self.conv, self.norm))
 
     def transition(self, x:Tensor)->Tensor: # as the output
         "The shortcut where channels or size change"
@@ -131,9 +133,10 @@ class ReActBlock(nn.Module):
     def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) to (B,nf,H/stride,W/stride)
         shortcut = x if self.pool is None else self.pool(x) * self.betas[0]
         branch = self.norm1(self.conv1(self.sign1(x, self.betas[0]), self.alpha))
-        h = self.act1(_plus(branch, shortcut))
+        h = self.act1(_plus(branch, shortcut, self.conv1, self.norm1))
         a = self.sign2(h, self.betas[1])
-        ys = [_plus(norm(conv(a, self.alpha)), h) for conv, norm in zip(self.conv2, self.norm2)]
+        pairs = zip(self.conv2, self.norm2)
+        ys = [_plus(norm(conv(a, self.alpha)), h, conv, norm) for conv, norm in pairs]
         return self.act2(ys[0] if len(ys) == 1 else torch.cat(ys, 1))
 
 # %% ../nbs/11_blocks.ipynb #89d8c68c
@@ -157,4 +160,4 @@ class XnorBlock(nn.Module):
         bx = x if self.beta == 1 else x*self.beta # the norm stands between beta and the sign
         r = self.conv1(self.sign1(self.norm1(bx)))
         branch = self.conv2(self.sign2(self.norm2(r)), self.alpha)
-        return _plus(branch, x if self.shortcut is None else self.shortcut(bx))
+        return _plus(branch, x if self.shortcut is None else self.shortcut(bx), self.conv2)

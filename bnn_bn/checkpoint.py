@@ -14,9 +14,10 @@ from torch import nn
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save as to_bytes
 from .conv import QuantConv2d, ScaledStdConv2d
-from .files import write_file
-from .models import BinaryNet
+from .files import full_path, write_file
+from .models import BinaryNet, same_thing
 from .realnet import network_of
+from .unwrap import bare
 from .published import from_mmpretrain, from_reactnet, from_reference, load_strictly # noqa: F401, importable from here
 from .published import mmpretrain_names, reference_names, to_reference # noqa: F401, importable from here
 
@@ -65,7 +66,8 @@ def read_tensors(
 # %% ../nbs/13_checkpoint.ipynb #47a9ebf6
 def _read(path):
     "metadata and tensors of a safetensors file"
-    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
+    path = full_path(path)
+    if not path.is_file(): raise FileNotFoundError(f'{path}: no such file')
     try:
         with safe_open(path, 'pt') as f:
             return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
@@ -80,8 +82,8 @@ _described = {
     nn.AdaptiveAvgPool2d: ('output_size',), nn.AdaptiveMaxPool2d: ('output_size',), nn.ReLU: (), nn.GELU: (), nn.SiLU: (), nn.Hardtanh: (),
     nn.PReLU: ('num_parameters',), nn.Softmax: ('dim',), nn.LogSoftmax: ('dim',), nn.LayerNorm: ('normalized_shape', 'eps'),
     nn.BatchNorm1d: ('num_features', 'eps', 'momentum'), nn.Conv2d: _conv + ('padding_mode',),
-    QuantConv2d: _conv + ('binary', 'zero', 'signs'),
-    ScaledStdConv2d: _conv + ('binary', 'zero', 'signs', 'gamma', 'floor', 'eps', 'eps_in_root')}
+    QuantConv2d: _conv + ('padding_mode', 'binary', 'zero', 'signs'),
+    ScaledStdConv2d: _conv + ('padding_mode', 'binary', 'zero', 'signs', 'gamma', 'floor', 'eps', 'eps_in_root')}
 _types = {t.__name__: t for t in _described}
 
 def describe(module, name):
@@ -138,26 +140,29 @@ def _outline(module):
 
 # %% ../nbs/13_checkpoint.ipynb #870c4cbf
 def save_model(
-    model:BinaryNet, # the network, on any device
+    model:BinaryNet, # the network, on any device; what wraps it (`torch.compile`, ...) is taken off
     path, # file to write, usually `*.safetensors`
     **info # anything JSON can hold, kept with the file: accuracy, seed, ...
 )->Path:
     "Write weights, configuration and sha256 as one safetensors file; an existing file is replaced whole or not at all."
+    model = bare(model)
     if not isinstance(model, BinaryNet):
         raise ValueError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
                          f'carry the configuration that rebuilds them')
     parts = _parts(model)
     write_tensors(path, model.state_dict(), config=model.cfg, info=info,
                   **(dict(parts=parts) if parts else {}))
-    return Path(path)
+    return full_path(path)
 
 # %% ../nbs/13_checkpoint.ipynb #d6ca085e
 def load_model(
     path, # file that `save_model` wrote
     n_out:int=None, # classes; other than the file's: a fresh classifier, with a warning
     in_chans:int=None, # channels of the images; other than the file's: a fresh first convolution, with a warning
+    num_classes:int=None, # timm's word for `n_out`
 )->BinaryNet: # on the CPU, in evaluation mode
     "Rebuild the network of a file with its weights; the file is checked first and nothing is unpickled."
+    n_out = same_thing(n_out=n_out, num_classes=num_classes)
     tensors, head = read_tensors(path)
     if 'config' not in head:
         raise ValueError(f'{path}: holds the state of a training, not a network; a run keeps its '

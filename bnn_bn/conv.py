@@ -9,7 +9,7 @@ __all__ = ['standardize', 'get_padding', 'QuantConv2d', 'ScaledStdConv2d', 'scal
 import math
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
-from .binarize import sign_and_scale, hard_sign
+from .binarize import hard_sign, in_transform, plain_tensor, sign_and_scale
 
 # %% ../nbs/02_conv.ipynb #e7fef82e
 def standardize(
@@ -27,23 +27,45 @@ def standardize(
     return gamma / math.sqrt(n) * (w - w.mean(dims, keepdim=True)) / std
 
 # %% ../nbs/02_conv.ipynb #b54e6750
-def get_padding(kernel_size:int, stride:int=1, dilation:int=1)->int: # pixels on each side
+def get_padding(
+    kernel_size, stride=1, dilation=1, # numbers, or pairs (rows, columns)
+): # pixels on each side: a number, or a pair where one was given
     "Padding that keeps the side length at stride 1, for an odd kernel."
-    return (stride - 1 + dilation*(kernel_size - 1)) // 2
+    sizes = kernel_size, stride, dilation
+    if not any(isinstance(v, (tuple, list)) for v in sizes):
+        return (stride - 1 + dilation*(kernel_size - 1)) // 2
+    return tuple(map(get_padding, *map(_pair, sizes)))
+
+# %% ../nbs/02_conv.ipynb #534495ac
+def _pair(v): return tuple(v) if isinstance(v, (tuple, list)) else (v, v)
+
+def _as_batch(x):
+    "images with a batch dimension"
+    return x[None] if x.dim() == 3 else x
+
+def _padded(conv, x):
+    "the images as the kernel meets them, and the padding that is left to do"
+    plain = conv.padding_mode == 'zeros' and not isinstance(conv.padding, str)
+    if plain: return x, conv.padding
+    mode = 'constant' if conv.padding_mode == 'zeros' else conv.padding_mode
+    return F.pad(x, conv._reversed_padding_repeated_twice, mode=mode), (0, 0)
 
 # %% ../nbs/02_conv.ipynb #ecb78118
 class QuantConv2d(nn.Conv2d):
     "A convolution whose kernel is its latent weights or, if `binary`, their signs times mean|W|."
-    def __init__(self, in_channels:int, out_channels:int, kernel_size:int, stride:int=1,
-        padding:int=None, # pixels; None: `get_padding`
-        dilation:int=1, groups:int=1, bias:bool=False,
+    def __init__(self, in_channels:int, out_channels:int,
+        kernel_size, stride=1, # a number, or a pair (rows, columns)
+        padding=None, # pixels, a pair, 'same' or 'valid'; None: `get_padding`
+        dilation=1, groups:int=1, bias:bool=False,
         binary:bool=False, # one bit a weight?
         zero:float=1., # value of sign(0)
         signs:bool=False, # inputs only -1, 0 and 1? Then they take a byte each until `backward`
+        padding_mode:str='zeros', device=None, dtype=None, # as in `nn.Conv2d`
     ):
         if padding is None: padding = get_padding(kernel_size, stride, dilation)
         super().__init__(in_channels, out_channels, kernel_size, stride, padding,
-                         dilation=dilation, groups=groups, bias=bias)
+                         dilation=dilation, groups=groups, bias=bias,
+                         padding_mode=padding_mode, device=device, dtype=dtype)
         self.binary, self.zero, self.signs = binary, zero, signs
 
     def latent(self)->Tensor: # (C_out, C_in/groups, k, k)
@@ -57,25 +79,29 @@ class QuantConv2d(nn.Conv2d):
     def forward(self, x:Tensor, factor:float=1.)->Tensor: # (B,C_in,H,W) to (B,C_out,H',W')
         w, scale = self.kernel()
         if factor != 1: w, scale = (w*factor, None) if scale is None else (w, scale*factor)
-        geometry = self.stride, self.padding, self.dilation, self.groups
-        y = scaled_conv2d(x, w, scale, *geometry, signs=(self.signs, scale is not None))
-        return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
+        images, padding = _padded(self, _as_batch(x))
+        geometry = self.stride, padding, self.dilation, self.groups
+        y = scaled_conv2d(images, w, scale, *geometry, signs=(self.signs, scale is not None))
+        if self.bias is not None: y = y + self.bias.view(1, -1, 1, 1)
+        return y if images.dim() == x.dim() else y[0]
     def extra_repr(self): return f'{super().extra_repr()}, binary={self.binary}'
 
 # %% ../nbs/02_conv.ipynb #e6f78ab5
 class ScaledStdConv2d(QuantConv2d):
     "`QuantConv2d` with scaled weight standardisation and a learned gain a channel."
-    def __init__(self, in_channels:int, out_channels:int, kernel_size:int, stride:int=1,
-        padding:int=None, dilation:int=1, groups:int=1, bias:bool=False, # as in `QuantConv2d`
+    def __init__(self, in_channels:int, out_channels:int, kernel_size, stride=1,
+        padding=None, dilation=1, groups:int=1, bias:bool=False, # as in `QuantConv2d`
         binary:bool=False, zero:float=1., signs:bool=False, # as in `QuantConv2d`
         gamma:float=1., # gain of the activation before
         floor:float=.01, eps:float=0., eps_in_root:bool=False, # see `standardize`
+        padding_mode:str='zeros', device=None, dtype=None, # as in `nn.Conv2d`
     ):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding,
                          dilation=dilation, groups=groups, bias=bias,
-                         binary=binary, zero=zero, signs=signs)
+                         binary=binary, zero=zero, signs=signs,
+                         padding_mode=padding_mode, device=device, dtype=dtype)
         self.gamma, self.floor, self.eps, self.eps_in_root = gamma, floor, eps, eps_in_root
-        self.gain = nn.Parameter(torch.ones(out_channels, 1, 1, 1))
+        self.gain = nn.Parameter(torch.ones_like(self.weight[:, :1, :1, :1]))
 
     def latent(self)->Tensor: # (C_out, C_in/groups, k, k)
         "The standardised weights."
@@ -115,6 +141,18 @@ class _ScaledConv(torch.autograd.Function):
         return grad_x, grad_w.mul_(scale), grad_scale, None, None
 
 # %% ../nbs/02_conv.ipynb #bb31e021
+def _cast_dtype(kind):
+    "the dtype of autocast on a kind of device; None: it is off, or the device has none"
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind): return None
+    return torch.get_autocast_dtype(kind)
+
+def _convolved(x, w, scale, *geometry_and_signs):
+    "by the function above, or by plain operations where a transform needs them"
+    if not in_transform(): return _ScaledConv.apply(x, w, scale, *geometry_and_signs)
+    y = F.conv2d(x, w, None, *geometry_and_signs[0])
+    return y if scale is None else y*scale.view(1, -1, 1, 1)
+
+# %% ../nbs/02_conv.ipynb #df4bc0a2
 def scaled_conv2d(
     x:Tensor, # (B,C_in,H,W)
     w:Tensor, # kernel, (C_out, C_in/groups, k, k)
@@ -123,13 +161,13 @@ def scaled_conv2d(
     signs:tuple=(False, False), # do x, w hold only -1, 0 and 1? (else the gradients would be wrong)
 )->Tensor: # (B,C_out,H',W')
     "conv2d(x, w) times one scale a channel; under autocast in its dtype."
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        x, w = x.to(dtype), w.to(dtype)
-        if scale is not None: scale = scale.to(dtype)
+    x, kind = plain_tensor(x), x.device.type
+    geometry = stride, padding, dilation, groups
+    dtype = _cast_dtype(kind)
+    if dtype is None: return _convolved(x, w, scale, geometry, signs)
+    if scale is not None: scale = scale.to(dtype)
     with torch.autocast(kind, enabled=False):
-        return _ScaledConv.apply(x, w, scale, (stride, padding, dilation, groups), signs)
+        return _convolved(x.to(dtype), w.to(dtype), scale, geometry, signs)
 
 # %% ../nbs/02_conv.ipynb #b70bccc1
 def _deviation(std, n, floor, eps, eps_in_root):
@@ -173,4 +211,5 @@ def standard_sign(
     zero:float=1., # value of sign(0)
 )->tuple: # signs as `w`, and scale (C_out,1,1,1)
     "`sign_and_scale` of the standardised weights, in less memory."
+    if in_transform(): return sign_and_scale(standardize(w, gamma, floor, eps, eps_in_root), zero)
     return _StandardSign.apply(w, gamma, floor, eps, eps_in_root, zero)

@@ -14,6 +14,7 @@ import pandas as pd, torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from .unwrap import bare
 
 # %% ../nbs/30_cost.ipynb #82c00c41
 _norms = nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
@@ -97,9 +98,10 @@ def _own_params(model):
 def _fake_run(model, shape):
     "the forward pass of one image, without values"
     tensors = [*model.named_parameters(), *model.named_buffers()]
+    eager = torch.compiler.set_stance('force_eager') # parts of a network may be compiled
     dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
     empty = partial(torch.empty, device='cpu')
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+    with eager, torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         state = {n: empty(t.shape, dtype=t.dtype) for n, t in tensors}
         functional_call(model, state, (empty((1, *shape), dtype=dtype),))
 
@@ -248,6 +250,7 @@ def summary(
     "The cost of a network for one image, per layer and in total."
     if convention not in (None, 'mmcv'):
         raise ValueError(f"convention={convention!r}: allowed are None and 'mmcv'")
+    model = bare(model)
     _check_model(model)
     _check_shape(model, input_shape)
     counter = _Counter(model, convention)

@@ -11,6 +11,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fastai.callback.core import Callback
 from fastcore.basics import patch
+from .trials import is_trial
+from .unwrap import bare
 
 # %% ../nbs/20b_ema.ipynb #6b106aae
 def ema_decay(
@@ -33,54 +35,74 @@ class EMA(Callback):
     ):
         if not 0 <= decay < 1: raise ValueError(f'decay={decay}: from 0 to below 1')
         self.decay, self.warmup, self.use_buffers = decay, warmup, use_buffers
-        self.averaged, self.loaded = None, None
-        self.active, self.cancelled = False, False
+        self.averaged, self.loaded, self.trained = None, None, None
+        self.raw, self.cancelled = None, False
 
 # %% ../nbs/20b_ema.ipynb #00766d9e
 @patch
 def before_fit(self:EMA):
-    self.active = not hasattr(self.learn, 'lr_finder')
-    if not self.active: return
-    model = _inner(self.learn.model)
+    self.run = not is_trial(self.learn)
+    if not self.run: return
+    self._put_back() # of a fit that broke off
+    model = bare(self.learn.model)
     self.averaged = AveragedModel(model, multi_avg_fn=self._average, use_buffers=self.use_buffers)
     self.load_state_dict(self.loaded)
+    self.learn.remove_cb(_PutBack)
+    self.learn.add_cb(_PutBack(self))
 
 @patch
-def before_train(self:EMA): self._forget()
-@patch
-def after_fit(self:EMA): self._forget()
+def before_train(self:EMA): self.loaded = None # it is used up
 @patch
 def after_cancel_step(self:EMA): self.cancelled = True
 
 @patch
 def after_step(self:EMA):
-    if self.active and not self.cancelled: self.averaged.update_parameters(_inner(self.learn.model))
+    if not self.cancelled: self.averaged.update_parameters(bare(self.learn.model))
     self.cancelled = False
 
 @patch
-def after_train(self:EMA):
-    if self.active: self.learn._do_epoch_validate = self._validate # for one call
+def after_train(self:EMA): self.learn._do_epoch_validate = self._validate # for one call
+@patch
+def after_cancel_epoch(self:EMA): self._put_back()
+@patch
+def after_cancel_fit(self:EMA): self._put_back()
 
 @patch
-def after_epoch(self:EMA): self.learn.__dict__.pop('_do_epoch_validate', None)
+def after_fit(self:EMA):
+    self.loaded = None
+    self._put_back()
+    self.learn.remove_cb(_PutBack)
+    model = bare(self.learn.model)
+    self.trained = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    self.copy_to(model)
 
 # %% ../nbs/20b_ema.ipynb #e1dbff28
-def _inner(model): return getattr(model, 'module', model) # of DistributedDataParallel
-
 @patch
 def _average(self:EMA, mean, new, _):
     decay = ema_decay(int(self.averaged.n_averaged), self.decay, self.warmup)
     get_ema_multi_avg_fn(decay)(mean, new, _)
 
 @patch
-def _forget(self:EMA):
-    "a loaded state is used up, but not by `lr_find`"
-    if self.active: self.loaded = None
+def _validate(self:EMA, *args, **kwargs):
+    del self.learn._do_epoch_validate
+    self.raw = self.learn.model.eval() # in evaluation mode, as after any validation
+    self.learn.model = self.model
+    try: self.learn._do_epoch_validate(*args, **kwargs)
+    except BaseException:
+        self._put_back()
+        raise
 
 @patch
-def _validate(self:EMA, *args, **kwargs):
-    self.after_epoch()
-    with self.swapped(): self.learn._do_epoch_validate(*args, **kwargs)
+def _put_back(self:EMA):
+    "the trained model, where the average is in its place"
+    self.learn.__dict__.pop('_do_epoch_validate', None)
+    if self.raw is not None: self.learn.model, self.raw = self.raw, None
+
+class _PutBack(Callback):
+    "at the end of an epoch the trained model again"
+    order = 80 # after those that save (SaveModelCallback: 61), before those that save all (ExactResume: 90)
+    def __init__(self, ema): self.ema = ema
+    def after_epoch(self): self.ema._put_back()
 
 # %% ../nbs/20b_ema.ipynb #ff302220
 @patch(as_prop=True)
@@ -91,13 +113,13 @@ def model(self:EMA)->nn.Module: # with the attributes of the trained one, such a
 
 @patch
 def copy_to(self:EMA, model:nn.Module): # any network with the same names
-    "Copy the averaged weights into `model`, for instance `learn.model`."
-    model.load_state_dict(self.model.state_dict())
+    "Copy the averaged weights into `model`."
+    bare(model).load_state_dict(self.model.state_dict())
 
 @patch
 @contextmanager
 def swapped(self:EMA):
-    "Within it, `learn.model` is the averaged network."
+    "Within it, `learn.model` is the averaged network, also of a fit that broke off."
     raw = self.learn.model.eval() # in evaluation mode, as after any validation
     self.learn.model = self.model
     try: yield self.model

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from .files import write_file
+from .files import full_path, write_file
 
 # %% ../nbs/31_graph.ipynb #3f7a2a74
 @dataclass
@@ -197,7 +197,7 @@ def write_bnn(
 )->Path:
     "Write a graph as a file."
     write_file(path, to_bytes(graph))
-    return Path(path)
+    return full_path(path)
 
 # %% ../nbs/31_graph.ipynb #40fa43ea
 def from_bytes(
@@ -221,8 +221,9 @@ def read_bnn(
     "Read a graph from a file, see `from_bytes`."
     if isinstance(path, (bytes, bytearray, memoryview)): return from_bytes(path)
     if hasattr(path, 'read'): return from_bytes(path.read(), getattr(path, 'name', 'the data'))
-    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
-    return from_bytes(Path(path).read_bytes(), path)
+    file = full_path(path)
+    if not file.is_file(): raise FileNotFoundError(f'{path}: no such file')
+    return from_bytes(file.read_bytes(), path)
 
 # %% ../nbs/31_graph.ipynb #2f3afbf8
 def check_start(data, path):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['backbones', 'Backbone', 'BinaryNet', 'check_side', 'binary_net', 'reactnet_nobn', 'reactnet_bn', 'reactnet_naive',
-           'list_models', 'create_model', 'assert_bn_free', 'decay_groups']
+           'list_models', 'create_model', 'assert_bn_free', 'decay_groups', 'exempt_parameters']
 
 # %% ../nbs/12_models.ipynb #f02d1bc8
-import inspect, warnings
+import inspect, numbers, warnings
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -16,10 +16,12 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .weights import cards, did_you_mean
-from .binarize import ste_sign
+from .binarize import plain_tensor, ste_sign
 from .conv import QuantConv2d
 from .sigprop import nf_betas
+from .activations import RPReLU, RSign
 from .blocks import BiRealBlock, ReActBlock, XnorBlock, Spec, get_rules, known_rules
+from .unwrap import bare
 
 # %% ../nbs/12_models.ipynb #d66a5844
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class BinaryNet(nn.Sequential):
         return dict(self.args, n_out=self.n_out, in_chans=self.in_chans)
 
     def forward(self, x:Tensor)->Tensor: # (B,in_chans,H,W) to (B,n_out)
+        x = plain_tensor(x)
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f'images of shape {tuple(x.shape)}: this network takes (B,{self.in_chans},H,W); '
                              'change in_chans or the images')
@@ -127,7 +130,14 @@ _choices = dict(norm=('nobn', 'bn', 'naive'), binary=('both', 'act', 'real'), st
                                                                                     'cifar'),
                 shortcut=(None, 'binary', 'real'))
 
-def _is_count(v): return isinstance(v, int) and not isinstance(v, bool) and v >= 1
+def _is_count(v): return isinstance(v, numbers.Integral) and not isinstance(v, bool) and v >= 1
+
+def same_thing(**named):
+    "the value of two arguments that mean the same; TypeError if both are given"
+    (a, x), (b, y) = named.items()
+    if x is not None and y is not None:
+        raise TypeError(f'{b} and {a} are the same thing: give one of them')
+    return y if x is None else x
 
 def _check(backbone, n_out, in_chans, width, alpha, **named):
     if backbone not in backbones:
@@ -187,9 +197,12 @@ def binary_net(
     gamma:float=1., # gain of the standardised convolutions that become binary, see `sigprop.gamma_of`
     rules='default', # 'default', 'reference' or a `Rules`, see `blocks`
     shortcut:str=None, # weights of the 1x1 shortcuts: 'binary' or 'real'; None: as the backbone has them
+    num_classes:int=None, # timm's word for `n_out`
 )->BinaryNet: # (B,in_chans,H,W) to (B,n_out)
     "A binary network of any backbone, norm and quantisation (2104.08215)."
+    n_out = n_out if num_classes is None else num_classes
     _check(backbone, n_out, in_chans, width, alpha, norm=norm, binary=binary, stem=stem, shortcut=shortcut)
+    n_out, in_chans, width = int(n_out), int(in_chans), float(width) # of numpy too
     row, rules = backbones[backbone], get_rules(rules)
     parts = dict(row.parts) | ({} if shortcut is None else dict(binary_shortcut=shortcut == 'binary'))
     spec = Spec(norm, binary, alpha, gamma, rules, **parts)
@@ -197,7 +210,7 @@ def binary_net(
     stages = _plan(row, first)
     body = _body(row, spec, _stem(spec, in_chans, first, *getattr(row, stem)), stages)
     nf = stages[-1][-1].nf
-    head = nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(nf, n_out)))
+    head = _plain_head(nn.Linear(nf, n_out))
     cfg = dict(backbone=backbone, norm=norm, binary=binary, n_out=n_out, stem=stem, in_chans=in_chans, width=width,
                alpha=alpha, gamma=gamma, rules=rules.name if rules in known_rules else asdict(rules))
     if shortcut is not None: cfg['shortcut'] = shortcut
@@ -236,30 +249,52 @@ def forward_head(self:BinaryNet,
     pre_logits:bool=False, # stop before the classifier?
 )->Tensor: # (B,n_out), or (B,num_features)
     "Pooling and classifier."
-    return self.head[:-1](x) if pre_logits else self.head(x)
+    if not pre_logits: return self.head(x)
+    for name, part in self.head.named_children():
+        if name == _classifier_name(self.head): break
+        x = part(x)
+    return x
 
 @patch
 def get_classifier(self:BinaryNet)->nn.Module:
-    "The last module of the head."
-    return self.head[-1]
+    "The last part of the head that holds a linear layer."
+    return self.head.get_submodule(_classifier_name(self.head))
 
 @patch(as_prop=True)
 def num_features(self:BinaryNet)->int:
     "Channels of the map that the head takes."
     linear = [m for m in self.head.modules() if isinstance(m, nn.Linear)]
-    return linear[0].in_features
+    if linear: return linear[0].in_features
+    with torch.device('meta'): return binary_net(**self.args).head.fc.in_features
+
+def _holds_linear(m): return any(isinstance(part, nn.Linear) for part in m.modules())
+
+def _classifier_name(head):
+    "the name of the part with the last linear layer; the last part where there is none"
+    parts = list(head.named_children())
+    found = [name for name, m in parts if _holds_linear(m)] or [name for name, _ in parts]
+    return found[-1] if found else ''
 
 # %% ../nbs/12_models.ipynb #ae77f22b
 @patch
 def reset_classifier(self:BinaryNet,
-    n_out:int, # classes
+    n_out:int=None, # classes
+    num_classes:int=None, # timm's word for `n_out`
 )->BinaryNet: # the same network
     "A fresh linear classifier in place of the present one."
+    n_out = same_thing(n_out=n_out, num_classes=num_classes)
     if not _is_count(n_out):
         raise ValueError(f'n_out={n_out!r}: a whole number from 1 on is needed')
-    like = next(self.head.parameters())
-    self.head[-1] = nn.Linear(self.num_features, n_out, device=like.device, dtype=like.dtype)
+    like = next(self.parameters())
+    fresh = nn.Linear(self.num_features, int(n_out), device=like.device, dtype=like.dtype)
+    name = _classifier_name(self.head)
+    if type(self.head) is nn.Sequential and name: self.head.set_submodule(name, fresh)
+    else: self.head = _plain_head(fresh)
     return self
+
+def _plain_head(fc):
+    "the head of all our networks"
+    return nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=fc))
 
 @patch
 def reset_stem(self:BinaryNet,
@@ -272,15 +307,14 @@ def reset_stem(self:BinaryNet,
     return self
 
 # %% ../nbs/12_models.ipynb #3db72963
-_free = [k for k in inspect.signature(binary_net).parameters if k not in ('backbone', 'norm')]
+_fixed = 'backbone', 'norm', 'num_classes'
+_free = [k for k in inspect.signature(binary_net).parameters if k not in _fixed]
 
 def _arguments(kwargs):
     "arguments of `binary_net` by our names; TypeError says what was probably meant"
     given = dict(kwargs)
     if 'num_classes' in given:
-        if 'n_out' in given:
-            raise TypeError('num_classes and n_out are the same thing: give one of them')
-        given['n_out'] = given.pop('num_classes')
+        given['n_out'] = same_thing(n_out=given.get('n_out'), num_classes=given.pop('num_classes'))
     for k in given:
         if k not in _free:
             near = did_you_mean(k, [*_free, 'num_classes', 'pretrained'])
@@ -371,8 +405,10 @@ def reactnet_naive(
 # %% ../nbs/12_models.ipynb #d45631fc
 _real = [f'vgg{d}{bn}_real' for d in (11, 13, 16, 19) for bn in ('', '_bn')]
 
-def _torchvision_vgg(name, n_out=1000, dropout=.5, **other):
+def _torchvision_vgg(name, n_out=None, dropout=.5, num_classes=None, **other):
     "torchvision's own definition, with first weights as it draws them"
+    n_out = same_thing(n_out=n_out, num_classes=num_classes)
+    if n_out is None: n_out = 1000
     if other:
         raise ValueError(f"{name} takes n_out and dropout, not {', '.join(other)}: it is "
                          f"torchvision's network, "
@@ -439,6 +475,7 @@ def decay_groups(
     wd:float=1e-5, # weight decay of the first group
 )->list: # two parameter groups for a torch optimizer
     "Parameters with and without weight decay: real weights decay; under the reference rules all 4-dimensional ones."
+    model = bare(model)
     four_dims = get_rules(model.cfg['rules']).decay_4d
     groups = [], []
     for m in model.modules():
@@ -446,3 +483,12 @@ def decay_groups(
             decays = p.dim() == 4 if four_dims else _is_real_weight(m, name)
             groups[0 if decays else 1].append(p)
     return [dict(params=groups[0], weight_decay=wd), dict(params=groups[1], weight_decay=0.)]
+
+def exempt_parameters(
+    model:nn.Module, # a network of this package, or any that has layers of it
+)->list: # parameters
+    "Those that never decay: the second of `decay_groups`; in other networks, of our layers all but real weights."
+    model = bare(model)
+    if isinstance(model, BinaryNet): return decay_groups(model)[1]['params']
+    ours = [m for m in model.modules() if isinstance(m, (QuantConv2d, RSign, RPReLU))]
+    return [p for m in ours for name, p in m.named_parameters(recurse=False) if not _is_real_weight(m, name)]

@@ -12,6 +12,7 @@ from collections import Counter
 import torch, torch.nn.functional as F
 from torch import nn, fx, Tensor
 from torch.overrides import TorchFunctionMode
+from .unwrap import bare
 
 # %% ../nbs/38_netgraph.ipynb #0db989d3
 CONSTRUCTION = {'__init__', '__module__', '__doc__', '__qualname__', '__annotations__', '__dict__',
@@ -247,7 +248,7 @@ def read_graph(
     model:nn.Module, # a network of convolutions; its norms may be split, so give a copy
 )->fx.GraphModule: # its nodes have a word and a module; batch norms are plain
     "The graph of a network with batch norm, or a ValueError that names what cannot be read."
-    if hasattr(model, '_orig_mod'): raise ValueError('the network is compiled; give its _orig_mod')
+    model = bare(model)
     for name, m in model.named_modules():
         _check_lazy(name, m)
         _check_hooks(name or type(m).__name__, m)

@@ -12,16 +12,9 @@ import torch
 from torch import nn, Tensor
 from .conv import QuantConv2d, ScaledStdConv2d
 from .models import BinaryNet, binary_net
+from .unwrap import bare
 
 # %% ../nbs/31e_packable.ipynb #643a7708
-def _inner(model):
-    "the network inside torch.compile, DataParallel and the like"
-    while not isinstance(model, BinaryNet):
-        inside = getattr(model, '_orig_mod', None) or getattr(model, 'module', None)
-        if not isinstance(inside, nn.Module): return model
-        model = inside
-    return model
-
 def _kinds(module, prefix):
     "type of each module below, by name"
     return {f'{prefix}.{n}' if n else prefix: type(m) for n, m in module.named_modules()}
@@ -76,12 +69,12 @@ def _plain_head(head):
 
 def _plain_conv(conv):
     "the first convolution as one of ours"
-    if type(conv) in (QuantConv2d, ScaledStdConv2d): return conv
-    if type(conv) is not nn.Conv2d or conv.padding_mode != 'zeros':
+    if type(conv) not in (nn.Conv2d, QuantConv2d, ScaledStdConv2d) or conv.padding_mode != 'zeros':
         raise ValueError(f'body.stem.conv is a {type(conv).__name__}: a convolution with zero '
                          f'padding is needed')
     if isinstance(conv.padding, str):
         raise ValueError(f'body.stem.conv has padding={conv.padding!r}: numbers are needed')
+    if type(conv) is not nn.Conv2d: return conv
     ours = QuantConv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride,
                        conv.padding, conv.dilation,
                        groups=conv.groups, bias=conv.bias is not None)
@@ -94,7 +87,7 @@ def as_packable(
     zero_is_plus:bool=False, # take +1 where the network's sign(0) is 0 (reference rules), in signals and weights?
 )->BinaryNet: # a copy on the CPU, in float32 and evaluation mode
     "The network as folding reads it; ValueError names the first module that has no place in a packed network."
-    model = _inner(model)
+    model = bare(model)
     if not isinstance(model, BinaryNet):
         raise ValueError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
                          f'can be folded')

@@ -11,9 +11,11 @@ from contextlib import ExitStack, contextmanager
 import torch, torch.nn.functional as F, pandas as pd
 from torch import nn, Tensor
 from fastai.callback.core import Callback
-from fastai.torch_core import get_model, rank_distrib
+from fastai.torch_core import rank_distrib
 from .activations import RSign
 from .conv import QuantConv2d
+from .trials import is_trial
+from .unwrap import bare
 from .sigprop import find_blocks, keep_modes
 
 # %% ../nbs/10b_probe.ipynb #acbc9ac7
@@ -87,7 +89,7 @@ def probe(
     loss=F.cross_entropy, # function of outputs and targets to a scalar
 )->pd.DataFrame: # a row a block: mean, var, mean_sq, expected, grad, grad_weights, dead, saturated
     "Signal, gradient and health of the channels at each block; the model is left as it was."
-    model = get_model(model)
+    model = bare(model)
     blocks, rows = find_blocks(model), []
     with _no_trace(model) as hooks, torch.enable_grad():
         inputs, signs = _record(blocks, hooks)
@@ -107,7 +109,7 @@ def signs(
     xb:Tensor, # images (B,C,H,W)
 )->dict: # for each block two lists of bool tensors: signs of the weights and of the activations
     "The signs of all binary weights and activations now; for `flip_ratio`."
-    model = get_model(model)
+    model = bare(model)
     blocks = find_blocks(model)
     with _no_trace(model) as hooks, torch.no_grad():
         _, found = _record(blocks, hooks)
@@ -168,7 +170,7 @@ def ste_cosine(
     sigma:float=.1, n:int=500, # as in `smoothed_cosine`
 )->pd.DataFrame: # a row a block: cosine and its standard error
     "How well the straight-through gradient agrees with the slope of the blurred loss, per block."
-    model, rows = get_model(model), []
+    model, rows = bare(model), []
     blocks = find_blocks(model)
     with _no_trace(model) as hooks:
         inputs, _ = _record(blocks, hooks)
@@ -244,6 +246,7 @@ class SigProp(Callback):
         self.every, self.images, self.draw = every, images, draw
         self.seen, self.rows, self.before = 0, {}, None
 
+    def before_fit(self): self.run = not is_trial(self.learn)
     def before_batch(self):
         if not self.training: return
         if self.seen % self.every == 0: self.begin(self.images or max(1, len(self.xb[0])//4))

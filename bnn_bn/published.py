@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 import torch
 from torch import nn
+from .files import full_path
+from .unwrap import plain_state
 from .blocks import BiRealBlock, ReActBlock
 from .models import BinaryNet, binary_net, create_model
 
@@ -83,11 +85,10 @@ def weights_of(state):
         raise ValueError(f'state is a network ({type(state).__name__}): pass its weights, '
                          f'state.state_dict()')
     if not isinstance(state, Mapping): raise ValueError(f'state is a {type(state).__name__}: {how}')
-    for key in ('state_dict', 'model'):
-        if isinstance(state.get(key), Mapping): state = state[key]
-    wrong = [k for k, v in state.items() if not isinstance(v, torch.Tensor)]
+    weights = plain_state(state)
+    wrong = [k for k, v in weights.items() if not isinstance(v, torch.Tensor)]
     if wrong: raise ValueError(f'not tensors: {", ".join(map(str, wrong))}; {how}')
-    return {k.replace('_orig_mod.', '').removeprefix('module.'): v for k, v in state.items()}
+    return weights
 
 def _filled(model, state):
     "the network with these weights under the authors' names, in their dtype and in evaluation mode"
@@ -202,7 +203,8 @@ def from_mmpretrain(
 # %% ../nbs/12d_published.ipynb #1b3067b5
 def _tensors_of(path):
     "the tensors of a pickled checkpoint, read without running anything"
-    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
+    path = full_path(path)
+    if not path.is_file(): raise FileNotFoundError(f'{path}: no such file')
     try: state = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(f'{path}: holds more than tensors and plain values, or is no file of '
@@ -210,7 +212,7 @@ def _tensors_of(path):
                          "where it comes from, keep torch.load(...)['state_dict'] alone") from None
     except (RuntimeError, EOFError) as e:
         raise ValueError(f'{path}: not a whole file of torch.save ({e}); fetch it again') from None
-    state = state.get('state_dict', state) if isinstance(state, dict) else state
+    state = plain_state(state) if isinstance(state, dict) else state
     tensors = isinstance(state, dict) and state and all(isinstance(v,
                                                                    torch.Tensor) for v in state.values())
     if not tensors:

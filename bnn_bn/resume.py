@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 from fastai.basics import Callback, CancelEpochException, CancelFitException, L, patch
-from fastai.basics import get_model, get_random_states, rank_distrib
+from fastai.basics import OptimWrapper, get_random_states, one_param, rank_distrib, to_device
 from .checkpoint import read_tensors, write_tensors
+from .files import full_path
 from .learner import any_process
+from .trials import is_trial
+from .unwrap import bare
 
 # %% ../nbs/24_resume.ipynb #2dcf0645
 def pack_tree(
@@ -69,7 +72,7 @@ def load_state(
 ): # the tree, or None where neither generation exists
     "The newest whole state; ValueError if there are files and none is whole."
     errors = []
-    for f in (Path(file), previous_file(file)):
+    for f in (full_path(file), previous_file(full_path(file))):
         try:
             if f.exists(): return _read_state(f)
         except _NotWhole as e: errors.append(str(e))
@@ -163,8 +166,8 @@ class ExactResume(Callback):
         if steps is not None and steps < 1:
             raise ValueError(f'steps={steps}: at least 1 is needed, '
                              'or None for the ends of epochs only')
-        self.file, self.resume, self.steps = Path(file), resume, steps
-        self.stop, self.info = stop or threading.Event(), info or {}
+        self.file, self.resume, self.steps = full_path(file), resume, steps
+        self.stop, self.info, self.finished = stop or threading.Event(), info or {}, False
 
     def settings(self): return dict(self.info, epochs=self.n_epoch, batches=len(self.dls.train))
 
@@ -184,8 +187,11 @@ def _warn(cb, e):
 
 @patch
 def before_fit(self:ExactResume):
+    self.run = not is_trial(self.learn) # `lr_find` and validations are no trainings
+    if not self.run: return
     self.failed, self.cut, self.halted, self.skip, self.saved = None, False, False, 0, (0, 0)
-    state = load_state(self.file)
+    state = None if self.finished else load_state(self.file)
+    self.finished = False
     self.learn.remove_cb(_Place)
     if state is None: return
     if not self.resume:
@@ -194,6 +200,11 @@ def before_fit(self:ExactResume):
     same_settings(state['settings'], self.settings(), self.file)
     restore(self.learn, state)
     self._go_on(state)
+    if state['epoch'] >= self.n_epoch: _say_done(self)
+
+def _say_done(cb):
+    warnings.warn(f'{cb.file}: all {cb.n_epoch} epochs of this training are done, nothing is left to do; '
+                  'fit once more to train on from there, or choose another file', stacklevel=3)
 
 @patch
 def _go_on(self:ExactResume, state):
@@ -248,7 +259,8 @@ def after_fit(self:ExactResume):
     if self.failed:
         raise OSError(f'{self.file}: the last state could not be written ({self.failed}); '
                       'the one before is still there') from self.failed
-    if self.halted and epoch < self.n_epoch:
+    self.finished = epoch >= self.n_epoch
+    if self.halted and not self.finished:
         raise Interrupted(f'stopped in epoch {epoch} after {batches} batches; '
                           f'{self.file} goes on from there')
 
@@ -272,7 +284,7 @@ def state_of(
     learn, # Learner within `fit`
 )->dict: # a tree as for `pack_tree`
     "Weights, optimizer, counters, the recorder's rows, and the state of callbacks that have one."
-    return dict(model=dict(get_model(learn.model).state_dict()), opt=_torch_opt(learn).state_dict(),
+    return dict(model=dict(bare(learn.model).state_dict()), opt=_opt_state(learn),
                 pct_train=float(learn.pct_train), train_iter=learn.train_iter,
                 recorder=_recorder_state(learn.recorder),
                 callbacks={name: c.state_dict() for name, c in _stateful(learn).items()})
@@ -282,8 +294,8 @@ def restore(
     state:dict, # from `state_of`
 ):
     "Put what `state_of` saved into a Learner."
-    get_model(learn.model).load_state_dict(state['model'])
-    _restore_opt(_torch_opt(learn), state['opt'])
+    bare(learn.model).load_state_dict(state['model'])
+    _restore_opt(_torch_opt(learn), to_device(state['opt'], one_param(learn.model).device))
     learn.train_iter = state['train_iter']
     _restore_recorder(learn.recorder, state['recorder'])
     have, saved = _stateful(learn), state['callbacks']
@@ -293,7 +305,17 @@ def restore(
     for name, c in have.items(): c.load_state_dict(saved[name])
 
 # %% ../nbs/24_resume.ipynb #bb385dc3
-def _torch_opt(learn): return getattr(learn.opt, 'opt', learn.opt)
+def _torch_opt(learn):
+    "the optimizer of torch; or one of fastai, which may have another inside"
+    return learn.opt.opt if isinstance(learn.opt, OptimWrapper) else learn.opt
+
+def _opt_state(learn):
+    "the optimizer's state, with fastai's lists as plain ones"
+    def plain(o):
+        if isinstance(o, L): return [plain(v) for v in o]
+        return {k: plain(v) for k, v in o.items()} if isinstance(o, dict) else o
+    return plain(_torch_opt(learn).state_dict())
+
 def _stateful(learn): return {c.name: c for c in learn.cbs if hasattr(type(c), 'state_dict')}
 
 def _restore_opt(opt, state):

@@ -13,6 +13,8 @@ from fastai.callback.core import Callback
 from .activations import RSign, RPReLU
 from .conv import ScaledStdConv2d
 from .sigprop import keep_modes
+from .trials import is_trial
+from .unwrap import bare
 
 # %% ../nbs/12c_start.ipynb #02b57eec
 ROUNDING = 1e-5 # a value nearer than this to the wanted one, in deviations, is left as it is
@@ -154,18 +156,15 @@ def is_fresh(
 # %% ../nbs/12c_start.ipynb #8c358580
 PARTS = 'gains', 'thresholds', 'shifts'
 
-def _check_model(model, parts, again):
+def _check_model(model, parts, again, frozen_too):
     "the network can be calibrated, or a ValueError says why not"
     kind = type(model).__name__
-    if hasattr(model, '_orig_mod'):
-        raise ValueError(f'the network is compiled ({kind}): calibrate before torch.compile, '
-                         'or give its _orig_mod')
     unknown = [p for p in parts if p not in PARTS]
     if unknown: raise ValueError(f'parts: {unknown[0]!r} is none of {", ".join(PARTS)}')
     if not any(_has_gain(m) for m in model.modules()):
         raise ValueError(f"{kind} has no standardised convolutions to calibrate; norm='nobn' does")
     frozen = [n for n, p in start_parameters(model).items() if not p.requires_grad]
-    if frozen: raise ValueError(f'{frozen[0]} is frozen: unfreeze the network, then calibrate it')
+    if frozen and not frozen_too: raise ValueError(f'{frozen[0]} is frozen: unfreeze the network, then calibrate it')
     enough = torch.float32, torch.float64
     low = [(n, p.dtype) for n, p in start_parameters(model).items() if p.dtype not in enough]
     if low: raise ValueError(f'{low[0][0]} is {low[0][1]}: calibrate in float32, then convert')
@@ -199,9 +198,11 @@ def calibrate(
     images:Tensor, # (B,C,H,W), normalised as in training; 64 or more
     parts:tuple=PARTS, # which of 'gains', 'thresholds' (of signs), 'shifts' (of RPReLU) to set
     again:bool=False, # set a network that was calibrated or trained before?
+    frozen:bool=False, # set parameters that are frozen, too?
 )->pd.DataFrame: # a row a module: what was set, channels, dead ones, deviation wanted and met
     "Walk through the network once: centre each channel, give each branch and shortcut its variance."
-    _check_model(model, parts, again)
+    model = bare(model)
+    _check_model(model, parts, again, frozen)
     _check_images(images)
     saved, walk = {p: p.clone() for p in start_parameters(model).values()}, _Walk(model, parts)
     like = next(iter(saved))
@@ -224,11 +225,6 @@ def _whole_batch(x):
     torch.distributed.all_gather(parts, x.contiguous())
     return torch.stack(parts, 1).flatten(0, 1)
 
-def _inside(model):
-    "the network within DistributedDataParallel or torch.compile"
-    model = getattr(model, '_orig_mod', model)
-    return getattr(model, 'module', model)
-
 def _share(model):
     "the first process's start for all"
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()): return
@@ -245,12 +241,14 @@ class CalibratedStart(Callback):
         if images < 2: raise ValueError(f'images={images}: at least 2 are needed')
         self.images, self.parts, self.table = images, parts, None
 
-    def before_fit(self): self.due = True
+    def before_fit(self): self.due, self.earlier = True, self.table
     def before_batch(self):
         if not self.due: return
         self.due = False
-        model = _inside(self.model)
+        model = bare(self.model)
         if not any(map(_has_gain, model.modules())) or not is_fresh(model): return
         x = _whole_batch(self.xb[0].detach())[:self.images]
-        self.table = calibrate(model, x, self.parts)
+        self.table = calibrate(model, x, self.parts, frozen=True) # of `fine_tune`, which begins so
         _share(model)
+    def after_fit(self):
+        if is_trial(self.learn): self.table = self.earlier

@@ -7,7 +7,7 @@ __all__ = ['schedules', 'cosine', 'Schedule', 'History', 'write_scalars', 'write
            'final']
 
 # %% ../nbs/25_steps.ipynb #316cbaca
-import csv, io, math, time
+import csv, io, math, time, warnings
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -15,10 +15,13 @@ import torch
 from fastai.basics import Callback, Learner, L, patch, rank_distrib
 from .files import write_file
 from .checkpoint import load_strictly, save_model
-from .learner import DivergenceGuard, OptFunc, bare
+from .learner import DivergenceGuard
 from .models import BinaryNet, binary_net
+from .optim import OptFunc
 from .resume import ExactResume
 from .speed import Throughput
+from .trials import is_trial
+from .unwrap import bare
 
 # %% ../nbs/25_steps.ipynb #6cfa2109
 def cosine(
@@ -31,7 +34,7 @@ def cosine(
 
 schedules = {
     'linear': lambda epoch, n, share: 1 - epoch/n,
-    'linear-reference': lambda epoch, n, share: 1 - (epoch + 1)/n,
+    'linear-reference': lambda epoch, n, share: 1 - (epoch + 1)/n if n > 1 else 1.,
     'cosine': cosine,
     'constant': lambda epoch, n, share: 1.,
 }
@@ -40,16 +43,19 @@ class Schedule(Callback):
     "Set the learning rate before each step from the place in the training; it has no state."
     order = 60
     def __init__(self,
-        lr:float, # peak
+        lr, # peak; or a slice as in fastai, for the groups
         kind:str='linear', # a key of `schedules`
     ):
         if kind not in schedules:
             raise ValueError(f'schedule {kind!r}: allowed are {", ".join(schedules)}')
         self.lr, self.f = lr, schedules[kind]
+    def before_fit(self):
+        self.opt.set_hypers(lr=self.lr) # maybe a slice: then each group has a peak of its own
+        self.peaks = [h['lr'] for h in self.opt.hypers]
     def before_batch(self):
         if not self.training: return
         factor = self.f(self.epoch, self.n_epoch, self.iter/self.n_iter)
-        self.opt.set_hypers(lr=self.lr*factor)
+        self.opt.set_hypers(lr=[peak*factor for peak in self.peaks])
 
 # %% ../nbs/25_steps.ipynb #e5519df2
 class History(Callback):
@@ -65,7 +71,8 @@ class History(Callback):
         self.earlier, self.began = 0., None # hours of earlier sessions; when this one began
 
     def before_fit(self):
-        if self.began is None: self.began = time.perf_counter()
+        self.run = not is_trial(self.learn)
+        if self.run and self.began is None: self.began = time.perf_counter()
     def before_epoch(self): self.start = time.perf_counter()
     def before_validate(self): self.trained = time.perf_counter()
     def after_epoch(self):
@@ -156,8 +163,8 @@ class Best(Callback):
         self.value, self.epoch_, self.weights = -math.inf, 0, None
 
     def before_fit(self):
-        names = list(self.recorder.metric_names)
-        if self.monitor not in names:
+        self.run, names = not is_trial(self.learn), list(self.recorder.metric_names)
+        if self.run and self.monitor not in names:
             raise ValueError(f'no metric {self.monitor!r} to choose by; '
                              f'this Learner has {names[1:]}')
     def state_dict(self): return dict(value=self.value, epoch=self.epoch_, weights=self.weights)
@@ -179,45 +186,43 @@ def with_binary(
     weights:dict=None, # state dict to use; None: the model's own
 )->BinaryNet: # on the same device
     "The same network, differently binarised."
-    if not isinstance(model, BinaryNet):
-        kind = type(model).__name__
-        raise ValueError(f'{kind} is no BinaryNet: only networks of bnn_bn.models can be binarised '
-                         'in steps')
+    model = _binary_net(model)
     p, new = next(model.parameters()), binary_net(**dict(model.cfg, binary=binary))
     load_strictly(new.to(p.device, p.dtype), model.state_dict() if weights is None else weights)
     return new.train(model.training)
 
+# %% ../nbs/25_steps.ipynb #4ee6ad5d
+def _binary_net(model):
+    "the network inside, or a ValueError where it cannot be binarised"
+    model = bare(model)
+    if isinstance(model, BinaryNet): return model
+    raise ValueError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models can '
+                     'be binarised in steps')
+
 # %% ../nbs/25_steps.ipynb #c5538b98
 @contextmanager
 def _for_step(learn, wd, step, histories):
-    "a weight decay and the number of a step, for the time of a fit"
+    "a fresh optimizer, and the number of a step, for the time of a fit; then the Learner's decay again"
     opt_func, numbers = learn.opt_func, [h.step for h in histories]
-    if wd is not None: learn.opt_func = _with_decay(opt_func, wd)
+    if not isinstance(opt_func, OptFunc): learn.opt_func = OptFunc(opt_func, learn)
     for h in histories: h.step = step
-    try: yield
+    try:
+        learn.create_opt()
+        own = [h.get('wd') for h in learn.opt.hypers] if learn.wd is None else learn.wd
+        yield
+        if wd is not None: learn.opt.set_hypers(wd=own)
+    except BaseException:
+        learn.opt = None # of a fit that broke off; the next one makes its own
+        raise
     finally:
         learn.opt_func = opt_func
         for h, number in zip(histories, numbers): h.step = number
-        if wd is not None: _own_decay(learn)
-
-def _with_decay(opt_func, wd):
-    "what makes a Learner's optimizer, with another weight decay"
-    if isinstance(opt_func, OptFunc): return OptFunc(opt_func.opt, wd)
-    raise ValueError(f'wd={wd}: only a Learner that bnn_learner made can change its weight decay; '
-                     'leave wd out')
-
-def _own_decay(learn):
-    "give an optimizer that was used the decay of its Learner again"
-    if learn.opt is None: return
-    own = learn.opt_func(bare(learn.model), lr=1.).opt.param_groups
-    used = getattr(learn.opt, 'opt', learn.opt).param_groups
-    for a, b in zip(used, own): a['weight_decay'] = b['weight_decay']
 
 # %% ../nbs/25_steps.ipynb #4fc37c9d
 @patch
 def fit_step(self:Learner,
     epochs:int,
-    lr:float, # peak learning rate
+    lr, # peak learning rate; or a slice as in fastai
     schedule:str='linear', # a key of `schedules`
     wd:float=None, # weight decay of this fit; None: the Learner's
     step:int=1, # number of this step, for the names of files
@@ -233,7 +238,7 @@ def fit_step(self:Learner,
     resume = [ExactResume(Path(out)/f'state-{step}.safetensors', **kwargs)] if out else []
     histories = self._grab_cbs(History) + L(cbs).filter(lambda c: isinstance(c, History))
     with _for_step(self, wd, step, histories):
-        self.fit(epochs, lr, cbs=[Schedule(lr, schedule), keep, *L(cbs), *resume], reset_opt=True)
+        self.fit(epochs, lr, wd, cbs=[Schedule(lr, schedule), keep, *L(cbs), *resume])
     return keep
 
 # %% ../nbs/25_steps.ipynb #346155a9
@@ -247,21 +252,42 @@ def fit_two_step(self:Learner,
     **kwargs # of `fit_step`
 )->list: # what `step_result` says of each step
     "1-bit activations, then 1-bit weights too (2104.08215, 4.1); `learn.model` is a new network."
-    if select not in ('best', 'last'):
-        raise ValueError(f"select={select!r}: allowed are 'best' and 'last'")
+    _check_two_steps(self, epochs, wd, select, **kwargs)
     weights, results = None, []
     steps = ('act', 'step1.safetensors'), ('both', 'best.safetensors')
     for i, (binary, file) in enumerate(steps):
         _binarise(self, binary, weights)
-        keep = self.fit_step(epochs[i], lr, wd=wd[i], step=i + 1, out=out, best=file, **kwargs)
+        with _quiet_if_done(i == 0):
+            keep = self.fit_step(epochs[i], lr, wd=wd[i], step=i + 1, out=out, best=file, **kwargs)
         if select == 'best': weights = keep.weights
         results.append(step_result(self, keep, i + 1))
     return results
 
 def _binarise(learn, binary, weights):
     "the Learner's network, binarised as a step wants it, with the weights that it begins with"
-    if learn.model.cfg['binary'] != binary: learn.model = with_binary(learn.model, binary, weights)
-    elif weights is not None: load_strictly(learn.model, weights)
+    if bare(learn.model).cfg['binary'] != binary: learn.model = with_binary(learn.model, binary, weights)
+    elif weights is not None: load_strictly(bare(learn.model), weights)
+
+def _check_two_steps(learn, epochs, wd, select, monitor='accuracy', **others):
+    "ValueError before anything changes"
+    _binary_net(learn.model)
+    if select not in ('best', 'last'):
+        raise ValueError(f"select={select!r}: allowed are 'best' and 'last'")
+    for name, pair in dict(epochs=epochs, wd=wd).items():
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(f'{name}={pair!r}: two are needed, one for each step')
+    if min(epochs) < 1: raise ValueError(f'epochs={epochs!r}: at least 1 each is needed')
+    names = [*learn.metrics.attrgot('name'), 'train_loss', 'valid_loss']
+    if monitor not in names:
+        raise ValueError(f'no metric {monitor!r} to choose the best epoch by; this Learner has '
+                         f'{", ".join(names)}')
+
+@contextmanager
+def _quiet_if_done(first):
+    "a resumed run that is in its second step has nothing to do in the first, which needs no word"
+    with warnings.catch_warnings():
+        if first: warnings.filterwarnings('ignore', message='.*nothing is left to do')
+        yield
 
 # %% ../nbs/25_steps.ipynb #97d58fd5
 def step_result(
@@ -270,7 +296,7 @@ def step_result(
     step:int=1, # its number
 )->dict: # step, binary, last (value of the metric), best (value), best_epoch
     "What came out of a step."
-    return dict(step=step, binary=learn.model.cfg['binary'], last=final(learn, best.monitor),
+    return dict(step=step, binary=bare(learn.model).cfg['binary'], last=final(learn, best.monitor),
                 best=best.value, best_epoch=best.epoch_)
 
 def final(learn, metric='accuracy')->float:

@@ -16,6 +16,8 @@ from torch import nn, Tensor
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from .checkpoint import load_model, load_strictly
+from .files import full_path
+from .unwrap import bare, plain_state
 
 # %% ../nbs/22b_teachers.ipynb #9c044ddb
 class Teacher(nn.Module):
@@ -28,7 +30,7 @@ class Teacher(nn.Module):
     ):
         super().__init__()
         check_pair(mean, std)
-        self.model, self.size = model.eval(), size
+        self.model, self.size = bare(model).eval(), size
         self.chans = _first_channels(model) if chans is None else chans
         self.register_buffer('mean', per_channel(mean))
         self.register_buffer('std', per_channel(std))
@@ -143,8 +145,8 @@ def _own_network(name, n_out):
 _write_it = 'write it with torch.save(model.state_dict(), file)'
 
 def _load_weights(model, file):
-    state = _tensors(_read_weights(file), file)
-    try: load_strictly(model, {k.removeprefix('module.'): v for k, v in state.items()})
+    state = _tensors(_read_weights(full_path(file)), file)
+    try: load_strictly(model, state)
     except ValueError as e: raise ValueError(f'{file}: {e}') from None
 
 def _read_weights(file):
@@ -160,7 +162,7 @@ def _read_weights(file):
 
 def _tensors(state, file):
     "the dict of weights inside what a file held"
-    state = state.get('state_dict', state) if isinstance(state, dict) else {}
+    state = plain_state(state) if isinstance(state, dict) else {}
     wrong = [str(k) for k, v in state.items() if not isinstance(v, Tensor)]
     if state and not wrong: return state
     wrong = ', '.join(wrong) or 'nothing'

@@ -10,6 +10,7 @@ import statistics, time
 import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import one_param
+from .trials import is_trial
 from fastcore.basics import patch
 
 # %% ../nbs/20c_throughput.ipynb #a8674b8d
@@ -46,7 +47,7 @@ class Throughput(Callback):
         self.warmup, self.clock, self.rows = warmup, clock or _stamp, []
 
     def now(self): return self.clock(one_param(self.learn.model).device)
-    def before_fit(self): self.left = self.warmup
+    def before_fit(self): self.run, self.left = not is_trial(self.learn), self.warmup
     def before_train(self): self.stamps, self.start, self.end = [], None, None # not the start-up
     def before_batch(self): self.start = self.now()
     def after_train(self):
