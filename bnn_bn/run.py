@@ -18,7 +18,7 @@ from fastai.basics import num_distrib, rank_distrib, set_seed
 from fastcore.docments import docments
 from fastcore.script import call_parse
 from . import __version__
-from .files import write_file
+from .files import full_path, write_file
 from .checkpoint import from_mmpretrain, load_info, load_model, save_model
 from .learner import bare
 from .models import create_model
@@ -108,7 +108,7 @@ def train(
     writer=None, command:str='', # TensorBoard's SummaryWriter; words that are kept with the result
 )->dict: # as result.json
     "Train by a recipe, in one or several processes; after a kill, `resume` ends with the same bits."
-    out, device = Path(out), device or own_device()
+    out, device = full_path(out), device or own_device()
     set_seed(seed, reproducible=torch.device(device).type == 'cpu')
     dls = make_dls(r, path, device, images, download, seed, holdout)
     amp, compiled = _choose(r, dls, amp, compiled, _config_of(out, resume))
@@ -399,7 +399,8 @@ def _measured(run, which):
         about = card(run)
         model = create_model(run, pretrained=True)
         return _Measured(model, run, about.accuracy, Recipe(**about.recipe))
-    file = Path(run)/f'{which}.safetensors' if Path(run).is_dir() else Path(run)
+    file = full_path(run)
+    if file.is_dir(): file = file/f'{which}.safetensors'
     if file.suffix == '.pth':
         return _Measured(from_mmpretrain(file), str(file), recipe=Recipe('imagenet'))
     if not file.exists(): raise FileNotFoundError(f'{file}: no such file{did_you_mean(run, cards())}')

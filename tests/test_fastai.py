@@ -1,0 +1,379 @@
+"What fastai's and torch's users try first: groups, rates, wrappers, hooks, files; in one table a kind."
+import copy
+import multiprocessing as mp
+import os
+import pickle
+from functools import partial
+from pathlib import Path
+import matplotlib
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, grad, jvp, stack_module_state, vmap
+from torch.optim.swa_utils import AveragedModel
+import fastai.callback.progress # noqa: F401, Learner.no_bar
+import fastai.callback.schedule # noqa: F401, Learner.lr_find
+from fastai.basics import Adam, Callback, CrossEntropyLossFlat, Learner, OptimWrapper, accuracy
+from fastai.basics import params, set_seed
+from fastai.callback.tracker import SaveModelCallback
+from fastai.optimizer import ranger
+from fastai.torch_core import TensorImage
+from bnn_bn import cost
+from bnn_bn.checkpoint import load_model, save_model
+from bnn_bn.conv import QuantConv2d, ScaledStdConv2d
+from bnn_bn.data import fashion_mini
+from bnn_bn.deploy import load_packed, pack
+from bnn_bn.files import write_file
+from bnn_bn.learner import bnn_learner
+from bnn_bn.models import assert_bn_free, binary_net, create_model, exempt_parameters, reactnet_nobn
+from bnn_bn.optim import OptFunc
+from bnn_bn.probe import probe
+from bnn_bn.realnet import resnet9
+from bnn_bn.recipes import recipes
+from bnn_bn.resume import ExactResume, load_state
+from bnn_bn.speed import EMA, Autocast, Throughput
+from bnn_bn.start import calibrate
+from bnn_bn.steps import Best, History, schedules, with_binary
+from bnn_bn.teachers import load_teacher
+from bnn_bn.unwrap import bare, plain_state
+
+matplotlib.use('Agg')
+IMAGES = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+COMPILE = partial(torch.compile, backend='eager')
+
+def mini(**kw):
+    set_seed(0)
+    return reactnet_nobn('mini', **(dict(n_out=10, in_chans=1, width=.25) | kw))
+
+@pytest.fixture(scope='module')
+def dls(): return fashion_mini(bs=32, n=128, device='cpu')
+
+@pytest.fixture
+def learner(dls, tmp_path):
+    "makes a quiet Learner whose files lie in a folder of the test"
+    def make(model=None, **kw):
+        learn = bnn_learner(dls, model or mini(), path=tmp_path, **kw)
+        learn.logger = lambda row: None
+        learn.remove_cbs(learn.cbs.filter(lambda c: c.name == 'progress'))
+        return learn
+    return make
+
+def learning(model): return {n.split('.')[0] for n, p in bare(model).named_parameters() if p.requires_grad}
+
+def decaying(learn):
+    "names of the parameters that the optimizer lets decay"
+    names = {id(p): n for n, p in bare(learn.model).named_parameters()}
+    if not isinstance(learn.opt, OptimWrapper):
+        free = {id(p) for p, s in learn.opt.state.items() if not s.get('do_wd', True)}
+        return {n for i, n in names.items() if i not in free}
+    groups = [g for g in learn.opt.opt.param_groups if g['weight_decay']]
+    return {names[id(p)] for g in groups for p in g['params']}
+
+REAL = {'body.stem.conv.weight', 'head.fc.weight'}
+WRAPS = dict(bare=lambda m: m, compiled=COMPILE, parallel=nn.DataParallel,
+             both=lambda m: COMPILE(nn.DataParallel(m)))
+
+# groups ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('wrap', WRAPS)
+def test_groups_are_body_and_head(learner, wrap):
+    learn = learner(WRAPS[wrap](mini()))
+    learn.freeze()
+    assert learning(learn.model) == {'head'}
+    learn.unfreeze()
+    assert learning(learn.model) == {'body', 'head'}
+    learn.opt.set_hypers(lr=slice(1e-3), wd=.1)
+    assert [(h['lr'], h['wd']) for h in learn.opt.hypers] == [(1e-4, .1), (1e-3, .1)]
+    assert decaying(learn) == REAL
+
+OPTIMIZERS = dict(adam=torch.optim.Adam, sgd=partial(torch.optim.SGD, momentum=.9), fastai=Adam, ranger=ranger,
+                  wrapped=partial(OptimWrapper, opt=torch.optim.AdamW), function=lambda ps, lr: torch.optim.SGD(ps, lr))
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_any_optimizer_and_what_decays(learner, name):
+    learn = learner(opt_func=OPTIMIZERS[name], clip_factor=None)
+    before = copy.deepcopy(learn.model.state_dict())
+    learn.fit_one_cycle(1, slice(1e-3), wd=1e-2)
+    assert decaying(learn) <= REAL
+    assert len(learn.opt.hypers) == 2
+    moved = [n for n, p in learn.model.state_dict().items() if not torch.equal(p, before[n])]
+    assert len(moved) == len(before)
+
+@pytest.mark.parametrize('call', [lambda l: l.fit(1, 1e-3, wd=.1), lambda l: l.fine_tune(1, 1e-3, wd=.1),
+                                  lambda l: l.fit_flat_cos(1, 1e-3, wd=.1), lambda l: l.fit_step(1, 1e-3, wd=.1)])
+def test_the_exempt_never_decay(learner, call):
+    learn, seen = learner(), []
+    class See(Callback):
+        def before_train(self): seen.append(decaying(self.learn))
+    learn.add_cb(See())
+    call(learn)
+    assert seen and all(names <= REAL for names in seen)
+
+def test_a_splitter_of_the_user(learner):
+    learn = learner(splitter=lambda m: [params(m.body.stem), params(m)[len(params(m.body.stem)):-2], params(m.head)])
+    learn.freeze_to(1)
+    assert not any(p.requires_grad for p in learn.model.body.stem.parameters())
+    assert len(learn.opt.hypers) == 3 and decaying(learn) <= REAL
+
+def test_fine_tune_of_a_fresh_network_is_calibrated(learner):
+    learn = learner()
+    learn.fine_tune(1, 1e-3)
+    assert learn.calibrated_start.table is not None
+
+def test_our_layers_in_other_networks():
+    block = mini().body.block1
+    net = nn.Sequential(nn.Conv2d(1, 16, 3), block, nn.Flatten(), nn.Linear(16, 2))
+    assert {id(p) for p in exempt_parameters(net)} == {id(p) for p in block.parameters()}
+
+# steps -----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('opt', [Adam, partial(OptimWrapper, opt=torch.optim.Adam)])
+def test_two_steps_on_a_plain_learner(dls, tmp_path, opt):
+    learn = Learner(dls, mini(), loss_func=CrossEntropyLossFlat(), metrics=accuracy, path=tmp_path, wd=.05, opt_func=opt)
+    with learn.no_bar(), learn.no_logging(): learn.fit_two_step((1, 1), 1e-3)
+    assert learn.opt_func is opt and learn.wd == .05 and {h['wd'] for h in learn.opt.hypers} == {.05}
+    assert decaying(learn) <= REAL
+
+def test_a_step_leaves_settings_as_they_were(learner):
+    learn = learner(wd=.01)
+    learn.fit_step(1, 1e-3, wd=.5)
+    assert learn.wd == .01 and {h['wd'] for h in learn.opt.hypers} == {.01}
+    with pytest.raises(ValueError, match='no metric'): learn.fit_step(1, 1e-3, wd=.5, monitor='f1')
+    assert learn.wd == .01 and isinstance(learn.opt_func, OptFunc)
+
+@pytest.mark.parametrize('name', recipes)
+def test_one_epoch_of_a_recipe_trains(name):
+    f = schedules[recipes[name].schedule]
+    assert max(f(0, 1, i/10) for i in range(10)) > .5
+
+# trials ----------------------------------------------------------------------------------------
+
+def memory(learn):
+    "what callbacks remember, as text"
+    kept = {c.name: c.state_dict() for c in learn.cbs if hasattr(type(c), 'state_dict')}
+    for name in ('throughput', 'calibrated_start'):
+        kept[name] = str(vars(getattr(learn, name)).get('rows')), str(getattr(learn, name).__dict__.get('table'))
+    return str(kept)
+
+@pytest.mark.parametrize('trained', [False, True])
+def test_trials_leave_no_trace(learner, tmp_path, trained):
+    file = tmp_path/'state.safetensors'
+    cbs = [ExactResume(file), History(tmp_path/'h.csv'), Best(), EMA(.9), Throughput(warmup=0), Autocast(torch.float16)]
+    learn = learner(cbs=cbs)
+    if trained: learn.fit(1, 1e-3)
+    before, weights = memory(learn), copy.deepcopy(learn.model.state_dict())
+    on_disk = {f.name: f.read_bytes() for f in tmp_path.glob('*.*')}
+    found = learn.lr_find(num_it=20, show_plot=False)
+    learn.validate()
+    learn.get_preds()
+    assert 0 < found.valley < 10
+    assert memory(learn) == before
+    assert {f.name: f.read_bytes() for f in tmp_path.glob('*.*')} == on_disk
+    assert all(torch.equal(p, weights[n]) for n, p in learn.model.state_dict().items())
+
+def test_a_second_fit_trains(learner, tmp_path):
+    steps = []
+    class Count(Callback):
+        def after_step(self): steps.append(self.epoch)
+    file = tmp_path/'state.safetensors'
+    learn = learner(cbs=[ExactResume(file), Count()])
+    for n in (1, 1, 2): learn.fit(n, 1e-3)
+    assert len(steps) == 4*4 and load_state(file)['epoch'] == 2
+    other = learner(cbs=[ExactResume(file), Count()])
+    with pytest.warns(UserWarning, match='nothing is left to do'): other.fit(2, 1e-3)
+    assert len(steps) == 4*4
+
+# EMA -------------------------------------------------------------------------------------------
+
+def test_what_was_validated_is_saved_exported_and_packed(learner, capsys):
+    learn = learner(cbs=EMA(.9), clip_factor=None)
+    keep = SaveModelCallback()
+    learn.fit(2, 2e-2, cbs=keep)
+    assert learn.validate()[0] == pytest.approx(float(keep.best), abs=1e-6)
+    learn.fit(1, 2e-2)
+    average = learn.ema.model.eval()
+    assert learn.validate()[0] == pytest.approx(learn.recorder.values[-1][1], abs=1e-6)
+    learn.save('last')
+    learn.load('last')
+    packed = pack(learn.model)
+    with torch.no_grad(): wanted = average(IMAGES)
+    assert torch.equal(learn.model.eval()(IMAGES), wanted)
+    assert (packed(IMAGES) - wanted).abs().max() < 1e-3*wanted.abs().max()
+
+# wrappers --------------------------------------------------------------------------------------
+
+DOORS = {
+    'cost': lambda m, d: cost.summary(m, (1, 32, 32)).loc['total', 'ops'],
+    'save': lambda m, d: sorted(load_model(save_model(m, d/'m.safetensors')).state_dict()),
+    'pack': lambda m, d: pack(m)(IMAGES).tolist(),
+    'decay': lambda m, d: len(exempt_parameters(m)),
+    'probe': lambda m, d: list(probe(m, IMAGES).index),
+    'steps': lambda m, d: sorted(with_binary(m, 'act').state_dict()),
+    'calibrate': lambda m, d: len(calibrate(m, IMAGES, again=True)),
+    'checks': lambda m, d: assert_bn_free(m)}
+
+@pytest.mark.parametrize('door', DOORS)
+def test_every_door_takes_a_wrapped_network(door, tmp_path):
+    wraps = WRAPS | dict(averaged=AveragedModel)
+    answers = [DOORS[door](wrap(mini().eval()), tmp_path) for wrap in wraps.values()]
+    assert all(a == answers[0] for a in answers)
+
+def test_cost_of_a_network_with_a_compiled_part():
+    net = mini()
+    whole = cost.summary(net, (1, 32, 32)).loc['total', 'ops']
+    net.body.block1 = COMPILE(net.body.block1)
+    net.compile(backend='eager')
+    assert cost.summary(net, (1, 32, 32)).loc['total', 'ops'] == whole
+
+FILES = {
+    'module': lambda w: {f'module.{k}': v for k, v in w.items()},
+    'compiled': lambda w: {f'_orig_mod.{k}': v for k, v in w.items()},
+    'both': lambda w: {f'module._orig_mod.{k}': v for k, v in w.items()},
+    'state_dict': lambda w: dict(state_dict=w, epoch=3), 'model': lambda w: dict(model=w, opt={}),
+    'ema': lambda w: dict(model={k: v*0 for k, v in w.items()}, ema=w),
+    'ema, wrapped': lambda w: dict(ema={f'module.{k}': v for k, v in w.items()} | dict(n_averaged=torch.ones(())))}
+
+@pytest.mark.parametrize('kind', FILES)
+def test_names_of_wrappers_in_files(kind):
+    weights = mini().state_dict()
+    found = plain_state(FILES[kind](weights))
+    assert list(found) == list(weights) and all(found[k] is weights[k] or torch.equal(found[k], weights[k]) for k in found)
+
+def test_a_teacher_from_a_wrapped_file(tmp_path):
+    pytest.importorskip('torchvision')
+    teacher = load_teacher('torchvision/resnet18', n_out=3, pretrained=False)
+    torch.save(FILES['both'](teacher.model.state_dict()), tmp_path/'t.pth')
+    again = load_teacher('torchvision/resnet18', n_out=3, file=tmp_path/'t.pth')
+    assert torch.equal(again.model.fc.weight, teacher.model.fc.weight)
+
+# an ordinary module ----------------------------------------------------------------------------
+
+NETS = ['reactnet_mini_nobn', 'reactnet_a_nobn', 'xnornet18_nobn', 'vgg11_nobn', 'reactnet_mini_bn']
+
+def made(name):
+    set_seed(0)
+    stem = 'imagenet' if 'vgg' in name else 'cifar'
+    return create_model(name, n_out=10, in_chans=1, width=.125, stem=stem).eval()
+
+@pytest.mark.parametrize('name', NETS)
+def test_picture_tensors_and_hooks_on_every_module(name):
+    net, pixels = made(name), torch.randn(2, 1, 64, 64)
+    x = pixels.clone().requires_grad_()
+    net(x)[:, 0].sum().backward()
+    wanted = {n: p.grad.clone() for n, p in net.named_parameters()}
+    net.zero_grad()
+    seen, kept = [], []
+    for m in net.modules():
+        m.register_full_backward_hook(lambda m, gi, go: seen.append(go[0].shape))
+        m.register_forward_hook(lambda m, i, o: kept.append((o.detach(), o.detach().clone())))
+    y = TensorImage(pixels.clone()).requires_grad_()
+    net(y)[:, 0].sum().backward()
+    assert torch.equal(y.grad.as_subclass(torch.Tensor), x.grad)
+    assert all(torch.equal(p.grad, wanted[n]) for n, p in net.named_parameters())
+    assert len(seen) > 10 and all(torch.equal(a, b) for a, b in kept) # no output is written over
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_dtypes_and_copies(dtype):
+    net = mini().to(dtype).eval()
+    y = net(IMAGES.to(dtype))
+    assert y.dtype == dtype and y.isfinite().all()
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))): assert torch.equal(twin(IMAGES.to(dtype)), y)
+
+def close(a, b): return (a - b).abs().max() <= 1e-4*b.abs().max() + 1e-7
+
+@pytest.mark.parametrize('name', ['reactnet_mini_nobn', 'xnornet18_nobn', 'reactnet_a_nobn'])
+def test_transforms_of_torch_func(name):
+    net, x = made(name), IMAGES
+    values = {k: v.detach() for k, v in net.named_parameters()}
+    def loss(p, x): return functional_call(net, p, (x,)).square().sum()
+    by_func = grad(loss)(values, x)
+    each = vmap(grad(lambda p, x: loss(p, x[None])), in_dims=(None, 0))(values, x)
+    net(x).square().sum().backward()
+    for k, p in net.named_parameters():
+        assert close(by_func[k], p.grad) and close(each[k].sum(0), p.grad), k
+    direction = {k: torch.randn_like(v) for k, v in values.items()}
+    _, along = jvp(lambda p: loss(p, x), (values,), (direction,))
+    assert along.item() == pytest.approx(sum((by_func[k]*direction[k]).sum().item() for k in values), rel=1e-2)
+
+def test_an_ensemble_by_vmap():
+    nets = [mini(alpha=a) for a in (.2, .2, .2)]
+    weights, base = stack_module_state(nets), copy.deepcopy(nets[0]).to('meta')
+    y = vmap(lambda p, b: functional_call(base, (p, b), (IMAGES,)))(*weights)
+    assert close(y, torch.stack([net(IMAGES) for net in nets]))
+
+@pytest.mark.parametrize('cls', [QuantConv2d, ScaledStdConv2d])
+@pytest.mark.parametrize('binary', [False, True])
+@pytest.mark.parametrize('kw', [dict(kernel_size=(3, 5), padding=(0, 2), stride=(1, 2)), dict(kernel_size=2, padding='same'),
+    dict(kernel_size=3, padding='valid', dilation=(2, 1)), dict(kernel_size=3, padding=(1, 2), padding_mode='circular'),
+    dict(kernel_size=5, padding=2, padding_mode='reflect', stride=2, groups=2)])
+def test_convolutions_take_what_torch_takes(cls, binary, kw):
+    set_seed(0)
+    ours = cls(4, 6, **kw, bias=True, binary=binary, dtype=torch.float64, device='cpu')
+    w, scale = ours.kernel()
+    theirs = nn.Conv2d(4, 6, **kw, dtype=torch.float64)
+    theirs.weight.data, theirs.bias.data = (w if scale is None else w*scale).detach(), ours.bias.data
+    x = torch.randn(2, 4, 9, 11, dtype=torch.float64)
+    assert torch.allclose(ours(x), theirs(x), atol=1e-12) and torch.allclose(ours(x[0]), theirs(x[0]), atol=1e-12)
+
+# the live network ------------------------------------------------------------------------------
+
+def test_the_words_of_timm(tmp_path):
+    for net in (mini(n_out=7), reactnet_nobn('mini', num_classes=7, in_chans=1, width=.25),
+                binary_net('reactnet_mini', num_classes=7, in_chans=1, width=.25)):
+        assert net.num_classes == net.n_out == 7
+        assert net.reset_classifier(num_classes=5)(IMAGES).shape == (4, 5)
+    file = save_model(net, tmp_path/'five.safetensors')
+    with pytest.warns(UserWarning, match='fresh'): assert load_model(file, num_classes=3).num_classes == 3
+    with pytest.raises(TypeError, match='same thing'): load_model(file, n_out=3, num_classes=3)
+
+def test_a_fresh_classifier_keeps_what_stands_behind_it():
+    net, x = resnet9(width=.125), torch.randn(2, 3, 32, 32)
+    assert net.reset_classifier(4)(x).shape == (2, 4) and type(net.head[-1]).__name__ == 'Scale'
+    assert net.forward_head(net.forward_features(x), pre_logits=True).shape == (2, 64)
+    net = mini()
+    net.head.fc = nn.Identity()
+    assert net.reset_classifier(3)(IMAGES).shape == (4, 3)
+
+def test_numbers_of_numpy(tmp_path):
+    import numpy as np
+    net = mini(n_out=np.int64(7), in_chans=np.int32(1), width=np.float32(.25))
+    assert load_model(save_model(net, tmp_path/'n.safetensors')).cfg == net.cfg
+    with pytest.raises(ValueError, match='n_out=True'): mini(n_out=True)
+
+@pytest.mark.parametrize('word,near', dict(weight_decay='wd', optimizer='opt', clip_facter='clip_factor', metric='metrics').items())
+def test_did_you_mean(learner, word, near):
+    with pytest.raises(TypeError, match=f"'{word}' .did you mean .*{near}"): learner(**{word: 1})
+
+# files -----------------------------------------------------------------------------------------
+
+def _write_often(path, byte, queue):
+    try:
+        for _ in range(20): write_file(path, bytes([byte])*200_000, previous=f'{path}.previous')
+        queue.put(None)
+    except Exception as e: queue.put(repr(e))
+
+def test_two_writers_of_one_file(tmp_path):
+    path, queue = str(tmp_path/'best.bin'), mp.get_context('spawn').Queue()
+    ps = [mp.get_context('spawn').Process(target=_write_often, args=(path, i, queue)) for i in range(3)]
+    for p in ps: p.start()
+    assert [queue.get(timeout=200) for _ in ps] == [None]*3
+    for p in ps: p.join()
+    data = Path(path).read_bytes()
+    assert data == data[:1]*200_000 and sorted(f.name for f in tmp_path.iterdir()) == ['best.bin', 'best.bin.previous']
+
+def test_only_leftovers_of_killed_writers_are_removed(tmp_path):
+    mine, living = tmp_path/'m.bin.notes.tmp', tmp_path/f'm.bin.{os.getpid()}.tmp'
+    for f in (mine, living): f.touch()
+    write_file(tmp_path/'m.bin', b'new')
+    assert mine.exists() and living.exists()
+
+def test_tilde_is_home_at_every_door(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HOME', str(tmp_path/'home'))
+    net = mini()
+    file, packed = save_model(net, '~/a/m.safetensors'), pack(net).save('~/a/m.bnn')
+    for f in (file, packed): assert f.parent == tmp_path/'home/a' and f.is_file()
+    load_model('~/a/m.safetensors')
+    load_packed('~/a/m.bnn')
+    assert ExactResume('~/s.safetensors').file == tmp_path/'home/s.safetensors'
+    assert not (tmp_path/'~').exists()
