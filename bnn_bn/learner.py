@@ -7,16 +7,17 @@ __all__ = ['first_nonfinite', 'DivergenceError', 'DivergenceGuard', 'all_finite'
 
 # %% ../nbs/22_learner.ipynb #0b8634ff
 import inspect, math
+from functools import partial
 import torch
 from torch import nn
 from fastai.basics import (Callback, CancelFitException, CancelStepException,
                            CrossEntropyLossFlat, L, Learner, accuracy)
 from fastai.callback.hook import Hooks
-from fastcore.basics import compose, patch
+from fastcore.basics import patch
 from .agc import AdaptiveGradClip
 from .blocks import get_rules
 from .models import BinaryNet, assert_bn_free, same_thing
-from .optim import OptFunc, body_and_head
+from .optim import OptFunc, body_and_head, split_bare
 from .start import CalibratedStart
 from .trials import is_trial
 from .unwrap import bare
@@ -134,7 +135,7 @@ def bnn_learner(
     if clip_factor is not None: own.append(AdaptiveGradClip(clip_factor))
     opt.learn = Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics,
                         cbs=[*own, *L(cbs)], opt_func=opt, wd=wd,
-                        splitter=compose(bare, splitter or body_and_head), **kwargs)
+                        splitter=partial(split_bare, splitter or body_and_head), **kwargs)
     return opt.learn
 
 # %% ../nbs/22_learner.ipynb #ee52058e

@@ -16,6 +16,7 @@ from fastai.basics import OptimWrapper, get_random_states, one_param, rank_distr
 from .checkpoint import read_tensors, write_tensors
 from .files import full_path
 from .learner import any_process
+from .models import BinaryNet, decay_groups
 from .trials import is_trial
 from .unwrap import bare
 
@@ -295,7 +296,8 @@ def restore(
 ):
     "Put what `state_of` saved into a Learner."
     bare(learn.model).load_state_dict(state['model'])
-    _restore_opt(_torch_opt(learn), to_device(state['opt'], one_param(learn.model).device))
+    opt = to_device(state['opt'], one_param(learn.model).device)
+    _restore_opt(_torch_opt(learn), _regrouped(_torch_opt(learn), opt, bare(learn.model)))
     learn.train_iter = state['train_iter']
     _restore_recorder(learn.recorder, state['recorder'])
     have, saved = _stateful(learn), state['callbacks']
@@ -317,6 +319,19 @@ def _opt_state(learn):
     return plain(_torch_opt(learn).state_dict())
 
 def _stateful(learn): return {c.name: c for c in learn.cbs if hasattr(type(c), 'state_dict')}
+
+def _regrouped(opt, state, model):
+    "a state of an earlier version, with the two groups of `decay_groups`, for body and head times decay"
+    earlier = len(state.get('param_groups', ())) == 2 < len(getattr(opt, 'param_groups', ()))
+    if not earlier or not isinstance(model, BinaryNet): return state
+    before = [p for g in decay_groups(model) for p in g['params']]
+    place, now = {id(p): i for i, p in enumerate(before)}, [p for g in opt.param_groups for p in g['params']]
+    moments = {j: state['state'].get(place[id(p)]) for j, p in enumerate(now)}
+    groups = opt.state_dict()['param_groups']
+    for g in groups:
+        settings = state['param_groups'][1 if g.get('exempt') else 0]
+        g.update({k: v for k, v in settings.items() if k != 'params'})
+    return dict(state={j: m for j, m in moments.items() if m}, param_groups=groups)
 
 def _restore_opt(opt, state):
     opt.load_state_dict(state)
