@@ -121,7 +121,7 @@ class Autocast(Callback):
 # %% ../nbs/20a_autocast.ipynb #ac701c2d
 @patch
 def before_fit(self:Autocast):
-    self.kept = copy.deepcopy(self.state_dict()) if is_trial(self.learn) else None
+    self.kept = (self.scaler, copy.deepcopy(self.state_dict())) if is_trial(self.learn) else None
     _put_back(self.learn)
     device = _device(self.learn)
     _warn_if_slow(device, self.dtype)
@@ -161,7 +161,9 @@ def state_dict(self:Autocast)->dict: # numbers, and the state of the scaler or N
 @patch
 def after_fit(self:Autocast):
     _put_back(self.learn)
-    if self.kept is not None: self.load_state_dict(self.kept) # a trial leaves no trace
+    if self.kept is None: return
+    self.scaler, state = self.kept # a trial leaves no trace
+    self.load_state_dict(state)
 
 @patch
 def load_state_dict(self:Autocast, state:dict): # of `state_dict`
