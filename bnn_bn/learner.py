@@ -60,7 +60,7 @@ class DivergenceGuard(Callback):
         patience:int=5, # non-finite steps in a row that end the training; at least 1
     ):
         if patience < 1: raise ValueError(f'patience={patience}: at least 1 is needed')
-        self.patience, self.log = patience, []
+        self.patience, self.log, self.in_a_row = patience, [], 0
 
     def before_fit(self): self.in_a_row = 0
     def state_dict(self): return dict(log=self.log, in_a_row=self.in_a_row)

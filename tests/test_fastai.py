@@ -52,7 +52,7 @@ def dls(): return fashion_mini(bs=32, n=128, device='cpu')
 def learner(dls, tmp_path):
     "makes a quiet Learner whose files lie in a folder of the test"
     def make(model=None, **kw):
-        learn = bnn_learner(dls, model or mini(), path=tmp_path, **kw)
+        learn = bnn_learner(dls, mini() if model is None else model, path=tmp_path, **kw)
         learn.logger = lambda row: None
         learn.remove_cbs(learn.cbs.filter(lambda c: c.name == 'progress'))
         return learn
@@ -193,7 +193,8 @@ def test_what_was_validated_is_saved_exported_and_packed(learner, capsys):
     assert learn.validate()[0] == pytest.approx(float(keep.best), abs=1e-6)
     learn.fit(1, 2e-2)
     average = learn.ema.model.eval()
-    assert learn.validate()[0] == pytest.approx(learn.recorder.values[-1][1], abs=1e-6)
+    last = learn.recorder.values[-1][1]
+    assert learn.validate()[0] == pytest.approx(last, abs=1e-6)
     learn.save('last')
     learn.load('last')
     packed = pack(learn.model)
