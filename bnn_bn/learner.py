@@ -125,7 +125,7 @@ def bnn_learner(
     opt_func=None, # fastai's word for `opt`
     **kwargs # as in fastai's `Learner`
 )->Learner:
-    "A fastai Learner with a calibrated start, a divergence guard, AGC and parameters that never decay."
+    "A fastai Learner with a calibrated start, a divergence guard, AGC and our rule of decay."
     opt = OptFunc(same_thing(opt=opt, opt_func=opt_func) or torch.optim.Adam)
     _check_words(kwargs)
     if isinstance(bare(model), BinaryNet): _check_fit(dls, bare(model))
@@ -139,14 +139,15 @@ def bnn_learner(
     return opt.learn
 
 # %% ../nbs/22_learner.ipynb #ee52058e
-_other_words = dict(weight_decay='wd', optimizer='opt', learning_rate='lr', callbacks='cbs', loss='loss_func')
+_other_words = dict(weight_decay='wd', optimizer='opt', learning_rate='lr', callbacks='cbs',
+                    loss='loss_func')
 
 def _check_words(kwargs):
     "TypeError names a misspelt argument, and what was probably meant"
     known = [*inspect.signature(Learner).parameters, *inspect.signature(bnn_learner).parameters]
     for k in kwargs:
         if k in known: continue
-        near = f' (did you mean {_other_words[k]}?)' if k in _other_words else did_you_mean(k, known)
+        near = did_you_mean(_other_words.get(k, k), known)
         raise TypeError(f'bnn_learner: unexpected argument {k!r}{near}')
 
 def _wants_start(model):

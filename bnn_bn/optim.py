@@ -8,7 +8,7 @@ __all__ = ['body_and_head', 'split_bare', 'DecayWrapper', 'OptFunc']
 # %% ../nbs/20d_optim.ipynb #c9b6190b
 from functools import partial
 import torch
-from fastai.basics import L, OptimWrapper, trainable_params
+from fastai.basics import OptimWrapper, trainable_params
 from .models import BinaryNet, exempt_parameters
 from .unwrap import bare
 
@@ -49,7 +49,8 @@ class DecayWrapper(OptimWrapper):
     def groups(self, part): return [self.opt.param_groups[i] for i in part]
 
     @property
-    def param_lists(self): return [[p for g in self.groups(part) for p in g['params']] for part in self.parts]
+    def param_lists(self): # of each group that fastai sees
+        return [[p for g in self.groups(part) for p in g['params']] for part in self.parts]
 
     @property
     def hypers(self):
@@ -60,7 +61,8 @@ class DecayWrapper(OptimWrapper):
     def _set_hyper(self, k, values):
         if k not in self.bwd_map: return _check_absent(self.opt, k, values)
         every = [v for v, part in zip(values, self.parts) for _ in part]
-        if k == 'wd': every = [0. if g.get('exempt') else v for v, g in zip(every, self.opt.param_groups)]
+        rests = [k == 'wd' and g.get('exempt', False) for g in self.opt.param_groups]
+        every = [0. if r else v for v, r in zip(every, rests)]
         super()._set_hyper(k, every)
 
 # %% ../nbs/20d_optim.ipynb #060bd10f

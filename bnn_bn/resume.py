@@ -200,12 +200,12 @@ def before_fit(self:ExactResume):
                          'or choose another directory')
     same_settings(state['settings'], self.settings(), self.file)
     restore(self.learn, state)
-    self._go_on(state)
     if state['epoch'] >= self.n_epoch: _say_done(self)
+    self._go_on(state)
 
 def _say_done(cb):
-    warnings.warn(f'{cb.file}: all {cb.n_epoch} epochs of this training are done, nothing is left to do; '
-                  'fit once more to train on from there, or choose another file', stacklevel=3)
+    warnings.warn(f'{cb.file}: all {cb.n_epoch} epochs of this training are done, nothing is left '
+                  'to do; fit once more to train on, or choose another file', stacklevel=3)
 
 @patch
 def _go_on(self:ExactResume, state):
@@ -325,7 +325,8 @@ def _regrouped(opt, state, model):
     earlier = len(state.get('param_groups', ())) == 2 < len(getattr(opt, 'param_groups', ()))
     if not earlier or not isinstance(model, BinaryNet): return state
     before = [p for g in decay_groups(model) for p in g['params']]
-    place, now = {id(p): i for i, p in enumerate(before)}, [p for g in opt.param_groups for p in g['params']]
+    place = {id(p): i for i, p in enumerate(before)}
+    now = [p for g in opt.param_groups for p in g['params']]
     moments = {j: state['state'].get(place[id(p)]) for j, p in enumerate(now)}
     groups = opt.state_dict()['param_groups']
     for g in groups:
