@@ -14,10 +14,10 @@ from importlib.machinery import ModuleSpec
 
 # %% ../nbs/7_appendix/05c_old_names.ipynb #bbef83b2
 packages = dict(
-    core='files',
+    core='files autocast',
     layers='binarize activations conv blocks',
     signal='start probe theory',
-    train='autocast ema throughput speed sizes teachers distill resume steps processes recipes '
+    train='ema throughput speed sizes teachers distill resume steps processes recipes '
           'run demo',
     onebit='graph fold counting tiles kernels engine packable unpack',
     others='netgraph branches variance normfree published realnet')

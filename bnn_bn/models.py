@@ -99,16 +99,14 @@ class BinaryNet(nn.Sequential):
         return dict(self.args, n_out=self.n_out, in_chans=self.in_chans)
 
     def forward(self, x:Tensor)->Tensor: # (B,in_chans,H,W) to (B,n_out)
-        x = plain_tensor(x)
-        if x.dim() != 4 or x.shape[1] != self.in_chans:
-            raise ValueError(f'images of shape {tuple(x.shape)}: this network takes (B,{self.in_chans},H,W); '
-                             'change in_chans or the images')
+        if isinstance(x, Tensor): x = plain_tensor(x)
+        _check_images(self, x)
         for side in x.shape[-2:]: check_side(self.args['backbone'], self.args['stem'], side, self.args.get('block'))
         return super().forward(x)
 
     def __getitem__(self, i): return nn.Sequential(*list(self)[i]) if isinstance(i, slice) else super().__getitem__(i)
 
-# %% ../nbs/2_no_norm/12_models.ipynb #28bb748b
+# %% ../nbs/2_no_norm/12_models.ipynb #3d4bc0d8
 def stem_shape(row, stem):
     "kernel, stride, and whether a pool follows"
     return getattr(row, stem) if isinstance(stem, str) else tuple(stem)
@@ -126,6 +124,23 @@ def _odd_side(row, stem, side):
     for _, _, s in row.stages:
         if s == 2 and side % 2 and side != 3 and not getattr(row.block, 'any_side', False): return side
         side = (side + s - 1)//s
+
+def _check_images(model, x):
+    "ValueError unless these are pictures (B,C,H,W) in the dtype of the weights, or real under autocast"
+    if not isinstance(x, Tensor):
+        raise ValueError(f'images are a {type(x).__module__}.{type(x).__name__}: a torch tensor is needed; '
+                         'torch.as_tensor(x) makes one')
+    dtype = next((p.dtype for p in model.parameters()), x.dtype)
+    fits = x.is_floating_point() if torch.is_autocast_enabled(x.device.type) else x.dtype == dtype
+    if not fits:
+        raise ValueError(f'images of dtype {x.dtype}, weights of {dtype}: normalise bytes, and use '
+                         f'images.to({dtype})')
+    if x.dim() != 4 or x.shape[1] != model.in_chans:
+        raise ValueError(f'images of shape {tuple(x.shape)}: this network takes (B,{model.in_chans},H,W); '
+                         'change in_chans or the images')
+    if 0 in x.shape[-2:]: raise ValueError(f'images of shape {tuple(x.shape)}: there are no pixels')
+
+
 
 # %% ../nbs/2_no_norm/12_models.ipynb #a176f34f
 def check_side(

@@ -1,6 +1,8 @@
 """What all the others stand on. Imports nothing of ours.
 
-files   files that are whole or not there
-unwrap  the network inside torch.compile, DataParallel and the like
-trials  callbacks keep nothing of a fit that only tries a rate
+errors    BnnError and its family
+files     files that are whole or not there
+unwrap    the network inside torch.compile, DataParallel and the like
+trials    callbacks keep nothing of a fit that only tries a rate
+autocast  half precision on any device
 """

@@ -121,14 +121,20 @@ class _SignAndScale(torch.autograd.Function):
         return _box_(w.clone()).mul_(grad).div_(scale), None
 
 # %% ../../nbs/1_one_bit/00_binarize.ipynb #855dbdbb
+def _in_transform(w, zero):
+    "the same for torch.func, which takes no function of autograd's own"
+    scale = w.detach().abs().mean(tuple(range(1, w.dim())), keepdim=True).clamp(min=1e-8)
+    return _by_soft(hard_sign(w, zero), w.clamp(-1, 1)/scale), scale
+
 def sign_and_scale(
     w:Tensor, # latent weights, (C_out, ...)
     zero:float=1., # the value at 0
-)->tuple: # signs (C_out, ...) and scale mean|w| (C_out, 1, ...), at least 1e-8
+)->tuple: # signs (C_out, ...) and scale mean|w| (C_out, 1, ...), at least 1e-8; both as `w`
     "Signs and scale of each filter, such that their product has the straight-through gradient."
-    if not in_transform(): return _SignAndScale.apply(plain_tensor(w), zero)
-    scale = w.detach().abs().mean(tuple(range(1, w.dim())), keepdim=True).clamp(min=1e-8)
-    return _by_soft(hard_sign(w, zero), w.clamp(-1, 1)/scale), scale
+    wide = torch.promote_types(w.dtype, torch.float32)
+    if in_transform(): sign, scale = _in_transform(w.to(wide), zero)
+    else: sign, scale = _SignAndScale.apply(plain_tensor(w).to(wide), zero)
+    return sign.to(w.dtype), scale.to(w.dtype)
 
 # %% ../../nbs/1_one_bit/00_binarize.ipynb #7a92d6a0
 def magnitude_aware_sign(

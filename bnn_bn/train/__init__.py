@@ -1,6 +1,6 @@
 """Long trainings. Imports `layers`, `signal`, the networks, data, learner and checkpoint.
 
-autocast, ema, throughput  half precision, averaged weights, images a second
+ema, throughput            averaged weights, images a second
 speed, sizes               compilation and fused optimizers; smaller pictures first
 teachers, distill          trained networks of others, and a loss that follows them
 resume                     a state that ends with the same bits

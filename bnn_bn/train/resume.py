@@ -15,10 +15,12 @@ from fastai.basics import Callback, CancelEpochException, CancelFitException, L,
 from fastai.basics import OptimWrapper, get_random_states, one_param, rank_distrib, to_device
 from ..checkpoint import read_tensors, write_tensors
 from ..core.files import full_path
+from ..core.errors import CheckpointError
 from ..learner import any_process
 from ..models import BinaryNet, decay_groups
 from ..core.trials import is_trial
 from ..core.unwrap import bare
+from ..others.published import check_weights, named
 
 # %% ../../nbs/4_training/24_resume.ipynb #2dcf0645
 def pack_tree(
@@ -38,8 +40,8 @@ def pack_tree(
     return walk(tree, place), tensors
 
 def _not_plain(o, at):
-    return ValueError(f'{at} is a {type(o).__name__}: a state holds tensors, numbers, strings, '
-                      'lists, tuples and dicts only')
+    return CheckpointError(f'{at} is a {type(o).__name__}: a state holds tensors, numbers, strings, '
+                           'lists, tuples and dicts only')
 
 # %% ../../nbs/4_training/24_resume.ipynb #0e314332
 def unpack_tree(
@@ -75,19 +77,26 @@ def load_state(
     errors = []
     for f in (full_path(file), previous_file(full_path(file))):
         try:
-            if f.exists(): return _read_state(f)
+            if f.exists(): return _said(_read_state(f), f, errors)
         except _NotWhole as e: errors.append(str(e))
     if not errors: return None
-    raise ValueError(f"no state can be read: {'; '.join(errors)}; start again without resuming")
+    raise CheckpointError(f"no state can be read: {'; '.join(errors)}; start again without resuming")
 
 # %% ../../nbs/4_training/24_resume.ipynb #af3e3388
 class _NotWhole(Exception): pass
 
+def _said(state, file, errors):
+    "the state; a warning where a newer one was there and is lost"
+    if errors: warnings.warn(f"{'; '.join(errors)}: {file} is taken, which is older", stacklevel=4)
+    return state
+
 def _read_state(f):
     try: tensors, head = read_tensors(f)
     except ValueError as e: raise _NotWhole(str(e)) from None
-    if 'state' not in head: raise ValueError(f'{f}: holds no state of a training')
-    return unpack_tree(head['state'], tensors)
+    if 'state' not in head: raise CheckpointError(f'{f}: holds no state of a training')
+    try: return unpack_tree(head['state'], tensors)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _NotWhole(f'{f}: its header names what is not there') from None
 
 # %% ../../nbs/4_training/24_resume.ipynb #c838d184
 def random_states(
@@ -196,12 +205,33 @@ def before_fit(self:ExactResume):
     self.learn.remove_cb(_Place)
     if state is None: return
     if not self.resume:
-        raise ValueError(f'{self.file}: a state is there already; resume from it, '
-                         'or choose another directory')
-    same_settings(state['settings'], self.settings(), self.file)
-    restore(self.learn, state)
+        raise CheckpointError(f'{self.file}: a state is there already; resume from it, '
+                              'or choose another directory')
+    _check_state(self, state)
+    try: restore(self.learn, state)
+    except CheckpointError as e: raise CheckpointError(f'{self.file}: {e}') from None
+    except Exception as e: # of an optimizer or a callback, for what a stranger wrote
+        raise CheckpointError(f'{self.file}: no state of this training ({type(e).__name__}: {e}); '
+                              'start again in another directory') from None
     if state['epoch'] >= self.n_epoch: _say_done(self)
     self._go_on(state)
+
+# %% ../../nbs/4_training/24_resume.ipynb #77616d16
+def _check_state(cb, state):
+    "CheckpointError unless a state has all its parts and belongs to this training; nothing was changed"
+    lacks = _STATE - set(state if isinstance(state, dict) else ())
+    if lacks: raise CheckpointError(f'{cb.file}: lacks {", ".join(sorted(lacks))}; start again')
+    new = cb.settings()
+    unknown = {k: v for k, v in new.items() if k.startswith(SHA)} # a state of an earlier version
+    same_settings(unknown | state['settings'], new, cb.file)
+    for k, most in dict(epoch=new['epochs'], batch=new['batches']).items():
+        if type(state[k]) is int and 0 <= state[k] <= most: continue
+        raise CheckpointError(f'{cb.file}: {k}={state[k]!r}, from 0 to {most} is possible; start again')
+    with named(cb.file): check_weights(get_model(cb.learn.model), state['model'])
+
+SHA = 'sha256 of the ' # beginning of settings that a state of an earlier version may lack
+_STATE = {'epoch', 'batch', 'settings', 'start', 'now', 'model', 'opt', 'pct_train', 'train_iter',
+          'recorder', 'callbacks'}
 
 def _say_done(cb):
     warnings.warn(f'{cb.file}: all {cb.n_epoch} epochs of this training are done, nothing is left '
@@ -302,8 +332,8 @@ def restore(
     _restore_recorder(learn.recorder, state['recorder'])
     have, saved = _stateful(learn), state['callbacks']
     if set(have) != set(saved):
-        raise ValueError(f'the saved training had callbacks with a state {sorted(saved)}, '
-                         f'this one has {sorted(have)}; use the same')
+        raise CheckpointError(f'the saved training had callbacks with a state {sorted(saved)}, '
+                              f'this one has {sorted(have)}; use the same')
     for name, c in have.items(): c.load_state_dict(saved[name])
 
 # %% ../../nbs/4_training/24_resume.ipynb #bb385dc3
@@ -360,5 +390,5 @@ def same_settings(
     differ = [f'{k}: {old.get(k)!r} there, {new.get(k)!r} now'
               for k in dict(old, **new) if old.get(k) != new.get(k)]
     if not differ: return
-    raise ValueError(f"{file} belongs to another training ({'; '.join(differ)}); "
-                     'use its settings, or another directory')
+    raise CheckpointError(f"{file} belongs to another training ({'; '.join(differ)}); "
+                          'use its settings, or another directory')

@@ -18,7 +18,7 @@ from fastai.callback.core import Callback
 from fastai.torch_core import one_param
 from fastcore.basics import patch
 from fastcore.xdg import xdg_cache_home
-from .autocast import Autocast, bf16_is_fast, unscale # noqa: F401, for those who look here
+from ..core.autocast import Autocast, bf16_is_fast, unscale # noqa: F401, for those who look here
 from .ema import EMA, ema_decay # noqa: F401
 from .throughput import Throughput, rates # noqa: F401
 

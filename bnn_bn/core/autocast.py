@@ -12,7 +12,7 @@ import torch
 from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.torch_core import one_param, to_float
 from fastcore.basics import patch
-from ..core.trials import is_trial
+from .trials import is_trial
 
 # %% ../../nbs/4_training/20a_autocast.ipynb #b5a1e611
 def bf16_is_fast(
