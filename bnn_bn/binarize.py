@@ -100,9 +100,11 @@ class _SignAndScale(torch.autograd.Function):
 def sign_and_scale(
     w:Tensor, # latent weights, (C_out, ...)
     zero:float=1., # the value at 0
-)->tuple: # signs (C_out, ...) and scale mean|w| (C_out, 1, ...), at least 1e-8
+)->tuple: # signs (C_out, ...) and scale mean|w| (C_out, 1, ...), at least 1e-8; both as `w`
     "Signs and scale of each filter, such that their product has the straight-through gradient."
-    return _SignAndScale.apply(w, zero)
+    wide = torch.promote_types(w.dtype, torch.float32)
+    sign, scale = _SignAndScale.apply(w.to(wide), zero)
+    return sign.to(w.dtype), scale.to(w.dtype)
 
 # %% ../nbs/00_binarize.ipynb #7a92d6a0
 def magnitude_aware_sign(

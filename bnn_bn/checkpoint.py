@@ -14,6 +14,7 @@ from torch import nn
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save as to_bytes
 from .conv import QuantConv2d, ScaledStdConv2d
+from .errors import CheckpointError
 from .files import write_file
 from .models import BinaryNet
 from .realnet import network_of
@@ -52,14 +53,14 @@ def read_tensors(
     "A file's contents, once its sha256 and version are checked."
     meta, tensors = _read(path)
     if 'bnn_bn' not in meta:
-        raise ValueError(f'{path}: a safetensors file without a bnn_bn header; write it with '
-                         f'save_model')
+        raise CheckpointError(f'{path}: a safetensors file without a bnn_bn header; write it with '
+                              f'save_model')
     if _digest(tensors, meta['bnn_bn']) != meta.get('sha256'):
-        raise ValueError(f'{path}: altered, its sha256 does not fit; use another copy')
+        raise CheckpointError(f'{path}: altered, its sha256 does not fit; use another copy')
     head = json.loads(meta['bnn_bn'])
     if head['version'] > 1:
-        raise ValueError(f"{path}: format version {head['version']}, this bnn_bn reads 1; install "
-                         f"a newer one")
+        raise CheckpointError(f"{path}: format version {head['version']}, this bnn_bn reads 1; install "
+                              f"a newer one")
     return tensors, head
 
 # %% ../nbs/13_checkpoint.ipynb #47a9ebf6
@@ -70,8 +71,8 @@ def _read(path):
         with safe_open(path, 'pt') as f:
             return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except SafetensorError as e:
-        raise ValueError(f'{path}: not a whole safetensors file ({e}); it is truncated or of '
-                         f'another kind') from None
+        raise CheckpointError(f'{path}: not a whole safetensors file ({e}); it is truncated or of '
+                              f'another kind') from None
 
 # %% ../nbs/13_checkpoint.ipynb #cd79d191
 _conv = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
@@ -91,9 +92,9 @@ def describe(module, name):
         return dict(type='Sequential', children=[[n, describe(m, f'{name}.{n}')] for n,
                                                  m in module.named_children()])
     if kind not in _described:
-        raise ValueError(f'{name} is a {kind.__name__}: a file can describe {", ".join(_types)} '
-                         f'and Sequential; '
-                         'save the state dict yourself, or replace it')
+        raise CheckpointError(f'{name} is a {kind.__name__}: a file can describe {", ".join(_types)} '
+                              f'and Sequential; '
+                              'save the state dict yourself, or replace it')
     args = {k: getattr(module, k) for k in _described[kind]}
     if 'bias' in inspect.signature(kind).parameters: args['bias'] = module.bias is not None
     return dict(type=kind.__name__, args=args)
@@ -126,9 +127,9 @@ def _parts(model):
         if name in parts or name.startswith(inside) or name == '': continue
         here = live.get(name)
         if type(here) is not type(there) or _numbers(here) != _numbers(there):
-            raise ValueError(f'{name} is {here}, and the configuration makes {there}: a file would '
-                             f'not bring it back; '
-                             'only the head and body.stem.conv may be replaced')
+            raise CheckpointError(f'{name} is {here}, and the configuration makes {there}: a file would '
+                                  f'not bring it back; '
+                                  'only the head and body.stem.conv may be replaced')
     return parts
 
 def _outline(module):
@@ -144,8 +145,8 @@ def save_model(
 )->Path:
     "Write weights, configuration and sha256 as one safetensors file; an existing file is replaced whole or not at all."
     if not isinstance(model, BinaryNet):
-        raise ValueError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
-                         f'carry the configuration that rebuilds them')
+        raise CheckpointError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
+                              f'carry the configuration that rebuilds them')
     parts = _parts(model)
     write_tensors(path, model.state_dict(), config=model.cfg, info=info,
                   **(dict(parts=parts) if parts else {}))
@@ -160,8 +161,8 @@ def load_model(
     "Rebuild the network of a file with its weights; the file is checked first and nothing is unpickled."
     tensors, head = read_tensors(path)
     if 'config' not in head:
-        raise ValueError(f'{path}: holds the state of a training, not a network; a run keeps its '
-                         f'networks in best.safetensors and model.safetensors')
+        raise CheckpointError(f'{path}: holds the state of a training, not a network; a run keeps its '
+                              f'networks in best.safetensors and model.safetensors')
     model = network_of(head['config'])
     for name, spec in head.get('parts', {}).items(): model.set_submodule(name, built(spec))
     dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())

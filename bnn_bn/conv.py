@@ -12,6 +12,11 @@ from torch import nn, Tensor
 from .binarize import sign_and_scale, hard_sign
 
 # %% ../nbs/02_conv.ipynb #e7fef82e
+def _wide(w):
+    "half precision as float32: sums over a filter leave float16"
+    return w.to(torch.promote_types(w.dtype, torch.float32))
+
+# %% ../nbs/02_conv.ipynb #04f0fa23
 def standardize(
     w:Tensor, # latent weights, (C_out, C_in/groups, k, k)
     gamma:float=1., # gain of the activation before, see `sigprop.gamma_of`
@@ -20,11 +25,12 @@ def standardize(
     eps_in_root:bool=False, # sqrt(variance + eps^2), not std + eps (BNN_NoBN's layer-norm switch)
 )->Tensor: # as `w`: mean 0 and mean square gamma^2/fan-in for each filter
     "Scaled weight standardisation of each filter (2101.08692, eq. 1)."
+    narrow, w = w.dtype, _wide(w)
     n, dims = w[0].numel(), tuple(range(1, w.dim()))
     if eps_in_root: std = (w.var(dims, correction=0, keepdim=True) + eps**2).sqrt()
     else: std = w.std(dims, correction=0, keepdim=True) + eps
     if floor: std = std.clamp(min=floor / math.sqrt(n))
-    return gamma / math.sqrt(n) * (w - w.mean(dims, keepdim=True)) / std
+    return (gamma / math.sqrt(n) * (w - w.mean(dims, keepdim=True)) / std).to(narrow)
 
 # %% ../nbs/02_conv.ipynb #b54e6750
 def get_padding(kernel_size:int, stride:int=1, dilation:int=1)->int: # pixels on each side
@@ -173,4 +179,5 @@ def standard_sign(
     zero:float=1., # value of sign(0)
 )->tuple: # signs as `w`, and scale (C_out,1,1,1)
     "`sign_and_scale` of the standardised weights, in less memory."
-    return _StandardSign.apply(w, gamma, floor, eps, eps_in_root, zero)
+    sign, scale = _StandardSign.apply(_wide(w), gamma, floor, eps, eps_in_root, zero)
+    return sign.to(w.dtype), scale.to(w.dtype)

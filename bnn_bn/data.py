@@ -7,7 +7,7 @@ __all__ = ['FASHION_CLASSES', 'CIFAR10_CLASSES', 'CIFAR10_STATS', 'CIFAR100_STAT
            'tensor_dls', 'fashion_mini', 'read_cifar10', 'read_cifar100', 'cifar10_dls', 'cifar100_dls']
 
 # %% ../nbs/03_data.ipynb #8cb34841
-import copy, hashlib
+import copy, hashlib, math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -19,6 +19,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from .augment import random_flip, flip_and_crop, seeded
 from .augment import random_crop # noqa: F401, for those who look for it here
+from .errors import DataError
 
 # %% ../nbs/03_data.ipynb #ead340d3
 class ShardedDL(DataLoader):
@@ -49,6 +50,15 @@ class ShardedDL(DataLoader):
             raise ValueError(f'first={self.first}: an epoch has {n} batches')
 
 # %% ../nbs/03_data.ipynb #2a512299
+def _check_stats(mean, std):
+    "a deviation of 0 or NaN would make every picture NaN"
+    mean, std = (torch.as_tensor(v).flatten().tolist() for v in (mean, std))
+    for k, (m, s) in enumerate(zip(mean, std)):
+        if math.isfinite(m) and math.isfinite(s) and s > 0: continue
+        raise DataError(f'channel {k} of the images: mean={m}, std={s}; a finite mean and a std above '
+                        '0 are needed. A constant channel says nothing: leave it out, or give its std')
+
+# %% ../nbs/03_data.ipynb #6d2daeca
 class TensorDL(ShardedDL):
     "Batches of uint8 images (N,C,H,W) and labels (N,), augmented and normalised on their device."
     def __init__(self, x:Tensor, y:Tensor, bs:int=64, shuffle:bool=False, drop_last:bool=False,
@@ -58,6 +68,7 @@ class TensorDL(ShardedDL):
         **kwargs):
         self.args = dict(x=x, y=y, bs=bs, shuffle=shuffle, drop_last=drop_last,
                          mean=mean, std=std, augment=augment, mix=mix)
+        _check_stats(mean, std)
         self.x, self.y, self.augment, self.mix = x, y, augment, mix
         stats = (torch.tensor(s, device=x.device).view(1, -1, 1, 1) for s in (mean, std))
         self.mean, self.std = (s*255 for s in stats)
@@ -88,12 +99,12 @@ def _read_strip(file, n, sha256):
     "uint8 images (n,1,28,28) from a PNG strip, checked"
     try: x = np.asarray(Image.open(file))
     except OSError as e:
-        raise ValueError(f'{file}: missing or truncated ({e}); reinstall bnn_bn') from None
+        raise DataError(f'{file}: missing or truncated ({e}); reinstall bnn_bn') from None
     if x.shape != (n*28, 28):
-        raise ValueError(f'{file}: a strip of {x.shape} pixels, expected {(n*28, 28)}; '
+        raise DataError(f'{file}: a strip of {x.shape} pixels, expected {(n*28, 28)}; '
                          'reinstall bnn_bn')
     if hashlib.sha256(x.tobytes()).hexdigest() != sha256:
-        raise ValueError(f'{file}: altered (its pixels have another sha256); reinstall bnn_bn')
+        raise DataError(f'{file}: altered (its pixels have another sha256); reinstall bnn_bn')
     return torch.from_numpy(x.reshape(n, 1, 28, 28).copy())
 
 # %% ../nbs/03_data.ipynb #9bb24ac6
@@ -181,12 +192,12 @@ _cifar100 = _Cifar('CIFAR-100', 'cifar-100-binary',
 def _check_file(file, raw, size, check):
     "an error unless `raw` is whole records of `size` bytes, with this md5 or so many of them"
     if len(raw) == 0 or len(raw) % size:
-        raise ValueError(f'{file}: {len(raw)} bytes is no whole number of {size}-byte records; '
+        raise DataError(f'{file}: {len(raw)} bytes is no whole number of {size}-byte records; '
                          'the file is truncated, fetch it again')
     if isinstance(check, int): found, wanted = f'{len(raw)//size} records', f'{check} records'
     else: found, wanted = f'md5 {hashlib.md5(raw).hexdigest()}', f'md5 {check}'
     if found != wanted:
-        raise ValueError(f'{file}: {found}, expected {check}; the file is altered, fetch it again')
+        raise DataError(f'{file}: {found}, expected {check}; the file is altered, fetch it again')
 
 def _read_cifar_file(file, labels, check):
     "images (N,3,32,32) and the last label (N,) of one file; labels: classes of each label byte"
@@ -196,7 +207,7 @@ def _read_cifar_file(file, labels, check):
     for i, classes in enumerate(labels):
         top = records[:, i].max()
         if top >= classes:
-            raise ValueError(f'{file}: label {top} in byte {i} of a record, with {classes} '
+            raise DataError(f'{file}: label {top} in byte {i} of a record, with {classes} '
                              'classes; the file is altered, fetch it again')
     images = records[:, len(labels):].reshape(-1, 3, 32, 32).contiguous()
     return images, records[:, len(labels) - 1].long()
@@ -277,6 +288,6 @@ def _fine_labels(path):
     if not names.is_file(): return [str(i) for i in range(100)]
     vocab = names.read_text().split()
     if len(vocab) != 100:
-        raise ValueError(f'{names}: {len(vocab)} names, expected 100, one a line; '
+        raise DataError(f'{names}: {len(vocab)} names, expected 100, one a line; '
                          'fetch the file again')
     return vocab

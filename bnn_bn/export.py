@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from . import __version__
+from .errors import ExportError
 from .graph import Graph, Node, check_graph
 from .engine import Engine, values_of
 from .files import write_file
@@ -109,8 +110,8 @@ def _load(model):
     if not Path(model).is_file(): raise FileNotFoundError(f'{model}: no such file')
     try: return onnx.load(str(model))
     except Exception as e:
-        raise ValueError(f'{model}: not an ONNX file ({type(e).__name__}: {e}); '
-                         'to_onnx writes one') from None
+        raise ExportError(f'{model}: not an ONNX file ({type(e).__name__}: {e}); '
+                          'to_onnx writes one') from None
 
 # %% ../nbs/33_export.ipynb #90d77fb2
 OPSET, IR, QONNX = 13, 7, 'qonnx.custom_op.general' # of ONNX 1.8, December 2020
@@ -226,8 +227,8 @@ def _check(graph, shape):
     for i, n in enumerate(graph.nodes): _check_step(f'step {i} ({n.op} {n.name})', n)
     try: json.dumps(graph.info)
     except TypeError as e:
-        raise ValueError(f'graph.info cannot be written as JSON ({e}); '
-                         'keep numbers, text, lists and dicts there') from None
+        raise ExportError(f'graph.info cannot be written as JSON ({e}); '
+                          'keep numbers, text, lists and dicts there') from None
 
 def _check_shape(graph, shape):
     def fits(s): return isinstance(s, str) or isinstance(s, int) and s > 0
@@ -240,7 +241,7 @@ def _check_step(where, n):
     for k, a in n.tensors.items():
         good = ~np.isnan(a) if k == 'threshold' else np.isfinite(a)
         if good.all(): continue
-        raise ValueError(f'{where}: {k} is not finite; fold a network whose weights are')
+        raise ExportError(f'{where}: {k} is not finite; fold a network whose weights are')
 
 # %% ../nbs/33_export.ipynb #73e5be70
 def _written(graph, form):
@@ -339,8 +340,8 @@ def check_onnx(
     ours = Engine(graph)(images)
     theirs = run_onnx(model, np.ascontiguousarray(images), fuse)
     if theirs.shape != ours.shape:
-        raise ValueError(f'the file gives {theirs.shape}, the graph {ours.shape}: '
-                         'the file was made from another network')
+        raise ExportError(f'the file gives {theirs.shape}, the graph {ours.shape}: '
+                          'the file was made from another network')
     same = theirs.argmax(1) == ours.argmax(1)
     return dict(difference=float(np.abs(theirs - ours).max()), scale=float(np.abs(ours).max()),
                 top1=float(same.mean()))

@@ -12,6 +12,7 @@ import numpy as np
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .activations import RPReLU
+from .errors import ExportError
 from .graph import Graph, Node, check_graph
 from .blocks import BiRealBlock, ReActBlock, XnorBlock
 from .models import BinaryNet
@@ -90,17 +91,17 @@ def geometry_of(conv, name):
     "stride, padding and dilation as whole numbers"
     pairs = {k: getattr(conv, k) for k in ('stride', 'padding', 'dilation')}
     if conv.groups != 1 or any(a != b for a, b in pairs.values()):
-        raise ValueError(f'{name}: groups or unequal sides ({conv}) cannot be packed')
+        raise ExportError(f'{name}: groups or unequal sides ({conv}) cannot be packed')
     return {k: a for k, (a, _) in pairs.items()}
 
 # %% ../nbs/31b_fold.ipynb #8aea6b06
 def check_signs(name, convs, w):
     if not all(c.binary for c in convs):
-        raise ValueError(f"{name}: its weights are real; only a network with binary='both' has one bit "
-                         "a weight (fit_two_step's second step)")
+        raise ExportError(f"{name}: its weights are real; only a network with binary='both' has one bit "
+                          "a weight (fit_two_step's second step)")
     if zeros := int((w == 0).sum()):
-        raise ValueError(f'{name}: {zeros} weights have the sign 0, a third value; '
-                         'pack a network with the default rules')
+        raise ExportError(f'{name}: {zeros} weights have the sign 0, a third value; '
+                          'pack a network with the default rules')
 
 # %% ../nbs/31b_fold.ipynb #b0ef4ae3
 def binary_step(folder, name, *, conv, norm, sign, x, act, factor=1., residual=None):
@@ -201,19 +202,19 @@ def classify(folder, fc, x):
 def check_model(model, zero_is_plus):
     "an error for what cannot be folded"
     if not isinstance(model, BinaryNet):
-        raise ValueError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
-                         'can be folded')
+        raise ExportError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
+                          'can be folded')
     if (binary := model.cfg['binary']) != 'both':
-        raise ValueError(f"binary={binary!r}: only a network with binary='both' has one bit a "
-                         'weight; train the second step (learn.fit_two_step)')
+        raise ExportError(f"binary={binary!r}: only a network with binary='both' has one bit a "
+                          'weight; train the second step (learn.fit_two_step)')
     for name, p in model.state_dict().items():
         if not torch.isfinite(p).all():
-            raise ValueError(f'{name} is not finite: this network cannot be folded; '
-                             'load an earlier checkpoint')
+            raise ExportError(f'{name} is not finite: this network cannot be folded; '
+                              'load an earlier checkpoint')
     zeros = [n for n, m in model.named_modules() if getattr(m, 'zero', 1) == 0]
     if zeros and not zero_is_plus:
-        raise ValueError(f'{zeros[0]} has sign(0) = 0 (reference rules), a third value that one '
-                         'bit cannot hold; zero_is_plus=True takes +1 instead')
+        raise ExportError(f'{zeros[0]} has sign(0) = 0 (reference rules), a third value that one '
+                          'bit cannot hold; zero_is_plus=True takes +1 instead')
 
 # %% ../nbs/31b_fold.ipynb #7694e593
 class FoldedNet(nn.Module):

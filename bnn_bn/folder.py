@@ -14,6 +14,7 @@ from fastai.data.core import DataLoaders
 from fastcore.basics import num_cpus
 from .augment import pca_lighting, seeded
 from .data import ShardedDL
+from .errors import DataError
 
 # %% ../nbs/04_folder.ipynb #e3b30536
 def _finish(x, mean, std, lighting, rules, noise):
@@ -73,7 +74,7 @@ def _read_image(file):
     try:
         with Image.open(file) as im: return im.convert('RGB')
     except Exception as e:
-        raise ValueError(f'{file}: not a readable picture ({e}); '
+        raise DataError(f'{file}: not a readable picture ({e}); '
                          'fetch it again or remove it') from None
 
 def _image_folder(path, tfm):
@@ -96,7 +97,7 @@ def _check_classes(train, valid):
     more, less = set(train.classes) - set(valid.classes), set(valid.classes) - set(train.classes)
     only = [_only_in(d, extra) for d, extra in ((train, more), (valid, less)) if extra]
     if only:
-        raise ValueError(f"{Path(train.root).parent}: training and validation have different "
+        raise DataError(f"{Path(train.root).parent}: training and validation have different "
                          f"classes ({'; '.join(only)}); give both the same class folders")
 
 # %% ../nbs/04_folder.ipynb #020edb51

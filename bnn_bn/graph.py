@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
+from .errors import PackedFormatError
 from .files import write_file
 
 # %% ../nbs/31_graph.ipynb #3f7a2a74
@@ -59,7 +60,7 @@ def is_whole(v, least, most):
     return isinstance(v, int) and not isinstance(v, bool) and least <= v <= most
 
 def need(good, where, what):
-    if not good: raise ValueError(f'{where}: {what}')
+    if not good: raise PackedFormatError(f'{where}: {what}')
 
 # %% ../nbs/31_graph.ipynb #8bc70f48
 def check_fields(n, rule, where):
@@ -117,7 +118,7 @@ def check_steps(graph):
     whole = f'a whole number from 1 to {MOST_CHANNELS}'
     good = is_whole(graph.channels, 1, MOST_CHANNELS)
     need(good, f'channels={graph.channels!r}', f'{whole} is needed')
-    if not graph.nodes: raise ValueError('a graph without a step')
+    if not graph.nodes: raise PackedFormatError('a graph without a step')
     channels = [graph.channels]
     for i, n in enumerate(graph.nodes):
         where = f'step {i} ({n.op} {n.name})'
@@ -187,8 +188,8 @@ def as_json(v):
     "a number or an array of numpy, or a path, as JSON has them"
     if isinstance(v, (np.generic, np.ndarray)): return v.tolist()
     if isinstance(v, Path): return str(v)
-    raise ValueError(f'info holds a {type(v).__name__}, {v!r}: only numbers, strings, lists and '
-                     'dicts can be kept')
+    raise PackedFormatError(f'info holds a {type(v).__name__}, {v!r}: only numbers, strings, lists and '
+                            'dicts can be kept')
 
 # %% ../nbs/31_graph.ipynb #05c90909
 def write_bnn(
@@ -210,8 +211,8 @@ def from_bytes(
     try: return decode(data, n_head)
     except NOT_OURS as e:
         found = f'{type(e).__name__}: {e}'
-        raise ValueError(f'{path}: its header is not one of ours ({found})') from None
-    except ValueError as e: raise ValueError(f'{path}: {e}') from None
+        raise PackedFormatError(f'{path}: its header is not one of ours ({found})') from None
+    except ValueError as e: raise PackedFormatError(f'{path}: {e}') from None
 
 NOT_OURS = KeyError, TypeError, IndexError, AttributeError, RecursionError, json.JSONDecodeError
 
@@ -259,10 +260,10 @@ class Body:
         axes = {'bit': (4,), 'f32': (1, 4)}.get(dtype, ())
         known = isinstance(shape, list) and len(shape) in axes
         if not known or not all(is_whole(s, 1, 2**32) for s in shape):
-            raise ValueError(f'an array of dtype {dtype} and shape {shape}')
+            raise PackedFormatError(f'an array of dtype {dtype} and shape {shape}')
         if n != bytes_of(dtype, shape) or offset != self.at or offset + n > len(self.data):
-            raise ValueError(f'an array of shape {shape}, {n} bytes at {offset}: '
-                             'the header contradicts itself')
+            raise PackedFormatError(f'an array of shape {shape}, {n} bytes at {offset}: '
+                                    'the header contradicts itself')
         self.at += n + gap(n)
         raw = self.data[offset:offset + n]
         if dtype == 'bit': return unpack_weight(raw, shape)
@@ -284,8 +285,8 @@ def decode(data, n_head):
         tensors = {k: body.take(*place) for k, place in s['tensors'].items()}
         nodes.append(Node(inputs=tuple(s['inputs']), tensors=tensors, **{k: s[k] for k in FIELDS}))
     left = len(body.data) - body.at
-    if left: raise ValueError(f'{left} bytes that no array holds: the header contradicts itself')
-    if not isinstance(head['info'], dict): raise ValueError('info is no dict; a dict is needed')
+    if left: raise PackedFormatError(f'{left} bytes that no array holds: the header contradicts itself')
+    if not isinstance(head['info'], dict): raise PackedFormatError('info is no dict; a dict is needed')
     graph = Graph(head['channels'], nodes, head['info'])
     check_graph(graph)
     return graph

@@ -11,6 +11,7 @@ from collections import OrderedDict
 import torch
 from torch import nn, Tensor
 from .conv import QuantConv2d, ScaledStdConv2d
+from .errors import ExportError
 from .models import BinaryNet, binary_net
 
 # %% ../nbs/31e_packable.ipynb #643a7708
@@ -33,22 +34,22 @@ def _check_kinds(live, known):
         if here is there: continue
         found = 'is missing' if here is None else f'is a {here.__name__}'
         wanted = 'none is known' if there is None else f'a {there.__name__} is'
-        raise ValueError(f'{name} {found}, where {wanted if there is None else wanted + " known"}: '
-                         'a packed network has no place for it; only the head and the first '
-                         'convolution may be replaced')
+        raise ExportError(f'{name} {found}, where {wanted if there is None else wanted + " known"}: '
+                          'a packed network has no place for it; only the head and the first '
+                          'convolution may be replaced')
     if list(live) != list(known):
-        raise ValueError('the modules of the body stand in another order than their configuration '
-                         'says')
+        raise ExportError('the modules of the body stand in another order than their configuration '
+                          'says')
 
 def _check_calls(model):
     "ValueError names the first module whose call does more than its class says"
     for name, m in model.named_modules():
         if m._forward_hooks or m._forward_pre_hooks:
-            raise ValueError(f'{name or "the network"} has a hook: what it does would be lost in a '
-                             f'packed network; remove it')
+            raise ExportError(f'{name or "the network"} has a hook: what it does would be lost in a '
+                              f'packed network; remove it')
         if 'forward' in vars(m):
-            raise ValueError(f'{name or "the network"} has a forward of its own: it would be lost '
-                             f'in a packed network')
+            raise ExportError(f'{name or "the network"} has a forward of its own: it would be lost '
+                              f'in a packed network')
 
 # %% ../nbs/31e_packable.ipynb #adaa2852
 def _leaves(module):
@@ -58,30 +59,30 @@ def _leaves(module):
 def _plain_head(head):
     "pool, flatten and one linear layer, or a ValueError that names what else there is"
     if type(head) is not nn.Sequential:
-        raise ValueError(f'head is a {type(head).__name__}: pooling, Flatten and one Linear are '
-                         f'needed')
+        raise ExportError(f'head is a {type(head).__name__}: pooling, Flatten and one Linear are '
+                          f'needed')
     parts = [m for m in _leaves(head) if type(m) not in (nn.Dropout, nn.Identity)]
     kinds = [type(m) for m in parts]
     if kinds != [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear]:
-        raise ValueError(f'head holds {", ".join(k.__name__ for k in kinds)}: a packed network has '
-                         f'AdaptiveAvgPool2d, Flatten and one Linear; '
-                         'Dropout and Identity may stand between')
+        raise ExportError(f'head holds {", ".join(k.__name__ for k in kinds)}: a packed network has '
+                          f'AdaptiveAvgPool2d, Flatten and one Linear; '
+                          'Dropout and Identity may stand between')
     others = [type(m).__name__ for m in head.modules() if any(True for _ in m.children()) and type(m) is not nn.Sequential]
-    if others: raise ValueError(f'head holds a {others[0]}: a Sequential is needed')
+    if others: raise ExportError(f'head holds a {others[0]}: a Sequential is needed')
     pool, flatten, fc = parts
     if fc.bias is None: fc.bias = nn.Parameter(torch.zeros(fc.out_features))
     if pool.output_size not in (1, (1, 1)):
-        raise ValueError(f'head pools to {pool.output_size}: one pixel (1) is needed')
+        raise ExportError(f'head pools to {pool.output_size}: one pixel (1) is needed')
     return nn.Sequential(OrderedDict(pool=pool, flatten=flatten, fc=fc))
 
 def _plain_conv(conv):
     "the first convolution as one of ours"
     if type(conv) in (QuantConv2d, ScaledStdConv2d): return conv
     if type(conv) is not nn.Conv2d or conv.padding_mode != 'zeros':
-        raise ValueError(f'body.stem.conv is a {type(conv).__name__}: a convolution with zero '
-                         f'padding is needed')
+        raise ExportError(f'body.stem.conv is a {type(conv).__name__}: a convolution with zero '
+                          f'padding is needed')
     if isinstance(conv.padding, str):
-        raise ValueError(f'body.stem.conv has padding={conv.padding!r}: numbers are needed')
+        raise ExportError(f'body.stem.conv has padding={conv.padding!r}: numbers are needed')
     ours = QuantConv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride,
                        conv.padding, conv.dilation,
                        groups=conv.groups, bias=conv.bias is not None)
@@ -96,15 +97,15 @@ def as_packable(
     "The network as folding reads it; ValueError names the first module that has no place in a packed network."
     model = _inner(model)
     if not isinstance(model, BinaryNet):
-        raise ValueError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
-                         f'can be folded')
+        raise ExportError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
+                          f'can be folded')
     if type(model) is not BinaryNet:
-        raise ValueError(f'{type(model).__name__} is derived from BinaryNet: its forward may do '
-                         f'more, which would be lost')
+        raise ExportError(f'{type(model).__name__} is derived from BinaryNet: its forward may do '
+                          f'more, which would be lost')
     _check_calls(model)
     with torch.device('meta'): twin = binary_net(**model.cfg)
     if list(model._modules) != ['body', 'head']:
-        raise ValueError(f'the network has {", ".join(model._modules)}: body and head are known')
+        raise ExportError(f'the network has {", ".join(model._modules)}: body and head are known')
     live, known = _kinds(model.body, 'body'), _kinds(twin.body, 'body')
     live['body.stem.conv'] = known['body.stem.conv']
     _check_kinds(live, known)
@@ -131,10 +132,10 @@ def check_logits(
     want, got = model(images), packed(images)
     off = (want - got).abs().amax(1).median()/want.abs().max().clamp(min=1e-30)
     if not off <= BOUND:
-        raise ValueError(f'the packed network answers otherwise than the trained one: logits of '
-                         f'{len(images)} images are off by {off:.2g} '
-                         f'of the largest, more than {BOUND:g}; nothing was made, please report '
-                         f'this network')
+        raise ExportError(f'the packed network answers otherwise than the trained one: logits of '
+                          f'{len(images)} images are off by {off:.2g} '
+                          f'of the largest, more than {BOUND:g}; nothing was made, please report '
+                          f'this network')
     return off.item()
 
 def noise_images(

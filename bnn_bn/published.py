@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from .blocks import BiRealBlock, ReActBlock
+from .errors import CheckpointError
 from .models import BinaryNet, binary_net, create_model
 
 # %% ../nbs/12d_published.ipynb #1ab3817a
@@ -30,7 +31,7 @@ def load_strictly(
         'unexpected': [label(n) for n in state if n not in own],
         'wrong shape': [shapes(n) for n in own if n in state and state[n].shape != own[n].shape]}
     wrong = [f'{what}: {", ".join(names)}' for what, names in found.items() if names]
-    if wrong: raise ValueError('the weights do not fit this network; ' + '; '.join(wrong))
+    if wrong: raise CheckpointError('the weights do not fit this network; ' + '; '.join(wrong))
     model.load_state_dict(state, strict=False)
 
 # %% ../nbs/12d_published.ipynb #d956e7db
@@ -80,13 +81,13 @@ def weights_of(state):
     "the tensors of a state dict or checkpoint by name, without the prefixes of wrappers; ValueError says what to pass"
     how = "pass the dict of weights, such as torch.load(path, map_location='cpu', weights_only=True)['state_dict']"
     if isinstance(state, nn.Module):
-        raise ValueError(f'state is a network ({type(state).__name__}): pass its weights, '
-                         f'state.state_dict()')
-    if not isinstance(state, Mapping): raise ValueError(f'state is a {type(state).__name__}: {how}')
+        raise CheckpointError(f'state is a network ({type(state).__name__}): pass its weights, '
+                              f'state.state_dict()')
+    if not isinstance(state, Mapping): raise CheckpointError(f'state is a {type(state).__name__}: {how}')
     for key in ('state_dict', 'model'):
         if isinstance(state.get(key), Mapping): state = state[key]
     wrong = [k for k, v in state.items() if not isinstance(v, torch.Tensor)]
-    if wrong: raise ValueError(f'not tensors: {", ".join(map(str, wrong))}; {how}')
+    if wrong: raise CheckpointError(f'not tensors: {", ".join(map(str, wrong))}; {how}')
     return {k.replace('_orig_mod.', '').removeprefix('module.'): v for k, v in state.items()}
 
 def _filled(model, state):
@@ -188,9 +189,9 @@ def from_mmpretrain(
     convs = sorted({int(n) for n in numbers if n.isdigit()})
     if not convs or convs[-1] not in (11, 13, 16, 19):
         here = f'.{convs[-1]}' if convs else 'there is none'
-        raise ValueError(f'{path}: the last convolution of a VGG is backbone.features.11, .13, .16 '
-                         f'or .19, here {here}; '
-                         f"{', '.join(list(state)[:3])}, ...")
+        raise CheckpointError(f'{path}: the last convolution of a VGG is backbone.features.11, .13, .16 '
+                              f'or .19, here {here}; '
+                              f"{', '.join(list(state)[:3])}, ...")
     last = state.get('backbone.classifier.6.weight')
     name = f"vgg{convs[-1]}{'_bn' if any('.bn.' in k for k in state) else ''}_real"
     model = create_model(name, **({} if last is None else dict(n_out=len(last))))
@@ -205,14 +206,14 @@ def _tensors_of(path):
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
     try: state = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(f'{path}: holds more than tensors and plain values, or is no file of '
-                         f'torch.save; '
-                         "where it comes from, keep torch.load(...)['state_dict'] alone") from None
+        raise CheckpointError(f'{path}: holds more than tensors and plain values, or is no file of '
+                              f'torch.save; '
+                              "where it comes from, keep torch.load(...)['state_dict'] alone") from None
     except (RuntimeError, EOFError) as e:
-        raise ValueError(f'{path}: not a whole file of torch.save ({e}); fetch it again') from None
+        raise CheckpointError(f'{path}: not a whole file of torch.save ({e}); fetch it again') from None
     state = state.get('state_dict', state) if isinstance(state, dict) else state
     tensors = isinstance(state, dict) and state and all(isinstance(v,
                                                                    torch.Tensor) for v in state.values())
     if not tensors:
-        raise ValueError(f'{path}: no dict of tensors, nor a checkpoint with one under state_dict')
+        raise CheckpointError(f'{path}: no dict of tensors, nor a checkpoint with one under state_dict')
     return state

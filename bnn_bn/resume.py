@@ -14,6 +14,7 @@ import numpy as np, torch
 from fastai.basics import Callback, CancelEpochException, CancelFitException, L, patch
 from fastai.basics import get_model, get_random_states, rank_distrib
 from .checkpoint import read_tensors, write_tensors
+from .errors import CheckpointError
 from .learner import any_process
 
 # %% ../nbs/24_resume.ipynb #2dcf0645
@@ -34,8 +35,8 @@ def pack_tree(
     return walk(tree, place), tensors
 
 def _not_plain(o, at):
-    return ValueError(f'{at} is a {type(o).__name__}: a state holds tensors, numbers, strings, '
-                      'lists, tuples and dicts only')
+    return CheckpointError(f'{at} is a {type(o).__name__}: a state holds tensors, numbers, strings, '
+                           'lists, tuples and dicts only')
 
 # %% ../nbs/24_resume.ipynb #0e314332
 def unpack_tree(
@@ -74,7 +75,7 @@ def load_state(
             if f.exists(): return _read_state(f)
         except _NotWhole as e: errors.append(str(e))
     if not errors: return None
-    raise ValueError(f"no state can be read: {'; '.join(errors)}; start again without resuming")
+    raise CheckpointError(f"no state can be read: {'; '.join(errors)}; start again without resuming")
 
 # %% ../nbs/24_resume.ipynb #af3e3388
 class _NotWhole(Exception): pass
@@ -82,7 +83,7 @@ class _NotWhole(Exception): pass
 def _read_state(f):
     try: tensors, head = read_tensors(f)
     except ValueError as e: raise _NotWhole(str(e)) from None
-    if 'state' not in head: raise ValueError(f'{f}: holds no state of a training')
+    if 'state' not in head: raise CheckpointError(f'{f}: holds no state of a training')
     return unpack_tree(head['state'], tensors)
 
 # %% ../nbs/24_resume.ipynb #c838d184
@@ -189,8 +190,8 @@ def before_fit(self:ExactResume):
     self.learn.remove_cb(_Place)
     if state is None: return
     if not self.resume:
-        raise ValueError(f'{self.file}: a state is there already; resume from it, '
-                         'or choose another directory')
+        raise CheckpointError(f'{self.file}: a state is there already; resume from it, '
+                              'or choose another directory')
     same_settings(state['settings'], self.settings(), self.file)
     restore(self.learn, state)
     self._go_on(state)
@@ -288,8 +289,8 @@ def restore(
     _restore_recorder(learn.recorder, state['recorder'])
     have, saved = _stateful(learn), state['callbacks']
     if set(have) != set(saved):
-        raise ValueError(f'the saved training had callbacks with a state {sorted(saved)}, '
-                         f'this one has {sorted(have)}; use the same')
+        raise CheckpointError(f'the saved training had callbacks with a state {sorted(saved)}, '
+                              f'this one has {sorted(have)}; use the same')
     for name, c in have.items(): c.load_state_dict(saved[name])
 
 # %% ../nbs/24_resume.ipynb #bb385dc3
@@ -322,5 +323,5 @@ def same_settings(
     differ = [f'{k}: {old.get(k)!r} there, {new.get(k)!r} now'
               for k in dict(old, **new) if old.get(k) != new.get(k)]
     if not differ: return
-    raise ValueError(f"{file} belongs to another training ({'; '.join(differ)}); "
-                     'use its settings, or another directory')
+    raise CheckpointError(f"{file} belongs to another training ({'; '.join(differ)}); "
+                          'use its settings, or another directory')

@@ -11,6 +11,7 @@ import numpy as np, torch
 from torch import nn
 from .activations import RPReLU
 from .blocks import BiRealBlock, ReActBlock, XnorBlock
+from .errors import PackedFormatError
 from .graph import Graph, from_bytes
 from .conv import ScaledStdConv2d
 from .fold import fold, thresholds
@@ -100,8 +101,8 @@ def fill_filters(conv, norm, factor, signs, wanted, g, tries=200):
         bad = (w != signs).flatten(1).any(1).numpy() | (scale != wanted)
         rows = torch.tensor(bad.nonzero()[0])
         if not len(rows): return
-    raise ValueError(f'{len(rows)} filters, the first is {rows[0]}, have signs or a scale that no '
-                     f'latent weights give')
+    raise PackedFormatError(f'{len(rows)} filters, the first is {rows[0]}, have signs or a scale that no '
+                            f'latent weights give')
 
 def _typical_variance(conv, norm):
     "the running variance of sums of independent signs, so that a step in training mode changes little"
@@ -144,10 +145,10 @@ def _restore(model, latent):
             p = getattr(conv, k)
             try: values = np.frombuffer(base64.b64decode(text), '<f4').astype(np.float32)
             except ValueError:
-                raise ValueError(f'latent: {name}.{k} is no base64 of float32 numbers') from None
+                raise PackedFormatError(f'latent: {name}.{k} is no base64 of float32 numbers') from None
             if values.size != p.numel():
-                raise ValueError(f'latent: {name}.{k} has {values.size} numbers, {p.numel()} are '
-                                 f'needed')
+                raise PackedFormatError(f'latent: {name}.{k} has {values.size} numbers, {p.numel()} are '
+                                        f'needed')
             p.copy_(torch.tensor(values).view_as(p))
 
 # %% ../nbs/31f_unpack.ipynb #979748c2
@@ -160,7 +161,7 @@ class _Walk:
     def take(self, op, name):
         n = next(self.nodes, None)
         if n is None or n.op != op:
-            raise ValueError(f'{name}: a step {op} is needed, the file has {n and n.op}')
+            raise PackedFormatError(f'{name}: a step {op} is needed, the file has {n and n.op}')
         return n
 
 def _set_sign(walk, node, ask, parameter, guess, allowed=None):
@@ -281,14 +282,14 @@ def unpack(
     "A network that trains, from a packed one: latent weights rebuilt from signs and scales. ValueError says what hinders."
     config = graph.info.get('config')
     if not isinstance(config, dict):
-        raise ValueError('the file does not say which network it holds (no config): '
-                         'only networks of bnn_bn.models can be unpacked')
+        raise PackedFormatError('the file does not say which network it holds (no config): '
+                                'only networks of bnn_bn.models can be unpacked')
     model = binary_net(**config).eval()
     with torch.no_grad():
         try: _fill(model, _Walk(graph.nodes, 0), graph.nodes)
         except (KeyError, IndexError, RuntimeError) as e:
-            raise ValueError(f'the file is not what its config says ({type(e).__name__}: '
-                             f'{e})') from None
+            raise PackedFormatError(f'the file is not what its config says ({type(e).__name__}: '
+                                    f'{e})') from None
         _restore(model, graph.info.get('latent', {}))
     compare_graphs(fold(model, zero_is_plus=True), graph)
     return model
@@ -337,11 +338,11 @@ def compare_graphs(
 )->list: # names of the kernels that differ by rounding
     "Raise ValueError at the first array that is not equal, bit by bit; a real kernel may differ by rounding."
     if len(ours.nodes) != len(theirs.nodes):
-        raise ValueError(f'{len(theirs.nodes)} steps in the file, {len(ours.nodes)} in the network')
+        raise PackedFormatError(f'{len(theirs.nodes)} steps in the file, {len(ours.nodes)} in the network')
     rounded = []
     for a, b in zip(ours.nodes, theirs.nodes):
         if a.op != b.op or set(a.tensors) != set(b.tensors):
-            raise ValueError(f'{b.name}: another step than its config says')
+            raise PackedFormatError(f'{b.name}: another step than its config says')
         for k, want in b.tensors.items():
             if not _same_array(a.tensors[k], want, f'{b.name}: {k}', rtol): rounded.append(b.name)
     return rounded
@@ -350,12 +351,12 @@ def compare_graphs(
 def _same_array(got, want, name, rtol):
     "are two arrays equal in every bit? ValueError where they differ by more than the rounding of a real kernel"
     if got.shape != want.shape:
-        raise ValueError(f'{name} of shape {want.shape}, {got.shape} fits the config')
+        raise PackedFormatError(f'{name} of shape {want.shape}, {got.shape} fits the config')
     if (got == want).all(): return True
     real = want.ndim == 4 and want.dtype == np.float32
     if not real or (abs(got - want) > rtol*abs(want).max()).any():
-        raise ValueError(f'{name}: {int((got != want).sum())} of {want.size} numbers cannot be '
-                         f'rebuilt')
+        raise PackedFormatError(f'{name}: {int((got != want).sum())} of {want.size} numbers cannot be '
+                                f'rebuilt')
     return False
 
 # %% ../nbs/31f_unpack.ipynb #fcea3157

@@ -11,6 +11,7 @@ import hashlib, json, re
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from .errors import PackedFormatError
 from .files import write_file
 
 # %% ../nbs/05b_weights.ipynb #e9c3bf12
@@ -106,8 +107,8 @@ def pretrained_bytes(
     path = pretrained_path(name, folder)
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != known.sha256:
-        raise ValueError(f'{path}: damaged, its sha256 is not that of the card of {name}; install '
-                         f'the package again')
+        raise PackedFormatError(f'{path}: damaged, its sha256 is not that of the card of {name}; install '
+                                f'the package again')
     return data
 
 def pretrained_path(
