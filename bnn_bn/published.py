@@ -7,8 +7,9 @@ __all__ = ['load_strictly', 'reference_names', 'from_reference', 'from_reactnet'
            'from_mmpretrain']
 
 # %% ../nbs/12d_published.ipynb #417c6045
-import pickle, warnings
+import warnings, zipfile
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 import torch
 from torch import nn
@@ -22,17 +23,48 @@ def load_strictly(
     state:dict, # name -> tensor
     rename:dict=None, # the model's name -> the name used in messages
 ):
-    "Load a state dict, or raise ValueError that lists each missing, unexpected and wrong-shaped name; then nothing was loaded."
+    "Load a state dict; CheckpointError lists each name that does not fit, and nothing was loaded."
+    check_weights(model, state, rename)
+    model.load_state_dict(state, strict=False)
+
+# %% ../nbs/12d_published.ipynb #956545fe
+def check_weights(model, state, rename=None):
+    "do these weights fit? The model may be without memory (device meta); CheckpointError lists what does not"
     own, rename = model.state_dict(), rename or {}
     def label(n): return rename.get(n, n)
     def shapes(n): return f'{label(n)} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}'
+    def kinds(n): return f'{label(n)} {_kind(state[n])} instead of {_kind(own[n])}'
+    both = [n for n in own if n in state]
+    alike = [n for n in both if _kind(state[n]) in (_kind(own[n]), _may_be.get(_kind(own[n])))]
     found = {
         'missing': [label(n) for n in own if n not in state and not n.endswith('num_batches_tracked')],
         'unexpected': [label(n) for n in state if n not in own],
-        'wrong shape': [shapes(n) for n in own if n in state and state[n].shape != own[n].shape]}
+        'wrong shape': [shapes(n) for n in both if state[n].shape != own[n].shape],
+        'wrong kind': [kinds(n) for n in both if n not in alike],
+        'NaN or infinity in': [label(n) for n in alike if not _is_finite(state[n])]}
     wrong = [f'{what}: {", ".join(names)}' for what, names in found.items() if names]
     if wrong: raise CheckpointError('the weights do not fit this network; ' + '; '.join(wrong))
-    model.load_state_dict(state, strict=False)
+
+# %% ../nbs/12d_published.ipynb #3f26ad7a
+_may_be = dict(whole='real') # a count, which some files keep as a real number
+_REAL = torch.float16, torch.bfloat16, torch.float32, torch.float64
+_WHOLE = torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8
+
+def _kind(t):
+    "what a tensor holds, in a word"
+    dense = t.layout == torch.strided and not t.is_quantized
+    if not dense: return 'not dense'
+    if not t.is_meta and t.untyped_storage().nbytes() < t.numel()*t.element_size(): return 'repeated'
+    if t.dtype in _REAL: return 'real'
+    return 'whole' if t.dtype in _WHOLE else str(t.dtype).removeprefix('torch.')
+
+def _is_finite(t): return t.is_meta or not t.is_floating_point() or bool(t.isfinite().all())
+
+@contextmanager
+def named(file):
+    "within it, an error about weights says which file they came from"
+    try: yield
+    except CheckpointError as e: raise CheckpointError(f'{file}: {e}') from None
 
 # %% ../nbs/12d_published.ipynb #d956e7db
 _names = {
@@ -88,7 +120,15 @@ def weights_of(state):
         if isinstance(state.get(key), Mapping): state = state[key]
     wrong = [k for k, v in state.items() if not isinstance(v, torch.Tensor)]
     if wrong: raise CheckpointError(f'not tensors: {", ".join(map(str, wrong))}; {how}')
-    return {k.replace('_orig_mod.', '').removeprefix('module.'): v for k, v in state.items()}
+    return without_prefixes(state)
+
+def without_prefixes(state):
+    "the same tensors without the prefixes of wrappers, if no two of them then have the same name"
+    names = [str(k).replace('_orig_mod.', '').removeprefix('module.') for k in state]
+    twice = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
+    if not twice: return dict(zip(names, state.values()))
+    raise CheckpointError(f'{", ".join(twice)}: there twice, with and without the prefix of a wrapper '
+                          '(module. or _orig_mod.); keep one of them')
 
 def _filled(model, state):
     "the network with these weights under the authors' names, in their dtype and in evaluation mode"
@@ -184,7 +224,7 @@ def from_mmpretrain(
     path, # `.pth` file of one of mmpretrain's VGGs: a state dict, or a checkpoint with 'state_dict'
 )->nn.Module: # torchvision's network, on the CPU, in evaluation mode
     "A VGG with mmpretrain's weights; nothing but tensors and plain values is unpickled, and ValueError lists each name that does not fit."
-    state = _tensors_of(path)
+    with named(path): state = without_prefixes(tensors_of(read_torch(path)))
     numbers = [k.split('.')[2] for k in state if k.startswith('backbone.features.')]
     convs = sorted({int(n) for n in numbers if n.isdigit()})
     if not convs or convs[-1] not in (11, 13, 16, 19):
@@ -194,26 +234,41 @@ def from_mmpretrain(
                               f"{', '.join(list(state)[:3])}, ...")
     last = state.get('backbone.classifier.6.weight')
     name = f"vgg{convs[-1]}{'_bn' if any('.bn.' in k for k in state) else ''}_real"
-    model = create_model(name, **({} if last is None else dict(n_out=len(last))))
-    names = mmpretrain_names(model)
+    def network(): return create_model(name, **({} if last is None else dict(n_out=len(last))))
+    with torch.device('meta'): outline = network()
+    names = mmpretrain_names(outline)
     ours = {theirs: n for n, theirs in names.items()}
-    load_strictly(model, {ours.get(k, k): v for k, v in state.items()}, names)
+    state = {ours.get(k, k): v for k, v in state.items()}
+    with named(path): check_weights(outline, state, names)
+    model = network()
+    load_strictly(model, state, names)
     return model.eval()
 
 # %% ../nbs/12d_published.ipynb #1b3067b5
-def _tensors_of(path):
-    "the tensors of a pickled checkpoint, read without running anything"
+def read_torch(path):
+    "what a file of torch.save holds, if that is tensors and plain values; nothing in it is run"
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
-    try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(f'{path}: holds more than tensors and plain values, or is no file of '
-                              f'torch.save; '
-                              "where it comes from, keep torch.load(...)['state_dict'] alone") from None
-    except (RuntimeError, EOFError) as e:
-        raise CheckpointError(f'{path}: not a whole file of torch.save ({e}); fetch it again') from None
-    state = state.get('state_dict', state) if isinstance(state, dict) else state
-    tensors = isinstance(state, dict) and state and all(isinstance(v,
-                                                                   torch.Tensor) for v in state.values())
-    if not tensors:
-        raise CheckpointError(f'{path}: no dict of tensors, nor a checkpoint with one under state_dict')
-    return state
+    try:
+        _check_zip(path)
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except PermissionError: raise
+    except Exception as e: # a damaged or foreign pickle raises errors of any kind
+        raise CheckpointError(
+            f'not a whole torch file of tensors alone, or it holds more than tensors and plain values '
+            f'({type(e).__name__}); fetch it again, or where it comes from keep the weights alone: '
+            'torch.save(model.state_dict(), file)') from None
+
+def _check_zip(path):
+    "refuse a zip that grows when it is read"
+    if not zipfile.is_zipfile(path): return
+    with zipfile.ZipFile(path) as z: members = z.infolist()
+    grows = sum(m.file_size for m in members) > Path(path).stat().st_size
+    if grows or any(m.compress_type for m in members): raise ValueError('a compressed zip')
+
+def tensors_of(state):
+    "the dict of tensors in what a file held, also under `state_dict`"
+    state = state.get('state_dict', state) if isinstance(state, dict) else {}
+    wrong = [str(k) for k, v in state.items() if not isinstance(v, torch.Tensor)]
+    if state and not wrong: return state
+    raise CheckpointError(f'no dict of tensors (no tensors: {", ".join(wrong[:5]) or "nothing"}), nor a checkpoint '
+                          'with one under state_dict; write torch.save(model.state_dict(), file)')

@@ -13,10 +13,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from .checkpoint import load_model, load_strictly
-from .errors import CheckpointError
+from .checkpoint import load_model, load_strictly, read_weights
+from .published import named, without_prefixes
 
 # %% ../nbs/22b_teachers.ipynb #9c044ddb
 class Teacher(nn.Module):
@@ -113,7 +111,7 @@ def _filled(given, source):
     return {k: getattr(source, k) if v is None else v for k, v in given.items()}
 
 def _untrained(name, source, n_out):
-    return CheckpointError(
+    return ValueError(
         f'{name}: its weights have {source.n_out} classes, n_out={n_out}; a new last layer is '
         f'untrained and teaches nothing. Give weights that were trained on these {n_out} classes '
         'as file=')
@@ -141,31 +139,10 @@ def _own_network(name, n_out):
                      'take one that was trained on the same classes')
 
 # %% ../nbs/22b_teachers.ipynb #15addb00
-_write_it = 'write it with torch.save(model.state_dict(), file)'
-
 def _load_weights(model, file):
-    state = _tensors(_read_weights(file), file)
-    try: load_strictly(model, {k.removeprefix('module.'): v for k, v in state.items()})
-    except ValueError as e: raise CheckpointError(f'{file}: {e}') from None
-
-def _read_weights(file):
-    if not Path(file).is_file(): raise FileNotFoundError(f'{file}: no such file')
-    try:
-        if str(file).endswith('.safetensors'): return load_file(file)
-        return torch.load(file, map_location='cpu', weights_only=True)
-    except SafetensorError as e:
-        raise CheckpointError(f'{file}: not a whole safetensors file ({e}); fetch it again') from None
-    except Exception as e: # a pickle error of one of many kinds
-        raise CheckpointError(f'{file}: not a whole torch file of tensors alone ({type(e).__name__}); '
-                              f'fetch it again, or {_write_it}') from e
-
-def _tensors(state, file):
-    "the dict of weights inside what a file held"
-    state = state.get('state_dict', state) if isinstance(state, dict) else {}
-    wrong = [str(k) for k, v in state.items() if not isinstance(v, Tensor)]
-    if state and not wrong: return state
-    wrong = ', '.join(wrong) or 'nothing'
-    raise CheckpointError(f'{file}: not a dict of weights (no tensors: {wrong}); {_write_it}')
+    "a file's weights into a network of a library"
+    state = read_weights(file)
+    with named(file): load_strictly(model, without_prefixes(state))
 
 # %% ../nbs/22b_teachers.ipynb #74b89b60
 def _source(name):
