@@ -27,12 +27,12 @@ _all_ = ['from_mmpretrain', 'from_reactnet', 'from_reference', 'load_strictly', 
          'reference_names', 'to_reference']
 
 # %% ../nbs/13_checkpoint.ipynb #a98e86b0
-def _digest(tensors, text):
-    "sha256 over the text and each tensor's name, dtype, shape and bytes"
+def tensors_digest(tensors, text=''):
+    "sha256 over a text and each tensor's name, dtype, shape and bytes"
     h = hashlib.sha256(text.encode())
     for name, t in sorted(tensors.items()):
         h.update(f'{name} {t.dtype} {tuple(t.shape)}'.encode())
-        h.update(t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        h.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
 # %% ../nbs/13_checkpoint.ipynb #21734340
@@ -45,7 +45,7 @@ def write_tensors(
     "Write tensors, a header and a sha256 over both as one safetensors file."
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     text = json.dumps(dict(version=1, **head), sort_keys=True)
-    write_file(path, to_bytes(tensors, dict(bnn_bn=text, sha256=_digest(tensors, text))), previous)
+    write_file(path, to_bytes(tensors, dict(bnn_bn=text, sha256=tensors_digest(tensors, text))), previous)
 
 # %% ../nbs/13_checkpoint.ipynb #ab1a0b91
 def read_tensors(
@@ -56,7 +56,7 @@ def read_tensors(
     if not isinstance(meta.get('bnn_bn'), str):
         raise CheckpointError(f'{path}: a safetensors file without a bnn_bn header; write it with '
                               f'save_model')
-    if _digest(tensors, meta['bnn_bn']) != meta.get('sha256'):
+    if tensors_digest(tensors, meta['bnn_bn']) != meta.get('sha256'):
         raise CheckpointError(f'{path}: altered, its sha256 does not fit; use another copy')
     return tensors, _head(path, meta['bnn_bn'])
 

@@ -16,7 +16,7 @@ from .files import write_file
 from .checkpoint import load_info, load_model
 from .models import BinaryNet, create_model
 from .recipes import Recipe, make_dls
-from .run import readable
+from .run import network_in, readable, recipe_beside
 from .graph import read_bnn
 from .deploy import facts, pack
 from .bench import kinds, take_turns, usual_rivals
@@ -56,13 +56,11 @@ def _source(run, which):
         kept = dict(accuracy=about.accuracy, name=run)
         return _Source(model, run, 4*sum(p.numel() for p in model.parameters()),
                        Path(f'{run}.bnn'), kept, Recipe(**about.recipe))
-    file = Path(run)/f'{which}.safetensors' if Path(run).is_dir() else Path(run)
+    file = network_in(run, which)
     if not file.exists():
         raise FileNotFoundError(f'{file}: no such file{did_you_mean(run, cards())}')
-    config, recipe = file.parent/'config.json', None
-    if config.exists(): recipe = Recipe(**json.loads(config.read_text())['recipe'])
     return _Source(load_model(file), str(file), file.stat().st_size, file.with_suffix('.bnn'),
-                   load_info(file)['info'], recipe)
+                   load_info(file)['info'], recipe_beside(file))
 
 # %% ../nbs/35_commands.ipynb #3464ee4e
 def data_of(recipe, path, images):
@@ -73,6 +71,19 @@ def data_of(recipe, path, images):
     batches = -(-images//dls.valid.bs)
     x = torch.cat([b[0] for b, _ in zip(dls.valid, range(batches))])[:images]
     return facts(dls), x.split(100)
+
+def check_data(source, known, batches):
+    "a network of another run may lie in the directory: it must fit the data of config.json"
+    asked = len(known.get('classes', ())), batches[0].shape[1] if batches else None
+    has = source.model.n_out, source.model.in_chans
+    for what, a, b in zip(('classes', 'channels'), has, asked):
+        if not b or a == b: continue
+        raise ValueError(f'{source.name}: a network of {a} {what}, and the data of its config.json have '
+                         f'{b}; give the network of this run, or move it elsewhere')
+
+def keep(packed, info):
+    "what a network said of itself, where the packed file does not say it already"
+    packed.info.update({k: v for k, v in info.items() if k not in packed.info})
 
 def side_of(config): return 224 if config.get('stem') == 'imagenet' else 32
 
@@ -96,7 +107,9 @@ def bnn_pack(
     with readable('bnn_pack'):
         source = _source(run, which)
         known, batches = data_of(source.recipe, path, images)
-        packed = pack(source.model, **(source.info | known))
+        check_data(source, known, batches)
+        packed = pack(source.model, **known)
+        keep(packed, source.info)
         result = compare(source.model, packed, batches or noise(source.model, images))
         if result['agree'] < least:
             raise ValueError(f"{source.name}: only {result['agree']:.2%} of {result['images']} "

@@ -18,9 +18,10 @@ from fastcore.script import call_parse
 from .files import write_file
 from .checkpoint import save_model, load_model
 from .data import fashion_mini
+from .errors import CheckpointError
 from .learner import bnn_learner
 from .models import create_model
-from .run import show_progress, versions
+from .run import readable, show_progress, versions
 from .sigprop import gamma_of
 from .steps import History
 
@@ -123,11 +124,10 @@ class _Demo:
     def resume(self):
         "results and rows of an unfinished run with the same settings, whole trainings only"
         file, rows = self.out/'results.json', self.out/'history.csv'
-        old = json.loads(file.read_text()) if file.exists() else {}
+        old = _read_results(file)
         unfinished = old.get('settings') == self.settings and not old.get('complete')
         self.results, self.history = old['results'] if unfinished else [], History(rows)
-        rows = list(csv.DictReader(rows.open())) if rows.exists() else []
-        self.history.rows = [r for r in rows if self.has(r['network'], int(r['seed']))]
+        self.history.rows = [r for r in _read_rows(rows) if self.has(r['network'], int(r['seed']))]
         return self
 
     def has(self, kind, seed):
@@ -136,6 +136,29 @@ class _Demo:
     def write(self, complete):
         data = dict(settings=self.settings, complete=complete, results=self.results)
         write_file(self.out/'results.json', json.dumps(data, indent=1).encode())
+
+# %% ../nbs/29_demo.ipynb #4ee4cb92
+_go_anew = 'remove it, or give another directory with --out'
+
+def _read_results(file):
+    "what results.json holds; an empty dict where there is none"
+    if not file.exists(): return {}
+    try: old = json.loads(file.read_text())
+    except (ValueError, RecursionError): old = None
+    whole = isinstance(old, dict) and {'settings', 'results'} <= set(old)
+    rows = old['results'] if whole else None
+    if isinstance(rows, list) and all(isinstance(r, dict) and _result_keys <= set(r) for r in rows): return old
+    raise CheckpointError(f'{file}: not the results of a demo; {_go_anew}')
+
+_result_keys = {'network', 'seed', 'accuracy', 'loss', 'seconds', 'parameters'}
+
+def _read_rows(file):
+    "the rows of history.csv; none where there is no file"
+    if not file.exists(): return []
+    try: rows = list(csv.DictReader(file.read_text().splitlines()))
+    except (ValueError, csv.Error): rows = [{}]
+    if all((r.get('seed') or '').isdigit() and r.get('network') in labels for r in rows): return rows
+    raise CheckpointError(f'{file}: not the history of a demo; {_go_anew}')
 
 # %% ../nbs/29_demo.ipynb #7c974146
 def _contest(demo, kind, seed, dls):
@@ -166,7 +189,7 @@ def bnn_demo(
     if threads: torch.set_num_threads(threads)
     recipe, dls = dict(epochs=epochs, lr=lr, alpha=alpha, gamma=gamma), fashion_mini(n=images)
     settings = dict(recipe=recipe, seeds=seeds, images=images, networks=list(kinds))
-    _run(Path(out), dict(settings, versions=versions(dls.device)), dls)
+    with readable('bnn_demo'): _run(Path(out), dict(settings, versions=versions(dls.device)), dls)
 
 # %% ../nbs/29_demo.ipynb #3ac8fcb9
 def _kinds(seeds, epochs, images, only):

@@ -6,8 +6,11 @@
 __all__ = ['PackedNet', 'pack', 'load_packed', 'as_module', 'classify']
 
 # %% ../nbs/32_deploy.ipynb #d7a5a23d
+import math
+from numbers import Integral, Real
 from pathlib import Path
 import numpy as np
+from .errors import PackedFormatError
 from .graph import Graph, from_bytes, read_bnn, to_bytes, write_bnn
 from .engine import Engine
 
@@ -19,6 +22,7 @@ class PackedNet:
         threads:int=1, # CPU threads of a call; never more
         way:str=None, # how signs are counted, see `kernels.get_way`; None: the fastest on this CPU. All give the same bits
     ):
+        check_facts(graph.info, graph.channels, graph.n_out)
         self.graph, self.engine = graph, Engine(graph, threads, way)
 
     info = property(lambda self: self.graph.info, doc="What was kept with the network: configuration, classes, mean and std, ...")
@@ -36,11 +40,32 @@ class PackedNet:
         path, # usually `*.bnn`
     )->Path:
         "Write the network as a file, whole or not at all."
+        check_facts(self.info, self.graph.channels, self.n_out)
         return write_bnn(self.graph, path)
 
     def __repr__(self):
         size = len(to_bytes(self.graph))/1e6
         return f'PackedNet({self.graph.channels} channels to {self.n_out}, {size:.2f} MB, {self.engine.threads} threads)'
+
+# %% ../nbs/32_deploy.ipynb #e871f0d5
+def check_facts(info, channels, n_out):
+    "PackedFormatError if classes, mean, std or size are none, or contradict the network"
+    needed = dict(mean=f'{channels} finite numbers are', std=f'{channels} finite numbers above 0 are',
+                  size='two whole numbers above 0 are', classes=f'{n_out} names are')
+    good = dict(mean=lambda v: _reals(v, channels), size=lambda v: _reals(v, 2) and _whole(v),
+                std=lambda v: _reals(v, channels) and np.min(v) > 0,
+                classes=lambda v: isinstance(v, (list, tuple)) and len(v) == n_out)
+    for k in good.keys() & info.keys():
+        if good[k](info[k]): continue
+        raise PackedFormatError(f'info says {k}={info[k]!r}; {needed[k]} needed: pack the network anew')
+
+def _reals(v, n):
+    "n finite numbers, or a single one for all?"
+    v = list(v) if isinstance(v, (list, tuple, np.ndarray)) else [v]*n
+    kinds = all(isinstance(x, Real) and not isinstance(x, bool) for x in v)
+    return kinds and len(v) == n and all(map(math.isfinite, v))
+
+def _whole(v): return all(isinstance(x, Integral) and x > 0 for x in np.ravel(v).tolist())
 
 # %% ../nbs/32_deploy.ipynb #2bccb60f
 def _check_tensor(x, channels):
@@ -147,6 +172,8 @@ def classify(
             raise ValueError(f'this file does not say the {k} of its images; pack it with its '
                              f'data, pack(learn), '
                              'or normalise yourself and call the network')
+    if type(top) is not int or top < 1:
+        raise ValueError(f'top={top!r}: a whole number of labels is needed, at least 1')
     x = _as_batch(pictures, info['size'], packed.graph.channels)
     x = (x/255. - info['mean'])/info['std']
     p = _softmax(packed(np.ascontiguousarray(x.transpose(0, 3, 1, 2),

@@ -62,6 +62,19 @@ backbones = {
 }
 
 # %% ../nbs/12_models.ipynb #5b974646
+def _check_images(x, dtype):
+    "ValueError unless these are pictures in the dtype of the weights, or under autocast real numbers"
+    if not isinstance(x, Tensor):
+        raise ValueError(f'images are a {type(x).__module__}.{type(x).__name__}: a torch tensor is '
+                         'needed; torch.as_tensor(x) makes one')
+    fits = dtype is None or x.dtype == dtype
+    if torch.is_autocast_enabled(x.device.type): fits = x.is_floating_point()
+    if not fits:
+        raise ValueError(f'images of dtype {x.dtype}, weights of {dtype}: normalise bytes, and use '
+                         f'images.to({dtype})')
+    if 0 in x.shape[-2:]: raise ValueError(f'images of shape {tuple(x.shape)}: no pixels')
+
+# %% ../nbs/12_models.ipynb #3d4bc0d8
 class BinaryNet(nn.Sequential):
     "A network of this package: `body`, then `head`; `cfg` holds the arguments that make it."
     def __init__(self, body:nn.Sequential, head:nn.Sequential, cfg:dict):
@@ -84,6 +97,7 @@ class BinaryNet(nn.Sequential):
         return dict(self.args, n_out=self.n_out, in_chans=self.in_chans)
 
     def forward(self, x:Tensor)->Tensor: # (B,in_chans,H,W) to (B,n_out)
+        _check_images(x, next((p.dtype for p in self.parameters()), None))
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f'images of shape {tuple(x.shape)}: this network takes (B,{self.in_chans},H,W); '
                              'change in_chans or the images')

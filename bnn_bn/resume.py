@@ -16,6 +16,7 @@ from fastai.basics import get_model, get_random_states, rank_distrib
 from .checkpoint import read_tensors, write_tensors
 from .errors import CheckpointError
 from .learner import any_process
+from .published import check_weights, named
 
 # %% ../nbs/24_resume.ipynb #2dcf0645
 def pack_tree(
@@ -72,7 +73,7 @@ def load_state(
     errors = []
     for f in (Path(file), previous_file(file)):
         try:
-            if f.exists(): return _read_state(f)
+            if f.exists(): return _said(_read_state(f), f, errors)
         except _NotWhole as e: errors.append(str(e))
     if not errors: return None
     raise CheckpointError(f"no state can be read: {'; '.join(errors)}; start again without resuming")
@@ -80,11 +81,18 @@ def load_state(
 # %% ../nbs/24_resume.ipynb #af3e3388
 class _NotWhole(Exception): pass
 
+def _said(state, file, errors):
+    "the state; a warning where a newer one was there and is lost"
+    if errors: warnings.warn(f"{'; '.join(errors)}: {file} is taken, which is older", stacklevel=4)
+    return state
+
 def _read_state(f):
     try: tensors, head = read_tensors(f)
     except ValueError as e: raise _NotWhole(str(e)) from None
     if 'state' not in head: raise CheckpointError(f'{f}: holds no state of a training')
-    return unpack_tree(head['state'], tensors)
+    try: return unpack_tree(head['state'], tensors)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _NotWhole(f'{f}: its header names what is not there') from None
 
 # %% ../nbs/24_resume.ipynb #c838d184
 def random_states(
@@ -192,9 +200,29 @@ def before_fit(self:ExactResume):
     if not self.resume:
         raise CheckpointError(f'{self.file}: a state is there already; resume from it, '
                               'or choose another directory')
-    same_settings(state['settings'], self.settings(), self.file)
-    restore(self.learn, state)
+    _check_state(self, state)
+    try: restore(self.learn, state)
+    except CheckpointError as e: raise CheckpointError(f'{self.file}: {e}') from None
+    except Exception as e: # of an optimizer or a callback, for what a stranger wrote
+        raise CheckpointError(f'{self.file}: no state of this training ({type(e).__name__}: {e}); '
+                              'start again in another directory') from None
     self._go_on(state)
+
+def _check_state(cb, state):
+    "CheckpointError unless a state has all its parts and belongs to this training; nothing was changed"
+    lacks = _STATE - set(state if isinstance(state, dict) else ())
+    if lacks: raise CheckpointError(f'{cb.file}: lacks {", ".join(sorted(lacks))}; start again')
+    new = cb.settings()
+    unknown = {k: v for k, v in new.items() if k.startswith(SHA)} # a state of an earlier version
+    same_settings(unknown | state['settings'], new, cb.file)
+    for k, most in dict(epoch=new['epochs'], batch=new['batches']).items():
+        if type(state[k]) is int and 0 <= state[k] <= most: continue
+        raise CheckpointError(f'{cb.file}: {k}={state[k]!r}, from 0 to {most} is possible; start again')
+    with named(cb.file): check_weights(get_model(cb.learn.model), state['model'])
+
+SHA = 'sha256 of the ' # beginning of settings that a state of an earlier version may lack
+_STATE = {'epoch', 'batch', 'settings', 'start', 'now', 'model', 'opt', 'pct_train', 'train_iter',
+          'recorder', 'callbacks'}
 
 @patch
 def _go_on(self:ExactResume, state):

@@ -7,7 +7,7 @@ __all__ = ['kinds', 'choose_amp', 'choose_compiled', 'payback', 'train', 'show_p
            'bnn_train', 'bnn_eval']
 
 # %% ../nbs/28_run.ipynb #fc489841
-import argparse, inspect, json, platform, sys, time, traceback
+import argparse, hashlib, inspect, json, platform, sys, time, traceback
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -17,14 +17,18 @@ import fastai.callback.progress # noqa: F401, Learner.no_bar
 from fastai.basics import num_distrib, rank_distrib, set_seed
 from fastcore.docments import docments
 from fastcore.script import call_parse
+import bnn_bn
 from . import __version__
 from .files import write_file
-from .checkpoint import from_mmpretrain, load_info, load_model, save_model
+from .checkpoint import from_mmpretrain, load_info, load_model, save_model, tensors_digest
+from .data import TensorDL
+from .distill import Distill
+from .errors import BnnError, CheckpointError
 from .learner import bare
 from .models import create_model
 from .processes import own_device, several_processes
-from .recipes import Recipe, make_dls, make_learner, make_model, make_recipe, recipes
-from .resume import Interrupted, random_states, restore_random_states, same_settings, stop_signals
+from .recipes import Recipe, datasets, make_dls, make_learner, make_model, make_recipe, recipes
+from .resume import SHA, Interrupted, random_states, restore_random_states, same_settings, stop_signals
 from .sizes import parse_sizes
 from .speed import Payback, bf16_is_fast, compile_seconds, has_compiler, step_seconds
 from .steps import History, step_result
@@ -114,9 +118,10 @@ def train(
     amp, compiled = _choose(r, dls, amp, compiled, _config_of(out, resume))
     config = dict(recipe=asdict(r), seed=seed, images=images, holdout=holdout)
     config.update(amp=amp, compiled=compiled)
-    _prepare(out, config)
+    _prepare(out, config, torch.device(device).type)
     learn = make_learner(r, dls, teacher_file, amp, compiled, [History(out/'history.csv', writer)])
-    result = _run(learn, r, out=out, resume=resume, steps=save_steps, info=config)
+    known = config | fingerprints(learn)
+    result = _run(learn, r, out=out, resume=resume, steps=save_steps, info=known)
     about = dict(command=command, **config, versions=versions(dls.device))
     return _finish(learn, r, out, result | about)
 
@@ -149,6 +154,25 @@ def _finish(learn, r, out, result):
     plot_history(out/'history.csv', out/'curves.png')
     return result
 
+# %% ../nbs/28_run.ipynb #aa2d7213
+def fingerprints(learn):
+    "sums of what a training depends on besides its settings, for `ExactResume`"
+    dl, found = learn.dls.train, {}
+    found['data'] = _sum_of_data(dl)
+    found['classes'] = _sha([str(v) for v in getattr(learn.dls, 'vocab', None) or ()])
+    teachers = [c.teacher for c in learn.cbs if isinstance(c, Distill)]
+    if teachers: found['teacher'] = tensors_digest(teachers[0].state_dict())
+    return {f'{SHA}{k}': v[:16] for k, v in found.items()}
+
+def _sum_of_data(dl):
+    "of the pictures themselves where they are tensors; of a folder's names and sizes"
+    if isinstance(dl, TensorDL): return tensors_digest(dict(x=dl.x, y=dl.y))
+    files = [(Path(f), int(k)) for f, k in getattr(getattr(dl, 'dataset', None), 'samples', ())]
+    names = ['/'.join((*f.parts[-2:], str(k))) for f, k in files]
+    return _sha(names + [f.stat().st_size for f, _ in files[::1 + len(files)//10000]])
+
+def _sha(values): return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
 # %% ../nbs/28_run.ipynb #ed1fbdef
 def _config_of(out, resume):
     "config.json of the run that is resumed; empty for a new one"
@@ -175,22 +199,30 @@ def _as_before(compiled, old):
     return compiled, 'compiled as before' if compiled else 'not compiled'
 
 # %% ../nbs/28_run.ipynb #b207f82d
-def _prepare(out, config):
+def _prepare(out, config, device):
     "config.json of a new run; of one that goes on, the same"
-    file = out/'config.json'
+    file, threads = out/'config.json', torch.get_num_threads()
     if rank_distrib(): return # the first process looks after it
-    if file.exists(): same_settings(_flat(_read_config(file)), _flat(config), file)
-    else: write_file(file, json.dumps(config, indent=1).encode())
+    if not file.exists():
+        write_file(file, json.dumps(dict(config, threads=threads), indent=1).encode())
+        return
+    old = _read_config(file)
+    before = old.pop('threads', threads)
+    same_settings(_flat(old), _flat(config), file)
+    if device == 'cpu' and before != threads: print(_other_threads.format(before, threads), flush=True)
 
-def _read_config(file):
+_other_threads = ('begun with {} CPU threads, goes on with {}: sums are rounded in another order, so the '
+                  'bits will differ from those of one piece')
+
+def _read_config(file, needed=frozenset({'recipe', 'amp', 'compiled'})):
     "what a config.json holds"
     try: config = json.loads(file.read_text())
-    except ValueError as e:
-        raise ValueError(f'{file}: cannot be read ({e}); choose another directory') from None
-    lacks = {'recipe', 'amp', 'compiled'} - set(config if isinstance(config, dict) else ())
+    except (ValueError, RecursionError) as e:
+        raise CheckpointError(f'{file}: cannot be read ({e}); choose another directory') from None
+    lacks = needed - set(config if isinstance(config, dict) else ())
     if not lacks: return config
     lacks = ', '.join(sorted(lacks))
-    raise ValueError(f'{file}: lacks {lacks}, so it is of no run; choose another directory')
+    raise CheckpointError(f'{file}: lacks {lacks}, so it is of no run; choose another directory')
 
 def _flat(config): return config['recipe'] | {k: v for k, v in config.items() if k != 'recipe'}
 
@@ -375,8 +407,9 @@ def readable(command):
 
 def _is_ours(error):
     "was it raised in a file of this package?"
+    if isinstance(error, BnnError): return True
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(last.filename).parent == Path(__file__).parent
+    return Path(bnn_bn.__file__).parent in Path(last.filename).parents
 
 def _writer(out):
     try: from torch.utils.tensorboard import SummaryWriter
@@ -385,6 +418,37 @@ def _writer(out):
     return None if rank_distrib() else SummaryWriter(out/'tensorboard')
 
 # %% ../nbs/28_run.ipynb #b0827ffc
+def network_in(run, which):
+    "the file of a network: of that name in a run's directory, or the file itself"
+    if not Path(run).is_dir(): return Path(run)
+    if Path(which).name == which: return Path(run)/f'{which}.safetensors'
+    raise ValueError(f'which={which!r}: the name of a network in {run} is needed, such as best')
+
+def recipe_beside(file):
+    "the recipe in the config.json beside a network; None where there is none"
+    config = Path(file).parent/'config.json'
+    if not config.exists(): return None
+    row = _read_config(config, {'recipe'})['recipe']
+    try: return make_recipe('fashion', **_checked_row(row))
+    except ValueError as e:
+        raise CheckpointError(f'{config}: {e}; mend it, or move the network elsewhere') from None
+
+def _checked_row(row):
+    "the fields of a recipe, as a file has them"
+    types = {f.name: f.type for f in fields(Recipe)}
+    if not isinstance(row, dict) or row.get('data') not in [*datasets]:
+        raise ValueError(f'its recipe names none of the data {", ".join(datasets)}')
+    unknown = sorted(set(row) - set(types))
+    if unknown: raise ValueError(f'unknown fields {", ".join(unknown)}, perhaps of a newer version')
+    wrong = [f'{k}={v!r} ({types[k].__name__})' for k, v in row.items() if not _fits(v, types[k])]
+    if wrong: raise ValueError(f'of another type than is needed: {", ".join(wrong)}')
+    return row
+
+def _fits(value, kind):
+    "is it of that type? A whole number is a number; True is none"
+    return type(value) is kind or kind is float and type(value) is int
+
+# %% ../nbs/28_run.ipynb #406035c6
 @dataclass
 class _Measured:
     "a network to measure"
@@ -399,14 +463,13 @@ def _measured(run, which):
         about = card(run)
         model = create_model(run, pretrained=True)
         return _Measured(model, run, about.accuracy, Recipe(**about.recipe))
-    file = Path(run)/f'{which}.safetensors' if Path(run).is_dir() else Path(run)
+    file = network_in(run, which)
     if file.suffix == '.pth':
         return _Measured(from_mmpretrain(file), str(file), recipe=Recipe('imagenet'))
     if not file.exists(): raise FileNotFoundError(f'{file}: no such file{did_you_mean(run, cards())}')
-    config, recipe = file.parent/'config.json', None
-    if config.exists(): recipe = Recipe(**json.loads(config.read_text())['recipe'])
     recorded = load_info(file)['info'].get('accuracy')
-    return _Measured(load_model(file), str(file), recorded, recipe)
+    recorded = recorded if isinstance(recorded, (int, float)) else None
+    return _Measured(load_model(file), str(file), recorded, recipe_beside(file))
 
 def _classes(model):
     "out_features of the last linear layer"
