@@ -7,7 +7,7 @@ __all__ = ['kinds', 'choose_amp', 'choose_compiled', 'payback', 'train', 'show_p
            'bnn_train', 'bnn_eval']
 
 # %% ../nbs/28_run.ipynb #fc489841
-import argparse, hashlib, inspect, json, platform, sys, time, traceback
+import argparse, hashlib, inspect, json, platform, re, sys, time, traceback
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -421,7 +421,7 @@ def _writer(out):
 def network_in(run, which):
     "the file of a network: of that name in a run's directory, or the file itself"
     if not Path(run).is_dir(): return Path(run)
-    if Path(which).name == which: return Path(run)/f'{which}.safetensors'
+    if re.fullmatch(r'[\w-][\w.-]*', which): return Path(run)/f'{which}.safetensors'
     raise ValueError(f'which={which!r}: the name of a network in {run} is needed, such as best')
 
 def recipe_beside(file):

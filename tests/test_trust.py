@@ -1,0 +1,388 @@
+"Nothing silent: files of strangers, trainings that go wrong, and what is said of them."
+import json
+import os
+import random
+import warnings
+import zipfile
+import numpy as np
+import pytest
+import torch
+import fastai.callback.progress # noqa: F401, Learner.no_bar
+from fastai.basics import Callback, set_seed
+from safetensors.torch import save_file
+from bnn_bn import errors
+from bnn_bn.autocast import Autocast
+from bnn_bn.binarize import sign_and_scale
+from bnn_bn.checkpoint import load_model, read_weights, save_model, write_tensors
+from bnn_bn.conv import standard_sign
+from bnn_bn.data import fashion_mini, tensor_dls
+from bnn_bn.deploy import classify, load_packed, pack
+from bnn_bn.ema import EMA
+from bnn_bn.errors import CheckpointError, DataError, DivergenceError, PackedFormatError
+from bnn_bn.graph import from_bytes, read_bnn, to_bytes
+from bnn_bn.learner import bnn_learner
+from bnn_bn.models import binary_net
+from bnn_bn.published import from_mmpretrain, load_strictly, read_torch, without_prefixes
+from bnn_bn.resume import ExactResume, load_state, previous_file, save_state
+import bnn_bn.steps # noqa: F401, Learner.fit_two_step
+from bnn_bn.run import network_in, recipe_beside
+
+SEEDED = 2000 # mutations of each kind of file
+
+def small(norm='nobn', **changes):
+    torch.manual_seed(0)
+    return binary_net(**dict(backbone='reactnet_mini', norm=norm, n_out=10, in_chans=1, width=.125) | changes)
+
+# The family
+
+@pytest.mark.parametrize('name', ['CheckpointError', 'DataError', 'ExportError', 'PackedFormatError'])
+def test_a_file_error_is_a_value_error(name):
+    kind = getattr(errors, name)
+    assert issubclass(kind, ValueError) and issubclass(kind, errors.BnnError)
+
+def test_divergence_is_a_runtime_error_with_its_own_words():
+    error = DivergenceError('first at forward: stem')
+    error.args = 'Exception occured in a callback', # as fastai does
+    assert isinstance(error, RuntimeError) and str(error) == 'first at forward: stem'
+
+# A training that goes wrong
+
+class At(Callback):
+    "do something to the Learner in some steps of the training"
+    order = 9
+    def __init__(self, event, steps, f): self.event, self.steps, self.f, self.n = event, steps, f, 0
+    def go(self, event):
+        if event == self.event and self.n in self.steps: self.f(self.learn)
+        self.n += event == self.event
+    def before_batch(self):
+        if self.training: self.go('before_batch')
+    def before_step(self): self.go('before_step')
+
+def bad_pixel(learn):
+    x = learn.xb[0].clone()
+    x[0, 0, 5, 5] = float('nan')
+    learn.xb = (x,)
+
+def fitted(norm, *cbs, steps=8):
+    "a Learner after an epoch of so many steps, its warnings, and the error if there was one"
+    set_seed(0, reproducible=True)
+    learn, error = bnn_learner(fashion_mini(bs=32, n=32*steps, device='cpu'), small(norm), cbs=cbs), None
+    learn.dls.loaders[1] = learn.dls.valid.new(x=learn.dls.valid.x[:64], y=learn.dls.valid.y[:64])
+    with learn.no_bar(), learn.no_logging(), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        try: learn.fit(1, .01)
+        except DivergenceError as e: error = e
+    return learn, ' '.join(str(w.message) for w in said), error
+
+def whole(tensors): return all(t.isfinite().all() for t in tensors if t.is_floating_point())
+
+@pytest.mark.parametrize('norm', ['nobn', 'bn'])
+def test_one_bad_picture_leaves_nothing_behind(norm):
+    learn, said, error = fitted(norm, At('before_batch', {3}, bad_pixel))
+    assert error is None and whole(learn.model.state_dict().values())
+    assert learn.divergence_guard.skipped == 1 and 'skipped' not in said
+
+def test_running_statistics_are_those_of_the_last_good_step():
+    seen = []
+    def remember(learn): seen.append([b.clone() for b in learn.model.buffers()])
+    learn, _, error = fitted('bn', At('before_batch', {3}, remember), At('before_batch', range(3, 9), bad_pixel))
+    assert 'steps in a row' in str(error)
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], learn.model.buffers()))
+
+@pytest.mark.parametrize('value', [1e25, -1e20, float('inf')])
+def test_a_gradient_whose_square_overflows_is_no_step(value):
+    def huge(learn): list(learn.model.parameters())[0].grad.fill_(value)
+    learn, _, _ = fitted('nobn', At('before_step', {3}, huge))
+    moments = [s['exp_avg_sq'] for s in learn.opt.opt.state.values()]
+    assert whole(moments) and learn.divergence_guard.skipped == 1
+
+def test_a_fit_that_skipped_half_says_so():
+    _, said, error = fitted('nobn', At('before_batch', range(0, 8, 2), bad_pixel))
+    assert error is None and '4 of 8 steps were skipped' in said
+
+def test_a_fit_that_trained_nothing_is_an_error():
+    learn, _, error = fitted('nobn', At('before_batch', range(9), bad_pixel), steps=4)
+    assert 'nothing was trained' in str(error)
+    learn, _, error = fitted('nobn', Autocast(torch.float16, init_scale=2.**100), steps=2)
+    assert '2 of 2 steps were skipped' in str(error)
+
+def test_validation_on_nan_says_so():
+    class Spoil(Callback):
+        def before_validate(self): self.learn.dl.x = self.learn.dl.x.float()*float('nan')
+    assert 'validation loss nan in epoch 0' in fitted('nobn', Spoil())[1]
+
+def test_the_place_is_looked_for_in_the_precision_of_the_training():
+    def overflow(learn): learn.model.body.stem.conv.gain.data.fill_(1e6)
+    class Overflow(Callback):
+        def before_fit(self): overflow(self.learn)
+    _, _, error = fitted('nobn', Overflow(), Autocast(torch.float16, max_skips=2, init_scale=1.))
+    assert 'first at forward: body.stem' in str(error)
+
+@pytest.mark.parametrize('pixels', [0, 255])
+def test_a_constant_channel_is_refused(pixels):
+    x = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    x[:, 1] = pixels
+    with pytest.raises(DataError, match='channel 1 .* std=0'):
+        tensor_dls(x, torch.arange(64) % 4, x, torch.arange(64) % 4, 32, 'cpu')
+
+# Half precision
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('deviation', [1e-4, .02, 20., 1000.])
+@pytest.mark.parametrize('f', [sign_and_scale, standard_sign])
+def test_weights_in_half_precision(f, deviation, dtype):
+    torch.manual_seed(0)
+    w = (torch.randn(4, 512, 3, 3)*deviation).to(dtype).requires_grad_()
+    (signs, scale), wide = f(w), f(w.detach().float())
+    assert torch.equal(signs.float(), wide[0]) and signs.dtype == scale.dtype == dtype
+    torch.testing.assert_close(scale.float(), wide[1], rtol=2**-8, atol=1e-6)
+    (signs*scale).sum().backward()
+    assert whole([w.grad])
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize('f', [sign_and_scale, standard_sign])
+def test_the_gradient_of_zeros_is_finite(f, dtype):
+    w = torch.zeros(2, 8, 3, 3, dtype=dtype, requires_grad=True)
+    signs, scale = f(w)
+    (signs*scale).sum().backward()
+    assert whole([w.grad, scale])
+
+# Files of strangers
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    "a whole file of each kind: bytes, ending, reader"
+    d, net = tmp_path_factory.mktemp('files'), small()
+    state = dict(model=dict(net.state_dict()), epoch=1, more=[1, (2, None, 'x')])
+    save_state(d/'state.safetensors', state)
+    torch.save(net.state_dict(), d/'weights.pth')
+    torch.save(net.state_dict(), d/'old.pth', _use_new_zipfile_serialization=False)
+    save_file(net.state_dict(), d/'foreign.safetensors')
+    save_model(net, d/'net.safetensors', accuracy=.5)
+    pack(net, classes=[*'abcdefghij'], mean=[.5], std=[.2], size=[32, 32]).save(d/'net.bnn')
+    return d
+
+def mutated(data, rng):
+    "bytes changed, cut, doubled, moved or zeroed at random"
+    data, n = bytearray(data), len(data)
+    at, size = rng.randrange(n), rng.choice([1, 1, 1, 2, 8, 64])
+    kind = rng.randrange(6)
+    if kind == 0: data[at] ^= 1 << rng.randrange(8)
+    elif kind == 1: data[at:at + size] = rng.randbytes(size)
+    elif kind == 2: del data[at:]
+    elif kind == 3: data[at:at] = data[at:at + size]
+    elif kind == 4: del data[at:at + size]
+    else: data[at:at + size] = bytes(size)
+    return bytes(data)
+
+def state_of_file(f):
+    state = load_state(f)
+    if not isinstance(state, dict): raise CheckpointError(f'{f}: no dict')
+    return state['model']
+
+READERS = {'net.safetensors': lambda f: load_model(f).state_dict(), 'net.bnn': load_packed,
+           'state.safetensors': state_of_file, 'weights.pth': read_weights, 'old.pth': read_weights,
+           'foreign.safetensors': read_weights}
+SIGNED = 'net.safetensors', 'net.bnn', 'state.safetensors'
+
+def mutations(name, folder, tmp, n, seed=0):
+    "what became of n mutations of a file: refused, the same bytes, or accepted"
+    rng, data, found = random.Random(seed), (folder/name).read_bytes(), dict(refused=0, same=0, accepted=0)
+    file = tmp/name
+    for _ in range(n):
+        changed = mutated(data, rng)
+        file.write_bytes(changed)
+        try: READERS[name](file)
+        except errors.BnnError as e:
+            assert name in str(e) and 'weights_only' not in str(e)
+            found['refused'] += 1
+            continue
+        found['same' if changed == data else 'accepted'] += 1
+    return found
+
+@pytest.mark.parametrize('name', READERS)
+def test_mutations(name, files, tmp_path):
+    "one clear error or, in files without a checksum, other numbers; never a crash, never another error"
+    found = mutations(name, files, tmp_path, SEEDED)
+    assert sum(found.values()) == SEEDED and found['refused'] > SEEDED/10
+    if name in SIGNED: assert found['accepted'] == 0
+
+@pytest.mark.parametrize('name', ['net.safetensors', 'foreign.safetensors'])
+def test_a_flipped_bit_of_our_own_file_is_refused_as_a_teacher(name, files, tmp_path):
+    data, rng, refused = (files/name).read_bytes(), random.Random(1), 0
+    for _ in range(300):
+        at, file = rng.randrange(len(data)), tmp_path/name
+        file.write_bytes(data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1:])
+        try: read_weights(file)
+        except CheckpointError: refused += 1
+    if name == 'net.safetensors': assert refused == 300
+
+class Command:
+    "a pickle that would run a command"
+    def __init__(self, mark): self.mark = mark
+    def __reduce__(self): return os.system, (f'touch {self.mark}',)
+
+@pytest.mark.parametrize('ending', ['safetensors', 'pth', 'bin', 'bnn'])
+@pytest.mark.parametrize('new', [True, False])
+def test_a_pickle_by_any_name_is_not_run(new, ending, tmp_path):
+    file, mark = tmp_path/f'gift.{ending}', tmp_path/'ran'
+    torch.save({'state_dict': {'w': Command(mark)}}, file, _use_new_zipfile_serialization=new)
+    for read in (load_model, read_weights, from_mmpretrain, read_bnn, load_state, load_packed):
+        with pytest.raises(errors.BnnError, match='gift') as e: read(file)
+        assert 'weights_only' not in str(e.value) and 'False' not in str(e.value)
+    assert not mark.exists()
+
+@pytest.mark.parametrize('compressed', [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_a_zip_that_grows_is_not_unpacked(compressed, tmp_path, monkeypatch):
+    file = tmp_path/'bomb.pth'
+    with zipfile.ZipFile(file, 'w', compressed) as z: z.writestr('archive/data.pkl', bytes(10**6))
+    def unpack(*args, **kwargs): raise AssertionError('torch.load was called')
+    if compressed: monkeypatch.setattr(torch, 'load', unpack)
+    with pytest.raises(CheckpointError): read_torch(file)
+
+@pytest.mark.parametrize('change', [dict(width=1e7), dict(n_out=2**40), dict(in_chans=10**9), dict(width=-1),
+                                    dict(backbone='no'), dict(backbone=[]), dict(norm=None), dict(extra=1)])
+def test_a_header_that_asks_for_terabytes(change, tmp_path):
+    net, file = small(), tmp_path/'net.safetensors'
+    write_tensors(file, net.state_dict(), config=net.cfg | change, info={})
+    with pytest.raises(CheckpointError, match='net.safetensors'): load_model(file)
+
+@pytest.mark.parametrize('parts', [{'body': dict(type='Identity', args={})}, {'head': {}}, {'head': dict(type='no', args={})},
+                                   {'head': dict(type='Linear', args=dict(in_features=10**9, out_features=10**9))}, [1], 7])
+def test_a_part_that_is_none(parts, tmp_path):
+    net, file = small(), tmp_path/'net.safetensors'
+    write_tensors(file, net.state_dict(), config=net.cfg, info={}, parts=parts)
+    with pytest.raises(CheckpointError, match='net.safetensors'): load_model(file)
+
+@pytest.mark.parametrize('weight', [torch.ones(2, 2).long(), torch.ones(2, 2) > 0, torch.ones(2, 2) + 1j,
+                                    torch.full((2, 2), float('nan')), torch.full((2, 2), float('inf')),
+                                    torch.ones(1).expand(2, 2), torch.ones(2, 2).to_sparse()])
+def test_weights_that_are_none(weight):
+    net = torch.nn.Linear(2, 2, bias=False)
+    before = net.weight.detach().clone()
+    with pytest.raises(CheckpointError, match='weight'): load_strictly(net, dict(weight=weight))
+    assert torch.equal(net.weight, before)
+
+@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.'])
+def test_a_name_that_is_there_twice(prefix):
+    with pytest.raises(CheckpointError, match='twice'): without_prefixes({'w': 1, f'{prefix}w': 2})
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    net = small()
+    net.head.fc.bias.data[3] = float('inf')
+    with pytest.raises(CheckpointError, match='head.fc.bias'): save_model(net, tmp_path/'x.safetensors')
+    assert not list(tmp_path.iterdir())
+
+# Packed files
+
+@pytest.mark.parametrize('fact', [dict(std=[0.]), dict(std=[-1.]), dict(mean=[float('nan')]), dict(mean=[0., 0.]),
+                                  dict(mean='x'), dict(classes=['a']), dict(classes=5), dict(size=[0, 32]),
+                                  dict(size=[32.5, 32]), dict(size=None), dict(std=[True])])
+def test_facts_that_are_none(fact, tmp_path):
+    packed = pack(small())
+    with pytest.raises(PackedFormatError, match=next(iter(fact))): pack(small(), **fact)
+    packed.info.update(fact)
+    with pytest.raises(PackedFormatError): packed.save(tmp_path/'net.bnn')
+    data = to_bytes(packed.graph)
+    assert from_bytes(data).info.keys() == packed.info.keys()
+    with pytest.raises(PackedFormatError, match=next(iter(fact))): load_packed(data)
+
+@pytest.mark.parametrize('top', [0, -1, 2.5, None, True, '1'])
+def test_a_number_of_labels(top):
+    packed = pack(small(), mean=[.5], std=[.2], size=[32, 32])
+    with pytest.raises(ValueError, match='top='): classify(packed, np.zeros((32, 32), np.uint8), top)
+
+# Inputs of a trained network
+
+@pytest.mark.parametrize('x,word', [(torch.zeros(1, 1, 32, 32, dtype=torch.uint8), 'uint8'),
+                                    (torch.zeros(1, 1, 32, 32).double(), 'float64'), (torch.zeros(1, 1, 0, 0), 'no pixels'),
+                                    (np.zeros((1, 1, 32, 32), np.float32), 'numpy'), (None, 'NoneType')])
+def test_images_that_are_none(x, word):
+    with pytest.raises(ValueError, match=word): small()(x)
+
+# States
+
+def resumed(learn, file):
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, .01, cbs=ExactResume(file))
+
+@pytest.fixture(scope='module')
+def begun(tmp_path_factory):
+    "a Learner, and the file with its state after an epoch"
+    set_seed(0)
+    learn = bnn_learner(fashion_mini(bs=32, n=64, device='cpu'), small())
+    learn.dls.loaders[1] = learn.dls.valid.new(x=learn.dls.valid.x[:64], y=learn.dls.valid.y[:64])
+    file = tmp_path_factory.mktemp('begun')/'state.safetensors'
+    resumed(learn, file)
+    return learn, file
+
+@pytest.mark.parametrize('change', [
+    lambda s: s.pop('opt'), lambda s: s.pop('epoch'), lambda s: s.update(epoch=99), lambda s: s.update(epoch=-1),
+    lambda s: s.update(batch=True), lambda s: s['model'].pop('head.fc.weight'), lambda s: s.pop('now'),
+    lambda s: s['model']['head.fc.weight'].fill_(float('nan')), lambda s: s.update(callbacks=3),
+    lambda s: s.update(opt={}), lambda s: s.update(recorder=[])])
+def test_a_state_that_is_rightly_signed_and_wrong(change, begun, tmp_path):
+    (learn, good), file = begun, tmp_path/'state.safetensors'
+    state = load_state(good)
+    change(state)
+    save_state(file, state)
+    with pytest.raises(CheckpointError, match='state.safetensors'): resumed(learn, file)
+    assert whole(learn.model.parameters())
+
+def test_an_older_state_is_taken_with_a_word(tmp_path):
+    file = tmp_path/'state.safetensors'
+    save_state(file, dict(epoch=1))
+    save_state(file, dict(epoch=2))
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.warns(UserWarning, match='previous'): assert load_state(file) == dict(epoch=1)
+    previous_file(file).unlink()
+    with pytest.raises(CheckpointError): load_state(file)
+
+class Killed(BaseException): pass
+
+class Kill(Callback):
+    "end everything after so many batches, as a kill does: without a word to the other callbacks"
+    order = 95
+    def __init__(self, at): self.left = at
+    def after_batch(self):
+        self.left -= 1
+        if self.left == 0: raise Killed
+
+def two_steps(out, *cbs):
+    "two steps with a mean of the weights and saves within the epoch; the Learner and what came out"
+    set_seed(0, reproducible=True)
+    dls = fashion_mini(bs=32, n=160, device='cpu')
+    dls.rng = dls.train.rng = random.Random(0)
+    dls.loaders[1] = dls.valid.new(x=dls.valid.x[:64], y=dls.valid.y[:64], bs=32)
+    learn = bnn_learner(dls, small('nobn', binary='act'), cbs=[EMA(.9), *cbs])
+    with learn.no_bar(), learn.no_logging():
+        return learn, learn.fit_two_step((2, 2), .01, out=out, steps=2)
+
+@pytest.fixture(scope='module')
+def in_one_piece(tmp_path_factory): return two_steps(tmp_path_factory.mktemp('whole'))
+
+# 5 batches of training and 2 of validation an epoch: 14 a step
+@pytest.mark.parametrize('kills', [(3,), (8, 5), (15, 2, 7), (20, 9), (27,)])
+def test_a_killed_training_ends_with_the_same_bits(kills, in_one_piece, tmp_path):
+    for at in kills:
+        with pytest.raises(Killed): two_steps(tmp_path, Kill(at))
+    learn, steps = two_steps(tmp_path)
+    whole, expected = in_one_piece
+    assert steps == expected
+    for a, b in ((learn.model, whole.model), (learn.ema.model, whole.ema.model)):
+        differ = [n for n, t in a.state_dict().items() if not torch.equal(t, b.state_dict()[n])]
+        assert not differ
+
+# Names and paths
+
+@pytest.mark.parametrize('which', ['../outside', '/etc/passwd', 'a/b', '..', ''])
+def test_a_network_outside_the_run(which, tmp_path):
+    with pytest.raises(ValueError, match='which='): network_in(tmp_path, which)
+
+@pytest.mark.parametrize('text', ['', '[]', 'null', '{}', '{"recipe": []}', '['*50000, '{"recipe": {"data": "mnist"}}',
+                                  '{"recipe": {"data": "fashion", "bs": "64"}}', '{"recipe": {"data": "fashion", "bs": NaN}}',
+                                  '{"recipe": {"data": "fashion", "new": 1}}', '{"recipe": {"data": []}}'])
+def test_a_config_that_is_none(text, tmp_path):
+    (tmp_path/'config.json').write_text(text)
+    with pytest.raises(CheckpointError, match='config.json'): recipe_beside(tmp_path/'best.safetensors')
+    (tmp_path/'config.json').write_text(json.dumps(dict(recipe=dict(data='fashion', epochs=3))))
+    assert recipe_beside(tmp_path/'best.safetensors').epochs == 3
