@@ -12,7 +12,7 @@ ASK = import sys; v = sys.version_info[:2]; \
   sys.exit(0 if $(1) <= v <= $(2) else 'this needs Python %s to %s and has %s; \
   choose one with: make PYTHON=python3.12 ...' % ('%d.%d' % $(1), '%d.%d' % $(2), '%d.%d' % v))
 
-.PHONY: install demo seeds test quick docs readme clean
+.PHONY: install demo seeds test quick coverage docs readme clean
 install: $(VENV)/installed
 
 $(VENV)/installed: settings.ini setup.py constraints-tested.txt
@@ -38,6 +38,14 @@ quick: install
 	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_links.py tests/test_notebooks.py \
 	  tests/test_layers.py tests/test_traps.py -k 'not in_step and not A_b and not A_none'
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 1 --file_re '$(QUICK)'
+
+# share of the library's lines that tests and notebooks run; COVERED names the tests, all of them by default
+COVERED ?= tests
+coverage: install
+	$(BIN)/python -m coverage erase
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m coverage run -m pytest -q $(COVERED)
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report
 
 # the site: _site/html; its environment has no torch, the pages are made from files
 docs: $(SITE)/installed
