@@ -22,6 +22,7 @@ from bnn_bn.errors import CheckpointError, DataError, DivergenceError, PackedFor
 from bnn_bn.graph import from_bytes, read_bnn, to_bytes
 from bnn_bn.learner import bnn_learner
 from bnn_bn.models import binary_net
+from bnn_bn.probe import dead_channels
 from bnn_bn.published import from_mmpretrain, load_strictly, read_torch, without_prefixes
 from bnn_bn.resume import ExactResume, load_state, previous_file, save_state
 import bnn_bn.steps # noqa: F401, Learner.fit_two_step
@@ -124,6 +125,15 @@ def test_a_constant_channel_is_refused(pixels):
     x[:, 1] = pixels
     with pytest.raises(DataError, match='channel 1 .* std=0'):
         tensor_dls(x, torch.arange(64) % 4, x, torch.arange(64) % 4, 32, 'cpu')
+
+def test_a_dead_channel_is_named_by_layer_and_index():
+    net = small(width=.25)
+    net.body.block2.sign.shift.data[0, 3] = 1e9
+    net.body.block3.sign.shift.data[0, 5] = -1e9
+    before = [t.clone() for t in net.state_dict().values()]
+    rows = {tuple(r) for r in dead_channels(net, torch.randn(4, 1, 32, 32)).itertuples(index=False)}
+    assert {('body.block2.sign', 3, 1), ('body.block3.sign', 5, -1)} <= rows
+    assert all(torch.equal(a, b) for a, b in zip(before, net.state_dict().values()))
 
 # Half precision
 
@@ -247,8 +257,10 @@ def test_a_header_that_asks_for_terabytes(change, tmp_path):
     write_tensors(file, net.state_dict(), config=net.cfg | change, info={})
     with pytest.raises(CheckpointError, match='net.safetensors'): load_model(file)
 
-@pytest.mark.parametrize('parts', [{'body': dict(type='Identity', args={})}, {'head': {}}, {'head': dict(type='no', args={})},
-                                   {'head': dict(type='Linear', args=dict(in_features=10**9, out_features=10**9))}, [1], 7])
+HUGE = dict(type='Linear', args=dict(in_features=10**9, out_features=10**9))
+PARTS = [{'body': dict(type='Identity', args={})}, {'head': {}}, {'head': dict(type='no', args={})}, {'head': HUGE}]
+
+@pytest.mark.parametrize('parts', [*PARTS, [1], 7])
 def test_a_part_that_is_none(parts, tmp_path):
     net, file = small(), tmp_path/'net.safetensors'
     write_tensors(file, net.state_dict(), config=net.cfg, info={}, parts=parts)
@@ -295,7 +307,8 @@ def test_a_number_of_labels(top):
 # Inputs of a trained network
 
 @pytest.mark.parametrize('x,word', [(torch.zeros(1, 1, 32, 32, dtype=torch.uint8), 'uint8'),
-                                    (torch.zeros(1, 1, 32, 32).double(), 'float64'), (torch.zeros(1, 1, 0, 0), 'no pixels'),
+                                    (torch.zeros(1, 1, 32, 32).double(), 'float64'),
+                                    (torch.zeros(1, 1, 0, 0), 'no pixels'),
                                     (np.zeros((1, 1, 32, 32), np.float32), 'numpy'), (None, 'NoneType')])
 def test_images_that_are_none(x, word):
     with pytest.raises(ValueError, match=word): small()(x)
