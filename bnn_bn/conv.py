@@ -16,7 +16,6 @@ def _wide(w):
     "half precision as float32: sums over a filter leave float16"
     return w.to(torch.promote_types(w.dtype, torch.float32))
 
-# %% ../nbs/02_conv.ipynb #04f0fa23
 def standardize(
     w:Tensor, # latent weights, (C_out, C_in/groups, k, k)
     gamma:float=1., # gain of the activation before, see `sigprop.gamma_of`

@@ -50,15 +50,6 @@ class ShardedDL(DataLoader):
             raise ValueError(f'first={self.first}: an epoch has {n} batches')
 
 # %% ../nbs/03_data.ipynb #2a512299
-def _check_stats(mean, std):
-    "a deviation of 0 or NaN would make every picture NaN"
-    mean, std = (torch.as_tensor(v).flatten().tolist() for v in (mean, std))
-    for k, (m, s) in enumerate(zip(mean, std)):
-        if math.isfinite(m) and math.isfinite(s) and s > 0: continue
-        raise DataError(f'channel {k} of the images: mean={m}, std={s}; a finite mean and a std above '
-                        '0 are needed. A constant channel says nothing: leave it out, or give its std')
-
-# %% ../nbs/03_data.ipynb #6d2daeca
 class TensorDL(ShardedDL):
     "Batches of uint8 images (N,C,H,W) and labels (N,), augmented and normalised on their device."
     def __init__(self, x:Tensor, y:Tensor, bs:int=64, shuffle:bool=False, drop_last:bool=False,
@@ -68,9 +59,8 @@ class TensorDL(ShardedDL):
         **kwargs):
         self.args = dict(x=x, y=y, bs=bs, shuffle=shuffle, drop_last=drop_last,
                          mean=mean, std=std, augment=augment, mix=mix)
-        _check_stats(mean, std)
         self.x, self.y, self.augment, self.mix = x, y, augment, mix
-        stats = (torch.tensor(s, device=x.device).view(1, -1, 1, 1) for s in (mean, std))
+        stats = (torch.tensor(s, device=x.device).view(1, -1, 1, 1) for s in _checked(mean, std))
         self.mean, self.std = (s*255 for s in stats)
         super().__init__(range(len(x)), bs=bs, shuffle=shuffle, drop_last=drop_last, num_workers=0,
                          device=x.device, **kwargs)
@@ -116,6 +106,15 @@ def pixel_stats(
     "What normalises these images."
     x = x.double()/255
     return x.mean((0, 2, 3)).tolist(), x.std((0, 2, 3)).tolist()
+
+def _checked(mean, std):
+    "both; DataError where a deviation of 0 or NaN would make every picture NaN"
+    pairs = zip(*(torch.as_tensor(v).flatten().tolist() for v in (mean, std)))
+    for k, (m, s) in enumerate(pairs):
+        if math.isfinite(m) and math.isfinite(s) and s > 0: continue
+        raise DataError(f'channel {k} of the images: mean={m}, std={s}; a finite mean and a std above '
+                        '0 are needed. A constant channel says nothing: leave it out, or give its std')
+    return mean, std
 
 # %% ../nbs/03_data.ipynb #fc9b28b9
 def tensor_dls(

@@ -22,8 +22,7 @@ class PackedNet:
         threads:int=1, # CPU threads of a call; never more
         way:str=None, # how signs are counted, see `kernels.get_way`; None: the fastest on this CPU. All give the same bits
     ):
-        check_facts(graph.info, graph.channels, graph.n_out)
-        self.graph, self.engine = graph, Engine(graph, threads, way)
+        self.graph, self.engine = checked_facts(graph), Engine(graph, threads, way)
 
     info = property(lambda self: self.graph.info, doc="What was kept with the network: configuration, classes, mean and std, ...")
     n_out = property(lambda self: self.engine.n_out, doc="Classes.")
@@ -40,16 +39,16 @@ class PackedNet:
         path, # usually `*.bnn`
     )->Path:
         "Write the network as a file, whole or not at all."
-        check_facts(self.info, self.graph.channels, self.n_out)
-        return write_bnn(self.graph, path)
+        return write_bnn(checked_facts(self.graph), path)
 
     def __repr__(self):
         size = len(to_bytes(self.graph))/1e6
         return f'PackedNet({self.graph.channels} channels to {self.n_out}, {size:.2f} MB, {self.engine.threads} threads)'
 
 # %% ../nbs/32_deploy.ipynb #e871f0d5
-def check_facts(info, channels, n_out):
-    "PackedFormatError if classes, mean, std or size are none, or contradict the network"
+def checked_facts(graph):
+    "the graph; PackedFormatError if classes, mean, std or size are none, or contradict it"
+    info, channels, n_out = graph.info, graph.channels, graph.n_out
     needed = dict(mean=f'{channels} finite numbers are', std=f'{channels} finite numbers above 0 are',
                   size='two whole numbers above 0 are', classes=f'{n_out} names are')
     good = dict(mean=lambda v: _reals(v, channels), size=lambda v: _reals(v, 2) and _whole(v),
@@ -58,6 +57,7 @@ def check_facts(info, channels, n_out):
     for k in good.keys() & info.keys():
         if good[k](info[k]): continue
         raise PackedFormatError(f'info says {k}={info[k]!r}; {needed[k]} needed: pack the network anew')
+    return graph
 
 def _reals(v, n):
     "n finite numbers, or a single one for all?"

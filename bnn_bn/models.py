@@ -62,19 +62,6 @@ backbones = {
 }
 
 # %% ../nbs/12_models.ipynb #5b974646
-def _check_images(x, dtype):
-    "ValueError unless these are pictures in the dtype of the weights, or under autocast real numbers"
-    if not isinstance(x, Tensor):
-        raise ValueError(f'images are a {type(x).__module__}.{type(x).__name__}: a torch tensor is '
-                         'needed; torch.as_tensor(x) makes one')
-    fits = dtype is None or x.dtype == dtype
-    if torch.is_autocast_enabled(x.device.type): fits = x.is_floating_point()
-    if not fits:
-        raise ValueError(f'images of dtype {x.dtype}, weights of {dtype}: normalise bytes, and use '
-                         f'images.to({dtype})')
-    if 0 in x.shape[-2:]: raise ValueError(f'images of shape {tuple(x.shape)}: no pixels')
-
-# %% ../nbs/12_models.ipynb #3d4bc0d8
 class BinaryNet(nn.Sequential):
     "A network of this package: `body`, then `head`; `cfg` holds the arguments that make it."
     def __init__(self, body:nn.Sequential, head:nn.Sequential, cfg:dict):
@@ -97,16 +84,13 @@ class BinaryNet(nn.Sequential):
         return dict(self.args, n_out=self.n_out, in_chans=self.in_chans)
 
     def forward(self, x:Tensor)->Tensor: # (B,in_chans,H,W) to (B,n_out)
-        _check_images(x, next((p.dtype for p in self.parameters()), None))
-        if x.dim() != 4 or x.shape[1] != self.in_chans:
-            raise ValueError(f'images of shape {tuple(x.shape)}: this network takes (B,{self.in_chans},H,W); '
-                             'change in_chans or the images')
+        _check_images(self, x)
         for side in x.shape[-2:]: check_side(self.args['backbone'], self.args['stem'], side)
         return super().forward(x)
 
     def __getitem__(self, i): return nn.Sequential(*list(self)[i]) if isinstance(i, slice) else super().__getitem__(i)
 
-# %% ../nbs/12_models.ipynb #28bb748b
+# %% ../nbs/12_models.ipynb #3d4bc0d8
 def _odd_side(row, stem, side):
     "the odd side of the map that a stride-2 block with a pooled shortcut would meet, or None"
     k, stride, pool = getattr(row, stem)
@@ -115,6 +99,23 @@ def _odd_side(row, stem, side):
     for _, _, s in row.stages:
         if s == 2 and side % 2 and side != 3 and row.block is not XnorBlock: return side
         side = (side + s - 1)//s
+
+def _check_images(model, x):
+    "ValueError unless these are pictures (B,C,H,W) in the dtype of the weights, or real under autocast"
+    if not isinstance(x, Tensor):
+        raise ValueError(f'images are a {type(x).__module__}.{type(x).__name__}: a torch tensor is needed; '
+                         'torch.as_tensor(x) makes one')
+    dtype = next((p.dtype for p in model.parameters()), x.dtype)
+    fits = x.is_floating_point() if torch.is_autocast_enabled(x.device.type) else x.dtype == dtype
+    if not fits:
+        raise ValueError(f'images of dtype {x.dtype}, weights of {dtype}: normalise bytes, and use '
+                         f'images.to({dtype})')
+    if x.dim() != 4 or x.shape[1] != model.in_chans:
+        raise ValueError(f'images of shape {tuple(x.shape)}: this network takes (B,{model.in_chans},H,W); '
+                         'change in_chans or the images')
+    if 0 in x.shape[-2:]: raise ValueError(f'images of shape {tuple(x.shape)}: there are no pixels')
+
+
 
 # %% ../nbs/12_models.ipynb #a176f34f
 def check_side(

@@ -122,6 +122,7 @@ def weights_of(state):
     if wrong: raise CheckpointError(f'not tensors: {", ".join(map(str, wrong))}; {how}')
     return without_prefixes(state)
 
+# %% ../nbs/12d_published.ipynb #df735ac4
 def without_prefixes(state):
     "the same tensors without the prefixes of wrappers, if no two of them then have the same name"
     names = [str(k).replace('_orig_mod.', '').removeprefix('module.') for k in state]

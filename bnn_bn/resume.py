@@ -208,6 +208,7 @@ def before_fit(self:ExactResume):
                               'start again in another directory') from None
     self._go_on(state)
 
+# %% ../nbs/24_resume.ipynb #77616d16
 def _check_state(cb, state):
     "CheckpointError unless a state has all its parts and belongs to this training; nothing was changed"
     lacks = _STATE - set(state if isinstance(state, dict) else ())

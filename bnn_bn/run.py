@@ -120,8 +120,7 @@ def train(
     config.update(amp=amp, compiled=compiled)
     _prepare(out, config, torch.device(device).type)
     learn = make_learner(r, dls, teacher_file, amp, compiled, [History(out/'history.csv', writer)])
-    known = config | fingerprints(learn)
-    result = _run(learn, r, out=out, resume=resume, steps=save_steps, info=known)
+    result = _run(learn, r, out=out, resume=resume, steps=save_steps, info=config | fingerprints(learn))
     about = dict(command=command, **config, versions=versions(dls.device))
     return _finish(learn, r, out, result | about)
 

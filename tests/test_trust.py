@@ -391,9 +391,11 @@ def test_a_killed_training_ends_with_the_same_bits(kills, in_one_piece, tmp_path
 def test_a_network_outside_the_run(which, tmp_path):
     with pytest.raises(ValueError, match='which='): network_in(tmp_path, which)
 
-@pytest.mark.parametrize('text', ['', '[]', 'null', '{}', '{"recipe": []}', '['*50000, '{"recipe": {"data": "mnist"}}',
-                                  '{"recipe": {"data": "fashion", "bs": "64"}}', '{"recipe": {"data": "fashion", "bs": NaN}}',
-                                  '{"recipe": {"data": "fashion", "new": 1}}', '{"recipe": {"data": []}}'])
+CONFIGS = ['', '[]', 'null', '{}', '{"recipe": []}', '['*50000, '{"recipe": {"data": "mnist"}}',
+           '{"recipe": {"data": "fashion", "bs": "64"}}', '{"recipe": {"data": "fashion", "bs": NaN}}',
+           '{"recipe": {"data": "fashion", "new": 1}}', '{"recipe": {"data": []}}']
+
+@pytest.mark.parametrize('text', CONFIGS)
 def test_a_config_that_is_none(text, tmp_path):
     (tmp_path/'config.json').write_text(text)
     with pytest.raises(CheckpointError, match='config.json'): recipe_beside(tmp_path/'best.safetensors')
