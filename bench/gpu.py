@@ -41,7 +41,7 @@ from fastai.basics import set_seed
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from bnn_bn.layers.activations import RPReLU, RSign
 from bnn_bn.agc import adaptive_clip_grad, clipped_parameters, unitwise_norm
-from bnn_bn.augment import flip_and_crop
+from bnn_bn.images.augment import flip_and_crop
 from bnn_bn.layers.blocks import BiRealBlock
 from bnn_bn.layers.conv import ScaledStdConv2d
 from bnn_bn.data import tensor_dls

@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 
 # %% ../nbs/7_appendix/05c_old_names.ipynb #bbef83b2
 packages = dict(
-    core='files autocast',
+    core='files autocast', images='augment',
     layers='binarize activations conv blocks',
     signal='start probe theory',
     train='ema throughput speed sizes teachers distill resume steps processes recipes '

@@ -587,11 +587,12 @@ label = classify(net, np.zeros((32, 32, 3), np.uint8))[0][0][0]
 print(json.dumps([y.tolist(), label]))"""
 
 def test_without_torch(tmp_path):
-    "a process that can import numpy, numba and a few of our modules, and nothing else that we need"
+    "a process that can import numpy, numba, Pillow and some of our modules, and nothing else that we need"
     site = tmp_path/'site'
-    for package in ('onebit', 'core'): (site/'bnn_bn'/package).mkdir(parents=True)
-    engine = 'graph', 'counting', 'tiles', 'kernels', 'engine'
-    for m in ('__init__', '_old_names', 'deploy', 'core/__init__', 'core/files', 'onebit/__init__', *(f'onebit/{m}' for m in engine)):
+    for package in ('onebit', 'core', 'images'): (site/'bnn_bn'/package).mkdir(parents=True)
+    inits = '__init__', 'core/__init__', 'images/__init__', 'onebit/__init__'
+    engine = (f'onebit/{m}' for m in ('graph', 'counting', 'tiles', 'kernels', 'engine'))
+    for m in (*inits, '_old_names', 'deploy', 'core/errors', 'core/files', 'images/pictures', *engine):
         shutil.copy(ROOT/f'bnn_bn/{m}.py', site/f'bnn_bn/{m}.py')
     model = create_model('reactnet18_nobn', n_out=10, width=.25, stem='cifar').eval()
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from bnn_bn.augment import pca_lighting
+from bnn_bn.images.augment import pca_lighting
 from bnn_bn.layers.binarize import magnitude_aware_sign
 from bnn_bn.checkpoint import reference_names
 from bnn_bn.layers.conv import QuantConv2d
