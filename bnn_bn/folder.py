@@ -9,11 +9,12 @@ __all__ = ['FolderDL', 'imagenet_transforms', 'folder_dls']
 import random
 from pathlib import Path
 import torch
-from PIL import Image
+from torch import Tensor
 from fastai.data.core import DataLoaders
 from fastcore.basics import num_cpus
 from .augment import pca_lighting, seeded
-from .data import ShardedDL
+from .data import Finishing, PictureDL, PictureLoaders, Prepared, picture_set
+from .pictures import Preparation, read_picture
 
 # %% ../nbs/04_folder.ipynb #e3b30536
 def _finish(x, mean, std, lighting, rules, noise):
@@ -23,9 +24,22 @@ def _finish(x, mean, std, lighting, rules, noise):
     if lighting and rules == 'default': x = pca_lighting(x, lighting, noise=noise)
     return (x - mean.to(x.device)) / std.to(x.device)
 
+# %% ../nbs/04_folder.ipynb #76fcd0c1
+class Finish(Finishing):
+    "`_finish` for a batch of pictures, maybe classes, and maybe noise"
+    def __init__(self, mean, std, lighting, rules):
+        super().__init__(mean, std)
+        self.lighting, self.rules = lighting, rules
+    def __call__(self, b, split_idx=None):
+        x, *rest = b
+        noise = rest.pop() if rest and rest[-1].dim() == 2 else None
+        lighting = self.lighting if noise is not None else 0
+        return _finish(x, self.mean, self.std, lighting, self.rules, noise), *rest
+
 # %% ../nbs/04_folder.ipynb #2c14a8e9
-class FolderDL(ShardedDL):
+class FolderDL(PictureDL):
     "Batches of pairs of a uint8 image (3,H,W) and a class, finished on the device."
+    channels = 3
     def __init__(self, dataset, # indexed; its items may draw from torch's CPU generator
         bs:int=64, # global batch size
         shuffle:bool=False, # also says that this is training, with colour noise
@@ -38,7 +52,8 @@ class FolderDL(ShardedDL):
             raise ValueError(f"rules={rules!r}: allowed are 'default' and 'reference'")
         self.args = dict(mean=mean, std=std, lighting=lighting, rules=rules)
         self.mean, self.std = (torch.tensor(s).view(1, -1, 1, 1) for s in (mean, std))
-        super().__init__(dataset, bs=bs, shuffle=shuffle, **kwargs)
+        last = Finish(self.mean, self.std, lighting, rules)
+        super().__init__(dataset, bs=bs, shuffle=shuffle, **self.own(last, kwargs))
 
     def new(self, dataset=None, cls=None, **kwargs):
         return super().new(dataset, cls, **{**self.args, **kwargs})
@@ -47,42 +62,34 @@ class FolderDL(ShardedDL):
         with seeded(self.seed, 0, i): return self.dataset[i]
 
     def create_batches(self, samps): return _batches(self, samps)
-    def after_batch(self, b): return _after_batch(self, b)
 
 # %% ../nbs/04_folder.ipynb #f9785165
 def _batches(dl, samps):
-    "in a worker: bytes and classes of this process's rows, number and size of the global batch"
+    "in a worker: bytes, classes if there are any, and noise in training, of this process's rows"
     rank, world = dl.shard
     for j, idxs in enumerate(dl.chunkify(samps)):
         mine = idxs[rank::world]
-        x, y = zip(*[dl.create_item(i) for i in mine or idxs[:1]])
-        k = dl.start + j*dl.num_workers + dl.offs
-        yield torch.stack(x)[:len(mine)], torch.tensor(y)[:len(mine)], k, len(idxs)
+        x, *y = zip(*[dl.create_item(i) for i in mine or idxs[:1]])
+        x = torch.stack([t.as_subclass(Tensor) for t in x])
+        y = [torch.tensor([int(c) for c in t]) for t in y]
+        noise = [_noise(dl, dl.start + j*dl.num_workers + dl.offs, len(idxs))] if dl.at_random else []
+        yield tuple(t[:len(mine)] for t in (x, *y, *noise))
 
-def _after_batch(dl, batch):
-    "on the device: colour noise in training, and normalisation"
-    x, y, k, n = batch
+def _noise(dl, k, n):
+    "standard normal numbers for this process's rows of batch `k`, which has `n` in all"
     rank, world = dl.shard
-    with seeded(dl.seed, 1, k): noise = torch.randn(n, 3)[rank::world]
-    lighting = dl.args['lighting'] if dl.shuffle else 0
-    return _finish(x, dl.mean, dl.std, lighting, dl.args['rules'], noise), y
+    with seeded(dl.seed, 1, k): return torch.randn(n, 3)[rank::world]
 
 # %% ../nbs/04_folder.ipynb #7174ccdb
-def _read_image(file):
-    "a PIL image, RGB"
-    try:
-        with Image.open(file) as im: return im.convert('RGB')
-    except Exception as e:
-        raise ValueError(f'{file}: not a readable picture ({e}); '
-                         'fetch it again or remove it') from None
+def _read_image(file): return read_picture(file)
 
-def _image_folder(path, tfm):
+def _image_folder(path):
     "an ImageFolder whose every class has pictures"
     from torchvision.datasets import ImageFolder
     if not path.is_dir():
         raise FileNotFoundError(f'{path}: no such folder; expected {path.name}/CLASS/PICTURE '
                                 'there, or name the folders with train= and valid=')
-    try: return ImageFolder(str(path), tfm, loader=_read_image)
+    try: return ImageFolder(str(path), loader=_read_image)
     except FileNotFoundError as e:
         raise FileNotFoundError(f'{path}: {e}; each class is a folder with at least one picture: '
                                 'fill it or remove it') from None
@@ -114,8 +121,21 @@ def imagenet_transforms(
                          '0 < smallest <= largest <= 1 are needed')
     crop = v2.RandomResizedCrop(size, tuple(scale))
     train = v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
-    resize = v2.Resize(round(size*256/224))
-    return train, v2.Compose([resize, v2.CenterCrop(size), v2.PILToTensor()])
+    centre = Preparation((size, size), method='crop', resized=round(size*256/224))
+    return train, Prepared(centre)
+
+# %% ../nbs/04_folder.ipynb #320626ae
+class Cut(Prepared):
+    "A picture, or that of a pair, read and cut at random"
+    split_idx, prepare = 0, None
+    def __init__(self, cut): self.cut = cut
+    def of_item(self, o): return self.cut(read_picture(o[0] if isinstance(o, tuple) else o))
+
+def _folder_set(found, split_idx, tfms):
+    "Datasets of the pictures and classes that an `ImageFolder` found"
+    cut, centre = tfms
+    centre.split_idx = 1
+    return picture_set(found.samples, [Cut(cut), centre], found.classes, split_idx)
 
 # %% ../nbs/04_folder.ipynb #a2097d32
 def _default_workers(): return min(8, num_cpus()) if num_cpus() > 1 else 0
@@ -138,9 +158,9 @@ def folder_dls(
     device = default_device() if device is None else torch.device(device)
     if workers is None: workers = _default_workers()
     tfms = imagenet_transforms(size, scale)
-    sets = [_image_folder(Path(path)/p, tfm) for p, tfm in zip((train, valid), tfms)]
-    _check_classes(*sets)
-    n = len(sets[0])
+    found = [_image_folder(Path(path)/p) for p in (train, valid)]
+    _check_classes(*found)
+    sets, n = [_folder_set(f, i, tfms) for i, f in enumerate(found)], len(found[0])
     if not 0 < bs <= n:
         raise ValueError(f'bs={bs}: from 1 to {n}, the number of training pictures, is possible')
     common = dict(bs=bs, lighting=lighting, rules=rules, num_workers=workers, device=device,
@@ -149,9 +169,9 @@ def folder_dls(
 
 # %% ../nbs/04_folder.ipynb #83b19d7f
 def _folder_loaders(train, valid, seed, common):
-    "DataLoaders of two image folders; common: arguments of both `FolderDL`s"
-    dls = DataLoaders(FolderDL(train, shuffle=True, drop_last=True, **common),
-                      FolderDL(valid, **common), device=common['device'])
+    "DataLoaders of two sets of pictures; common: arguments of both `FolderDL`s"
+    dls = PictureLoaders(FolderDL(train, shuffle=True, drop_last=True, **common),
+                         FolderDL(valid, **common), device=common['device'])
     if seed is not None: dls.train.rng = random.Random(seed)
-    dls.vocab, dls.c = train.classes, len(train.classes)
+    dls.vocab, dls.c = list(train.vocab), len(train.vocab)
     return dls

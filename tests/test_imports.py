@@ -10,11 +10,11 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
 EXPORTING = [p for p in NOTEBOOKS if '#| default_exp' in p.read_text(encoding='utf-8')]
 NUMBER = {p.stem.partition('_')[2]: p.stem.partition('_')[0] for p in EXPORTING}
-ALONE = ('binarize', 'augment', 'sigprop', 'agc', 'autocast', 'ema', 'throughput', 'cost', 'files', 'counting',
+ALONE = ('binarize', 'augment', 'pictures', 'sigprop', 'agc', 'autocast', 'ema', 'throughput', 'cost', 'files', 'counting',
          'netgraph')
 ALLOWED = dict( # nearly alone
     speed={'autocast', 'ema', 'throughput'}, probe={'activations', 'conv', 'sigprop'}, theory={'conv', 'sigprop'},
-    data={'augment'}, folder={'augment', 'data'}, graph={'files'}, bnnfile={'graph'},
+    data={'augment', 'pictures'}, folder={'augment', 'data', 'pictures'}, graph={'files'}, bnnfile={'graph'},
     tiles={'counting'}, kernels={'counting', 'tiles'}, export={'files', 'graph', 'engine'},
     engine={'graph', 'counting', 'tiles', 'kernels'}, branches={'netgraph'}, variance={'netgraph', 'branches'},
     normfree={'activations', 'conv', 'netgraph', 'variance'},
