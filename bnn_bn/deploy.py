@@ -6,10 +6,12 @@
 __all__ = ['PackedNet', 'pack', 'load_packed', 'as_module', 'classify']
 
 # %% ../nbs/32_deploy.ipynb #d7a5a23d
+import warnings
 from pathlib import Path
 import numpy as np
 from .graph import Graph, from_bytes, read_bnn, to_bytes, write_bnn
 from .engine import Engine
+from .pictures import check_info, from_info, split_pictures
 
 # %% ../nbs/32_deploy.ipynb #641ecf91
 class PackedNet:
@@ -56,38 +58,42 @@ def _check_tensor(x, channels):
                          'x.float() mends the dtype')
 
 # %% ../nbs/32_deploy.ipynb #8da9010b
-def what_data_say(dls, images):
-    "for a picture: names of the classes; mean and std for pixels in [0, 1]; rows and columns"
-    args, out = getattr(dls.valid, 'args', {}), {}
-    if getattr(dls, 'vocab', None) is not None: out['classes'] = [str(v) for v in dls.vocab]
-    for k in ('mean', 'std'):
-        if k in args: out[k] = [float(v) for v in args[k]]
-    return dict(out, size=list(images.shape[-2:]))
+def facts(dls, images=None):
+    "what a file keeps of its pictures: classes, mean, std, size, channels, resize"
+    from bnn_bn.loaders import describe
+    return describe(dls, images).info
 
-def facts(dls):
-    "the same, with images of the data themselves"
-    return what_data_say(dls, dls.valid.one_batch()[0])
+def _known(dls, images, given):
+    "the same with what the user gave; a warning names what nobody says"
+    from bnn_bn.loaders import GIVE, describe
+    found = describe(dls, images)
+    lacks = {k: why for k, why in found.lacks.items() if k not in given}
+    if lacks:
+        which = '; '.join(f'{k} ({why}): pack(..., {GIVE[k]})' for k, why in lacks.items())
+        warnings.warn(f'pack: the data do not say what `classify` needs to know of a picture. Give {which}',
+                      stacklevel=3)
+    return found.info | given
 
 # %% ../nbs/32_deploy.ipynb #a45dc15a
 def pack(
     model, # a trained network with binary='both', see `fold.fold`; or a `Learner` with one
-    dls=None, # its data: the names of the classes, mean and std of the images are kept; None: the Learner's
+    dls=None, # its data, ours, fastai's or torch's: what they do to pictures is kept; None: the Learner's
     threads:int=1, way:str=None, # as in `PackedNet`
     zero_is_plus:bool=False, # pack a network of the reference rules, with +1 where its sign(0) is 0?
     images=None, # (B,C,H,W), on which logits are compared; None: a few of the data, else noise
-    **info # anything JSON can hold, kept with the network
+    **info # anything JSON can hold; of pictures: classes, mean, std, size, resize, see `loaders.GIVE`
 )->PackedNet: # its logits are those of the network, or ValueError
     "Fold a network and pack its signs."
     from bnn_bn.fold import fold
+    from bnn_bn.loaders import first_images
     from bnn_bn.packable import as_packable, check_logits, noise_images
     if hasattr(model, 'dls'): model, dls = model.model, model.dls if dls is None else dls
     plain = as_packable(model, zero_is_plus)
-    known = {}
     if dls is not None:
-        batch = dls.valid.one_batch()[0]
-        known = what_data_say(dls, batch)
-        images = batch[:8] if images is None else images
-    packed = PackedNet(fold(plain, **(known | info)), threads, way)
+        batch = first_images(dls)
+        info, images = _known(dls, batch, info), batch[:8] if images is None else images
+    packed = PackedNet(fold(plain, **info), threads, way)
+    packed.info.update(check_info(info, packed.graph.channels, packed.n_out))
     if images is None: images = noise_images(plain)
     check_logits(plain, packed, images.detach().cpu().float())
     return packed
@@ -117,27 +123,21 @@ def as_module(
     return PackedModule().eval()
 
 # %% ../nbs/32_deploy.ipynb #51d13ad2
-def _as_batch(pictures, size, channels):
-    "uint8 pictures (B,H,W,channels), or a ValueError that says what is needed"
-    x, (h, w) = np.asarray(pictures), size
-    if x.dtype != np.uint8:
-        raise ValueError(f'pictures of dtype {x.dtype}: bytes (uint8, 0 to 255) are needed')
-    if channels == 1 and x.shape[-2:] == (h, w): x = x[..., None]
-    if x.ndim == 3: x = x[None]
-    if x.ndim != 4 or x.shape[1:] != (h, w, channels):
-        raise ValueError(f'pictures of shape {np.shape(pictures)}: ({h},{w},{channels}) or '
-                         f'(B,{h},{w},{channels}) is needed, '
-                         'channels last and as large as in training; resize them')
-    return x
-
 def _softmax(y):
     p = np.exp(y - y.max(1, keepdims=True))
     return p/p.sum(1, keepdims=True)
 
+def _prepared(packed, pictures):
+    "normalised images (B,C,H,W)"
+    info, prepare = packed.info, from_info(packed.info, packed.graph.channels)
+    x = np.stack([prepare(p) for p in pictures])
+    x = (x/255. - info['mean'])/info['std']
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)
+
 # %% ../nbs/32_deploy.ipynb #4afa8d90
 def classify(
     packed:PackedNet, # packed with its data: `pack(learn)`
-    pictures:np.ndarray, # uint8 (H,W,channels), or a batch (B,H,W,channels); a single channel may be left out
+    pictures, # one or many: paths, PIL, arrays (H,W,channels) or tensors (channels,H,W), or a batch of these
     top:int=1, # so many labels, the most likely first
 )->list: # for each picture a list of pairs (label, probability)
     "The labels of pictures."
@@ -145,11 +145,12 @@ def classify(
     for k in ('mean', 'std', 'size'):
         if k not in info:
             raise ValueError(f'this file does not say the {k} of its images; pack it with its '
-                             f'data, pack(learn), '
+                             f'data, pack(learn), or with {k}=, '
                              'or normalise yourself and call the network')
-    x = _as_batch(pictures, info['size'], packed.graph.channels)
-    x = (x/255. - info['mean'])/info['std']
-    p = _softmax(packed(np.ascontiguousarray(x.transpose(0, 3, 1, 2),
-                                             dtype=np.float32)).astype(float))
+    if top < 1: raise ValueError(f'top={top}: at least 1 label is needed')
+    pictures = split_pictures(pictures)
+    if not pictures: raise ValueError('pictures: none were given')
     names = info.get('classes') or [str(i) for i in range(packed.n_out)]
+    parts = [pictures[i:i + 64] for i in range(0, len(pictures), 64)]
+    p = np.concatenate([_softmax(packed(_prepared(packed, part)).astype(float)) for part in parts])
     return [[(names[i], float(q[i])) for i in np.argsort(-q, kind='stable')[:top]] for q in p]
