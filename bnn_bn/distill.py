@@ -14,6 +14,7 @@ from fastai.callback.core import Callback
 from fastai.data.transforms import Normalize
 from fastai.torch_core import one_param
 from fastcore.basics import patch
+from .data import Finishing
 from .teachers import Teacher, check_pair, per_channel
 from .teachers import load_teacher # noqa: F401, for those who look for it here
 _all_ = ['Teacher', 'load_teacher']
@@ -122,9 +123,8 @@ def _image_stats(dl, mean, std):
     "what normalised the pixels in [0, 1], as tensors (1,C,1,1); None where nobody says"
     check_pair(mean, std)
     if mean is not None: return per_channel(mean), per_channel(std)
-    if isinstance(getattr(dl, 'mean', None), Tensor): return dl.mean/255, dl.std/255
     for t in _transforms(dl):
-        if isinstance(t, Normalize): return per_channel(t.mean), per_channel(t.std)
+        if isinstance(t, (Finishing, Normalize)): return per_channel(t.mean), per_channel(t.std)
     return None, None
 
 def _transforms(dl): return getattr(getattr(dl, 'after_batch', None), 'fs', [])

@@ -186,13 +186,16 @@ def _few(dls, n):
 # %% ../nbs/27_recipes.ipynb #610b8dc9
 class SoftCrossEntropy(nn.Module):
     "Cross entropy with classes or soft labels, smoothed while training only."
+    reduction = 'mean' # fastai sets 'none' where it wants the loss of each picture
     def __init__(self, smoothing:float=0.): # share of the uniform distribution in the labels
         super().__init__()
         if not 0 <= smoothing < 1: raise ValueError(f'smoothing={smoothing}: from 0 to below 1')
         self.smoothing = smoothing
     def forward(self, pred, y):
         smoothing = self.smoothing if torch.is_grad_enabled() else 0.
-        return F.cross_entropy(pred, y, label_smoothing=smoothing)
+        return F.cross_entropy(pred, y, label_smoothing=smoothing, reduction=self.reduction)
+    def activation(self, pred): return pred.softmax(-1) # fastai's `predict` asks the loss for this,
+    def decodes(self, pred): return pred.argmax(-1)     # and for this
 
 # %% ../nbs/27_recipes.ipynb #a0046caa
 def network_file(

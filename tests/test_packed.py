@@ -587,10 +587,11 @@ label = classify(net, np.zeros((32, 32, 3), np.uint8))[0][0][0]
 print(json.dumps([y.tolist(), label]))"""
 
 def test_without_torch(tmp_path):
-    "a process that can import numpy, numba and seven of our modules, and nothing else that we need"
+    "a process that can import numpy, numba, Pillow and eight of our modules, and nothing else that we need"
     site = tmp_path/'site'
     (site/'bnn_bn').mkdir(parents=True)
-    for m in ('__init__', 'files', 'graph', 'counting', 'tiles', 'kernels', 'engine', 'deploy'):
+    for m in ('__init__', 'files', 'graph', 'counting', 'tiles', 'kernels', 'engine', 'pictures',
+              'deploy'):
         shutil.copy(ROOT/f'bnn_bn/{m}.py', site/'bnn_bn')
     model = create_model('reactnet18_nobn', n_out=10, width=.25, stem='cifar').eval()
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
