@@ -14,7 +14,7 @@ from fastai.callback.core import Callback
 from fastai.data.transforms import Normalize
 from fastai.torch_core import one_param
 from fastcore.basics import patch
-from .data import Finishing
+from .protocol import Finishing
 from .teachers import Teacher, check_pair, per_channel
 from .teachers import load_teacher # noqa: F401, for those who look for it here
 _all_ = ['Teacher', 'load_teacher']

@@ -13,8 +13,8 @@ from torch import Tensor
 from fastai.data.core import DataLoaders
 from fastcore.basics import num_cpus
 from .augment import pca_lighting, seeded
-from .data import Finishing, PictureDL, PictureLoaders, Prepared, picture_set
 from .pictures import Preparation, read_picture
+from .protocol import Finishing, PictureDL, PictureLoaders, Prepared, picture_set
 
 # %% ../nbs/04_folder.ipynb #e3b30536
 def _finish(x, mean, std, lighting, rules, noise):

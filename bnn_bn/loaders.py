@@ -9,8 +9,8 @@ __all__ = ['GIVE', 'PictureFacts', 'first_images', 'describe']
 import math
 from dataclasses import dataclass, field
 import numpy as np
-from .data import PictureDL
 from .pictures import Preparation, to_info
+from .protocol import PictureDL
 
 # %% ../nbs/04b_loaders.ipynb #23d4c812
 @dataclass

@@ -14,7 +14,9 @@ ALONE = ('binarize', 'augment', 'pictures', 'sigprop', 'agc', 'autocast', 'ema',
          'netgraph')
 ALLOWED = dict( # nearly alone
     speed={'autocast', 'ema', 'throughput'}, probe={'activations', 'conv', 'sigprop'}, theory={'conv', 'sigprop'},
-    data={'augment', 'pictures'}, folder={'augment', 'data', 'pictures'}, graph={'files'}, bnnfile={'graph'},
+    protocol={'pictures'},
+    data={'augment', 'pictures', 'protocol'}, folder={'augment', 'pictures', 'protocol'},
+    loaders={'pictures', 'protocol'}, graph={'files'}, bnnfile={'graph'},
     tiles={'counting'}, kernels={'counting', 'tiles'}, export={'files', 'graph', 'engine'},
     engine={'graph', 'counting', 'tiles', 'kernels'}, branches={'netgraph'}, variance={'netgraph', 'branches'},
     normfree={'activations', 'conv', 'netgraph', 'variance'},
