@@ -95,6 +95,7 @@ SCALED = 'ToTensor', 'ConvertImageDtype' # these make floats in [0, 1] of bytes
 SILENT = ('PILToTensor', 'ToImage', 'ToPureTensor', 'Grayscale', 'RGB', 'Identity', 'MaybeToTensor',
           'MaybePILToTensor')
 
+# %% ../nbs/04b_loaders.ipynb #8804213b
 @dataclass
 class _Way:
     "what a chain of torchvision's transforms does to a picture"

@@ -217,6 +217,7 @@ def _middle(im, inner, p, how):
     left, top = int(.5*(w - wide)), int(.5*(h - high))
     return im.crop((left, top, left + wide, top + high)).resize(inner, how)
 
+# %% ../nbs/02c_pictures.ipynb #00cf7deb
 def _squish(im, inner, p, how): return im.resize(inner, how)
 
 def _none(im, inner, p, how):

@@ -105,6 +105,7 @@ class PictureDL(ShardedDL):
         except ImportError: import fastai.vision.data # noqa: F401
         return super()._pre_show_batch(b, max_n)
 
+# %% ../nbs/02d_protocol.ipynb #c6648ad0
 class Finishing(Transform):
     "The last step of a batch; to show one, it goes back to pixels in [0, 1]"
     order, parameters = 99, ('mean', 'std')
@@ -161,6 +162,7 @@ def image_bytes(x, name):
     raise ValueError(f'{name}: images of shape {tuple(bytes.shape)}: (N,C,H,W) with N > 0 is needed'
                      + f', {name}[:, None] for grey ones'*(bytes.dim() == 3))
 
+# %% ../nbs/02d_protocol.ipynb #1619c001
 def class_numbers(y, name, n, most):
     "a tensor of class numbers (N,)"
     y = torch.as_tensor(y)
