@@ -246,6 +246,7 @@ def from_info(
     if isinstance(how, str): how = dict(method=how)
     return Preparation(info['size'], info.get('channels', channels), **how)
 
+# %% ../nbs/02c_pictures.ipynb #59d443f5
 def check_info(
     info:dict, # of a packed network: classes, mean, std, size, channels, resize, and more
     channels:int, n_out:int, # of the network

@@ -75,9 +75,12 @@ def test_lossy_modes(form):
 REFUSED = {
     'ints': (COLOUR.astype(int), 'which number is white'), 'floats of bytes': (COLOUR*1., 'x/255 mends'),
     'normalised': ((COLOUR/255 - .5)/.25, r'lie in \[0, 1\]'), 'NaN': (np.full((4, 8), np.nan), 'NaN'),
-    'bytes in words': (COLOUR.astype(np.uint16), 'up to 249 only'), 'I': (Image.fromarray(DEEP.astype(np.int32)), 'mode I'),
-    'LAB': (Image.new('LAB', (8, 8)), 'mode LAB'), 'F of bytes': (Image.fromarray(GREY.astype(np.float32)), r'\[0, 1\]'),
-    'channels first': (COLOUR.transpose(2, 0, 1), 'come last'), 'channels last': (torch.tensor(COLOUR), 'of a tensor first'),
+    'bytes in words': (COLOUR.astype(np.uint16), 'up to 249 only'),
+    'I': (Image.fromarray(DEEP.astype(np.int32)), 'mode I'),
+    'LAB': (Image.new('LAB', (8, 8)), 'mode LAB'),
+    'F of bytes': (Image.fromarray(GREY.astype(np.float32)), r'\[0, 1\]'),
+    'channels first': (COLOUR.transpose(2, 0, 1), 'come last'),
+    'channels last': (torch.tensor(COLOUR), 'of a tensor first'),
     'none': (None, 'is no picture'), 'a row': (COLOUR[0], 'of shape'), 'no file': (b'<html>', 'not a readable picture')}
 
 @pytest.mark.parametrize('form', REFUSED)
@@ -117,7 +120,8 @@ X, Y = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8), torch.arange(20)
     ((X - 120.5, Y, X, Y), r'x: pixels .* lie in \[0, 1\]'), ((X, Y, X*1., Y), r'xv: pixels .* lie in \[0, 1\]'),
     ((X.long(), Y, X, Y), 'x: pixels of dtype int64'), ((X[:, 0], Y, X, Y), r'x\[:, None\]'),
     ((X.permute(0, 2, 3, 1), Y, X, Y), 'permute'), ((X, Y[:-1], X, Y), 'y: labels of shape .19,'),
-    ((X, Y*1., X, Y), 'y: labels .*float32'), ((X, Y - 1, X, Y), 'y: labels from -1'), ((X, Y, X, Y + 4), 'yv: labels from 4 to 5'),
+    ((X, Y*1., X, Y), 'y: labels .*float32'), ((X, Y - 1, X, Y), 'y: labels from -1'),
+    ((X, Y, X, Y + 4), 'yv: labels from 4 to 5'),
     ((X, Y, X[..., :6], Y), 'xv: images of shape'), ((X[:0], Y[:0], X, Y), 'N > 0')])
 def test_tensor_dls_refuses(args, says):
     with pytest.raises(ValueError, match=says): tensor_dls(*args, bs=4, device='cpu', vocab=['a', 'b'])
@@ -160,7 +164,8 @@ def root(tmp_path_factory):
         for c in 'ab':
             (root/part/c).mkdir(parents=True)
             for i in range(4):
-                pixels = np.kron(rng.integers(0, 256, rng.integers(9, 14, 2).tolist() + [3], np.uint8), np.ones((4, 4, 1), np.uint8))
+                pixels = np.kron(rng.integers(0, 256, (*rng.integers(9, 14, 2), 3), np.uint8),
+                                 np.ones((4, 4, 1), np.uint8))
                 Image.fromarray(pixels).save(root/part/c/f'{i}.png')
     return root
 
@@ -195,7 +200,8 @@ def test_the_file_labels_as_the_loaders_do(make, root, tmp_path):
         assert found[0][0] == 'ab'[p.argmax()] and abs(found[0][1] - p.max()) < 1e-4
     if make is not torchs:
         with learn.no_bar(): label, _, p = learn.predict(files[1])
-        assert abs(classify(packed, files[1])[0][0][1] - p.max()) < 1e-4 and classify(packed, files[1])[0][0][0] == str(label)
+        found, = classify(packed, files[1])
+        assert found[0][0] == str(label) and abs(found[0][1] - p.max()) < 1e-4
 
 def test_pack_says_what_is_lacking():
     plain = DataLoader(TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 2), 4)
