@@ -48,10 +48,12 @@ def palette():
 COLOURS = dict(
     array=COLOUR, floats=COLOUR/255, half=(COLOUR/255).astype(np.float32), words=COLOUR*np.uint16(257),
     tensor=torch.tensor(COLOUR).permute(2, 0, 1), unit=torch.tensor(COLOUR).permute(2, 0, 1)/255,
-    pil=Image.fromarray(COLOUR), rgba=Image.fromarray(COLOUR).convert('RGBA'), file=saved(Image.fromarray(COLOUR), 'png'),
+    pil=Image.fromarray(COLOUR),
+    rgba=Image.fromarray(COLOUR).convert('RGBA'), file=saved(Image.fromarray(COLOUR), 'png'),
     four=np.dstack([COLOUR, np.full(COLOUR.shape[:2], 255, np.uint8)]), **{f'exif {k}': lying(k) for k in (2, 3, 6, 8)})
 GREYS = dict(
-    array=GREY, flat=GREY[..., None], stacked=np.dstack([GREY]*3), floats=GREY/255, words=DEEP, big=DEEP.astype('>u2'),
+    array=GREY, flat=GREY[..., None], stacked=np.dstack([GREY]*3), floats=GREY/255, words=DEEP,
+    big=DEEP.astype('>u2'),
     tensor=torch.tensor(GREY)[None], pil=Image.fromarray(GREY), palette=palette(), deep=Image.fromarray(DEEP),
     deep_file=saved(Image.fromarray(DEEP), 'png'), deep_tiff=saved(Image.fromarray(DEEP), 'tiff'),
     float_tiff=saved(Image.fromarray((GREY/255).astype(np.float32)), 'tiff'), alpha=Image.fromarray(GREY).convert('LA'))
