@@ -10,7 +10,8 @@ from test_packed import any_graph, mini, numbers, signs, thin_graph
 
 from bnn_bn.deploy import PackedNet, load_packed, pack
 from bnn_bn.engine import Engine
-from bnn_bn.export_c import Program, make_program, to_c
+from bnn_bn.c_memory import Program, make_program
+from bnn_bn.export_c import to_c
 from bnn_bn.graph import Graph, Node, to_bytes
 from bnn_bn.models import create_model
 
@@ -272,7 +273,7 @@ def test_any_names(tmp_path_factory, names, name):
     packed.graph.nodes[0].name = name + '*/ #error'
     packed.graph.info['classes'] = names
     names = [n.encode(errors='replace').decode().partition('\0')[0] for n in names]
-    library = compiled(to_c(packed, folder/'net.c'))
+    library = compiled(to_c(packed, folder/"net.c"), *STRICT, "-O0")
     found = (ctypes.c_char_p*10).in_dll(library, 'net_classes')
     assert [v.decode() for v in found] == names
 
