@@ -12,7 +12,7 @@ ASK = import sys; v = sys.version_info[:2]; \
   sys.exit(0 if $(1) <= v <= $(2) else 'this needs Python %s to %s and has %s; \
   choose one with: make PYTHON=python3.12 ...' % ('%d.%d' % $(1), '%d.%d' % $(2), '%d.%d' % v))
 
-.PHONY: install demo seeds test quick docs readme clean
+.PHONY: install demo seeds test quick docs readme runtime clean
 install: $(VENV)/installed
 
 $(VENV)/installed: settings.ini setup.py constraints-tested.txt
@@ -53,6 +53,10 @@ $(SITE)/installed: docs/requirements.txt
 
 readme: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/readme.py
+
+# the part that runs packed files, without torch: dist/bnn_runtime-*.whl
+runtime: install
+	$(BIN)/python tools/runtime.py
 
 clean:
 	rm -rf $(VENV) $(SITE) _proc _site build *.egg-info runs

@@ -1,0 +1,241 @@
+"The runtime alone: which modules it needs, its wheel, a deployed folder without torch, and a small server."
+import ast, json, os, subprocess, sys, urllib.error, urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bnn_bn.deploy import PackedNet, classify, load_packed
+from bnn_bn.graph import Graph
+from bnn_bn.runtime import Module, deploy_folder, needed_modules, new_statement, renamed, write_runtime
+
+ROOT = Path(__file__).parent.parent
+NAME = 'fashion-reactnet_mini'
+
+# Following imports -------------------------------------------------------------------------------
+
+FILES = {
+    '__init__.py': '__version__ = "1"\nfrom . import not_followed',
+    'not_followed.py': '', 'files.py': 'import os, json.decoder', 'unused.py': 'import torch',
+    'one/__init__.py': 'from .shared import x', 'one/shared.py': 'x = 1',
+    'one/start.py': 'from .engine import run\nfrom .. import files, __version__\n'
+                    'def f():\n    from pkg.unused import y\n    import torch',
+    'one/engine.py': 'try: from ..two.deep.leaf import z\nexcept ImportError: z = 0\n'
+                     'if z:\n    from pkg.absolute import a\nclass A:\n    from .tiles import t',
+    'one/tiles.py': 'import numpy as np\nfrom .engine import run\nrun = t = 0\ng = lambda: 0',
+    'absolute.py': 'import pkg.files\na = 0', 'two/__init__.py': '', 'two/deep/__init__.py': '',
+    'two/deep/leaf.py': 'from ...absolute import a\nfrom . import other\nz = 0', 'two/deep/other.py': ''}
+
+def package(folder, **files):
+    for name, text in {**FILES, **files}.items():
+        (folder/'pkg'/name).parent.mkdir(parents=True, exist_ok=True)
+        (folder/'pkg'/name).write_text(text)
+    return folder/'pkg'
+
+
+def test_all_that_is_imported_is_found(tmp_path):
+    "relative imports of several levels, packages' own files, conditions, classes, circles; no functions"
+    found = needed_modules('pkg.one.start', package(tmp_path))
+    short = {n.removeprefix('pkg.') for n in found}
+    assert short == {'one', 'one.shared', 'one.start', 'one.engine', 'one.tiles', 'files', 'absolute',
+                     'two', 'two.deep', 'two.deep.leaf', 'two.deep.other'}
+
+
+@pytest.mark.parametrize('line', ('import torch', 'from fastai.vision.all import *',
+                                  'if 1:\n    import torch.nn as nn', 'import os, PIL'))
+def test_a_foreign_package_is_an_error(line, tmp_path):
+    root = package(tmp_path, **{'one/tiles.py': line})
+    with pytest.raises(ValueError, match=r'pkg.one.tiles imports (torch|fastai|PIL)'):
+        needed_modules('pkg.one.start', root)
+
+
+@pytest.mark.parametrize('line,new', (
+    ('from pkg.files import x', 'from bnn_runtime.files import x'), ('from .. import files', None),
+    ('from ..unused import y', 'from pkg.unused import y'), ('from pkg.unused import y', None),
+    ('from pkg import __version__', 'from bnn_runtime import __version__'), ('import os', None),
+    ('from .. import unused', 'from pkg import unused'), ('from pkg import unused', None),
+    ('from pkg.one import engine', 'from bnn_runtime.one import engine'), ('from os import path', None)))
+def test_import_statements(line, new, tmp_path):
+    "what comes along gets the new name; what does not keeps the old one, also where it was relative"
+    names = set(needed_modules('pkg.one.start', package(tmp_path)))
+    module = Module('pkg.one.start', tmp_path/'pkg/one/start.py')
+    assert new_statement(module, ast.parse(line).body[0], names) == new
+
+
+def test_only_imports_change(tmp_path):
+    "comments, strings and all other lines stay"
+    text = ('"from pkg.files import x"\nfrom pkg.files import (x, # é\n    y)  # why\n'
+            's = "é"; from pkg.files import z # both\n')
+    module = Module('pkg.one.start', package(tmp_path)/'one/start.py')
+    module.path.write_text(text, encoding='utf-8')
+    assert renamed(module, {'pkg.files'}) == (
+        '"from pkg.files import x"\nfrom bnn_runtime.files import x, y  # why\n'
+        's = "é"; from bnn_runtime.files import z # both\n')
+
+
+def test_the_engine_needs_no_more():
+    found = needed_modules()
+    assert PackedNet.__module__ in found and len(found) < 12
+    assert not {'fold', 'packable', 'models', 'weights'} & {n.split('.')[-1] for n in found}
+
+
+# Without torch -----------------------------------------------------------------------------------
+
+BLOCK = '''
+import runpy, sys
+absent, *sys.argv = sys.argv[1:]
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in absent.split(','): raise ImportError(f'no {name.split(".")[0]} here')
+sys.meta_path.insert(0, Block())
+sys.path.insert(0, sys.argv[0].rpartition('/')[0])
+runpy.run_path(sys.argv[0], run_name='__main__')
+'''
+NONE = 'torch,fastai,fastcore,bnn_bn'
+
+def environment(path=''): return {**os.environ, 'PYTHONPATH': str(path)}
+
+def command(program, *args, without=NONE):
+    return [sys.executable, '-W', 'ignore', '-c', BLOCK, without, str(program), *map(str, args)]
+
+def run(program, *args, path='', without=NONE):
+    "a program where some packages cannot be imported"
+    return subprocess.run(command(program, *args, without=without), capture_output=True, text=True,
+                          env=environment(path), timeout=300)
+
+
+@pytest.fixture(scope='module')
+def server_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('deploy')
+    return deploy_folder(NAME, folder/'server')
+
+@pytest.fixture(scope='module')
+def picture(tmp_path_factory):
+    "a picture file of another size and with colours"
+    file = tmp_path_factory.mktemp('picture')/'a.png'
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(file)
+    return file
+
+def labels(picture):
+    grey = np.array(Image.open(picture).convert('L').resize((32, 32)))
+    return classify(load_packed(NAME), grey, top=3)[0]
+
+
+def test_a_folder_runs_without_torch(server_folder, picture):
+    done = run(server_folder/'classify.py', picture)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == ''.join(f'{p:6.1%}  {label}\n' for label, p in labels(picture))
+
+
+def test_what_is_in_the_folder(server_folder):
+    found = {str(f.relative_to(server_folder)) for f in server_folder.rglob('*') if f.is_file()}
+    outside = {f for f in found if not f.startswith('bnn_runtime')}
+    assert outside == {'net.bnn', 'requirements.txt', 'classify.py', 'serve.py', 'README.txt'}
+    lines = (server_folder/'requirements.txt').read_text().splitlines()
+    assert f'numpy=={np.__version__}' in lines and all('==' in x for x in lines)
+    assert (server_folder/'net.bnn').read_bytes() == (ROOT/f'bnn_bn/pretrained/{NAME}.bnn').read_bytes()
+    assert len((server_folder/'classify.py').read_text().splitlines()) <= 12
+
+
+def post(url, data, **headers):
+    "status and answer"
+    request = urllib.request.Request(url, data, headers)
+    try: reply = urllib.request.urlopen(request, timeout=120)
+    except urllib.error.HTTPError as e: reply = e
+    return reply.status, json.loads(reply.read())
+
+
+def test_the_server(server_folder, picture):
+    "classes by HTTP; what is no picture is refused with a sentence, and the server goes on"
+    process = subprocess.Popen(command(server_folder/'serve.py', 0), stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, text=True, env=environment())
+    try:
+        url = process.stdout.readline().strip()
+        status, found = post(url, b'no picture')
+        assert status == 400 and 'not a picture' in found['error']
+        assert post(url, picture.read_bytes()[:200])[0] == 400
+        assert post(url, b'')[0] == 413
+        assert post(url, b'x', **{'Content-Length': '99999999999'})[0] == 413
+        status, found = post(url, picture.read_bytes())
+        want = [dict(label=label, probability=round(p, 4)) for label, p in labels(picture)]
+        assert (status, found) == (200, want)
+        assert json.loads(urllib.request.urlopen(url, timeout=60).read())['size'] == [32, 32]
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.skipif(find_spec('setuptools') is None, reason='no setuptools here to build a wheel')
+def test_the_wheel(tmp_path):
+    "installed without bnn_bn, and beside it: the same bits"
+    out = subprocess.run([sys.executable, ROOT/'tools/runtime.py', '--out', tmp_path], timeout=300,
+                         capture_output=True, text=True, env=environment(ROOT))
+    assert out.returncode == 0, out.stderr[-2000:]
+    wheel, = tmp_path.glob('bnn_runtime-*.whl')
+    pip = [sys.executable, '-m', 'pip', '-q', 'install', '--no-deps', '--no-index']
+    subprocess.run([*pip, '--target', tmp_path/'site', wheel], check=True, timeout=300)
+    assert {p.name.partition('-')[0] for p in (tmp_path/'site').iterdir()} == {'bnn_runtime'}
+    (tmp_path/'a.py').write_text(f'''
+import numpy as np
+from bnn_runtime import __version__, load_packed
+net = load_packed(r'{ROOT/"bnn_bn/pretrained"/NAME}.bnn')
+print(__version__, net(np.ones((1, 1, 32, 32), np.float32)).tobytes().hex())
+''')
+    alone = run(tmp_path/'a.py', path=tmp_path/'site')
+    beside = run(tmp_path/'a.py', path=f'{tmp_path/"site"}{os.pathsep}{ROOT}', without='torch')
+    want = load_packed(NAME)(np.ones((1, 1, 32, 32), np.float32)).tobytes().hex()
+    assert alone.stdout.split()[1:] == beside.stdout.split()[1:] == [want], alone.stderr[-2000:]
+
+
+def test_what_the_runtime_lacks_is_named(tmp_path):
+    "a network by name, and packing, belong to bnn_bn"
+    write_runtime(tmp_path)
+    (tmp_path/'a.py').write_text(f'''
+from bnn_runtime import load_packed
+from bnn_runtime.{PackedNet.__module__.partition(".")[2]} import pack
+for f in (lambda: load_packed('{NAME}'), lambda: load_packed('no.bnn'), lambda: pack(0)):
+    try: f()
+    except (FileNotFoundError, ImportError) as e: print(e)
+''')
+    lines = run(tmp_path/'a.py').stdout.splitlines()
+    assert lines == [f'{NAME}: no such file', 'no.bnn: no such file', 'no bnn_bn here']
+
+
+# Errors ------------------------------------------------------------------------------------------
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path/'full').mkdir()
+    (tmp_path/'full/mine.txt').write_text('mine')
+    (tmp_path/'file').write_text('mine')
+    for name in ('full', 'file'):
+        with pytest.raises(FileExistsError, match=rf'folder=.*{name}'): deploy_folder(NAME, tmp_path/name)
+    assert [f.name for f in (tmp_path/'full').iterdir()] == ['mine.txt']
+    (tmp_path/'empty').mkdir()
+    assert (deploy_folder(NAME, tmp_path/'empty')/'net.bnn').is_file()
+    with pytest.raises(FileExistsError, match='bnn_runtime'): write_runtime(tmp_path/'empty')
+
+
+@pytest.mark.parametrize('change,word', (
+    (dict(size=None), 'size'), (dict(mean=None), 'mean'), (dict(std=None, mean=None), 'mean and std')))
+def test_pictures_must_be_known(change, word, tmp_path):
+    graph = load_packed(NAME).graph
+    net = PackedNet(Graph(graph.channels, graph.nodes, {**graph.info, **change}))
+    with pytest.raises(ValueError, match=f'does not say the {word}'): deploy_folder(net, tmp_path/'new')
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_and_missing_files(tmp_path):
+    data = (ROOT/f'bnn_bn/pretrained/{NAME}.bnn').read_bytes()
+    (tmp_path/'a.bnn').write_bytes(data[:-1])
+    with pytest.raises(ValueError, match='truncated'): deploy_folder(tmp_path/'a.bnn', tmp_path/'new')
+    with pytest.raises(FileNotFoundError, match='b.bnn'): deploy_folder(tmp_path/'b.bnn', tmp_path/'new')
+    with pytest.raises(ValueError, match='did you mean'): deploy_folder('fashion_reactnet', tmp_path/'new')
+    assert [f.name for f in tmp_path.iterdir()] == ['a.bnn']
+
+
+def test_make():
+    text = (ROOT/'Makefile').read_text()
+    assert '\nruntime: install\n\t$(BIN)/python tools/runtime.py\n' in text
