@@ -1,16 +1,16 @@
-"""The C file of the embedded network on other machines: are its bits the engine's, and what does it cost?
+"""The C file of the embedded network on other machines: are its bits the engine's, at what cost?
 
     python bench/c.py [--images 20] [--out results/c.json]
 
 Machines: this one (gcc), aarch64 (aarch64-linux-gnu-gcc and qemu-aarch64), Cortex-M4F and Cortex-M3
-(arm-none-eabi-gcc and qemu-system-arm). A machine whose programs are missing is left out, and the file
-says so. Debian: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user, and gcc-arm-none-eabi
+(arm-none-eabi-gcc and qemu-system-arm). A machine whose programs are missing is left out, and the
+file says so. Debian: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user, and gcc-arm-none-eabi
 libnewlib-arm-none-eabi qemu-system-arm.
 
-All logits of random uint8 pictures are compared bit by bit. On the Cortex-M instructions are counted:
-qemu runs one instruction in a nanosecond of its own time (-icount shift=0), and the SysTick counter
-ticks every 40 of them; a loop of known length checks that. qemu's plugin that counts in user mode is
-in no Debian package, so there is no count for aarch64.
+All logits of random uint8 pictures are compared bit by bit. On the Cortex-M instructions are
+counted: qemu runs one instruction in a nanosecond of its own time (-icount shift=0), and the SysTick
+counter ticks every 40 of them; a loop of known length checks that. qemu's plugin that counts in user
+mode is in no Debian package, so there is no count for aarch64.
 """
 import argparse, json, platform, re, shutil, subprocess, tempfile
 from dataclasses import asdict, dataclass
@@ -27,7 +27,12 @@ MAIN = r'''
 #include "pictures.h"
 #if defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M'
 #define REGISTER(address) (*(volatile uint32_t *)address)
-static void start(void) { REGISTER(0xe000e014) = 0xffffff; REGISTER(0xe000e018) = 0; REGISTER(0xe000e010) = 5; }
+static void start(void)
+{
+    REGISTER(0xe000e014) = 0xffffff;
+    REGISTER(0xe000e018) = 0;
+    REGISTER(0xe000e010) = 5;
+}
 static uint32_t ticks(void) { return 0xffffff - REGISTER(0xe000e018); }
 static void loop(uint32_t n) { __asm__ volatile("1: subs %0, %0, #1\n bne 1b" : "+r"(n) : : "cc"); }
 #else
@@ -64,14 +69,16 @@ static void reset(void)
 #endif
     _start();
 }
-__attribute__((section(".vectors"), used)) static void *const vectors[2] = {&stack_end, (void *)reset};
+__attribute__((section(".vectors"), used))
+static void *const vectors[2] = {&stack_end, (void *)reset};
 '''
 SCRIPT = r'''
 MEMORY { flash (rx): ORIGIN = 0, LENGTH = 4M
          ram (rwx): ORIGIN = 0x20000000, LENGTH = 4M }
 ENTRY(_start)
 SECTIONS {
-    .text : { KEEP(*(.vectors)) *(.text*) *(.rodata*) *(.init) *(.fini) *(.eh_frame*) *(.ARM.ex*) } > flash
+    .text : { KEEP(*(.vectors)) *(.text*) *(.rodata*) *(.init) *(.fini) } > flash
+    .unwind : { *(.eh_frame*) *(.ARM.ex*) } > flash
     .init_array : { KEEP(*(.init_array*)) } > flash
     .data : { *(.data*) } > ram
     .bss : { __bss_start__ = .; *(.bss*) *(COMMON) __bss_end__ = .; end = .; __end__ = .; } > ram
@@ -117,8 +124,9 @@ class Result:
 def pictures_text(pictures):
     rows = ['{' + ','.join(map(str, p.ravel().tolist())) + '}' for p in pictures]
     n = pictures[0].size
-    return (f'#define PICTURES {len(pictures)}\nstatic const uint8_t pictures[{len(pictures)}][{n}] = {{\n'
-            + ',\n'.join(rows) + '};\n')
+    table = ',\n'.join(rows)
+    return (f'#define PICTURES {len(pictures)}\n'
+            f'static const uint8_t pictures[{len(pictures)}][{n}] = {{\n{table}}};\n')
 
 def engine_logits(packed, pictures):
     x = (pictures/255. - packed.info['mean'])/packed.info['std']
@@ -148,12 +156,13 @@ def measure(machine, option, folder, want):
     rows = [x.split() for x in lines if x.startswith('picture')]
     got = np.array([[int(v, 16) for v in r[3:]] for r in rows], np.uint32)
     assert [int(r[1]) for r in rows] == want.argmax(1).tolist(), 'another class'
-    result = Result(machine.name, option, len(got), got.size, int((got != want.view(np.uint32)).sum()))
+    different = int((got != want.view(np.uint32)).sum())
+    result = Result(machine.name, option, len(got), got.size, different)
     ticks = int(lines[0].split()[1])
     if ticks:
         assert abs(40*ticks/2e6 - 1) < .01, f'{ticks} ticks for two million instructions'
         result.instructions = int(40*np.median([int(r[2]) for r in rows]))
-    if machine.emulator.startswith('qemu-system'): vars(result).update(sizes(machine, option, folder))
+    if ticks: vars(result).update(sizes(machine, option, folder))
     return result
 
 def missing(machine):
@@ -167,15 +176,17 @@ def prepare(folder, images):
     shape = *packed.info['size'], packed.graph.channels
     pictures = np.random.default_rng(0).integers(0, 256, (images, *shape), np.uint8)
     to_c(packed, folder/'net.c')
-    texts = {'pictures.h': pictures_text(pictures), 'main.c': MAIN, 'start.c': START, 'script.ld': SCRIPT}
+    texts = {'pictures.h': pictures_text(pictures), 'main.c': MAIN, 'start.c': START,
+             'script.ld': SCRIPT}
     for name, text in texts.items(): (folder/name).write_text(text)
     return engine_logits(packed, pictures)
 
 def version(program):
-    return subprocess.run([program, '--version'], capture_output=True, text=True).stdout.splitlines()[0]
+    done = subprocess.run([program, '--version'], capture_output=True, text=True)
+    return done.stdout.splitlines()[0]
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('--images', type=int, default=20)
     p.add_argument('--out', default='results/c.json')
     args, results, left_out, programs = p.parse_args(), [], {}, set()
@@ -190,8 +201,10 @@ def main():
                 results.append(measure(machine, option, Path(d), want))
                 print(results[-1])
     report = dict(network=NETWORK, picture='uint8 32x32x1', left_out=left_out,
-                  programs={k: version(k) for k in sorted(programs)}, rows=[asdict(r) for r in results])
+                  programs={k: version(k) for k in sorted(programs)},
+                  rows=[asdict(r) for r in results])
     Path(args.out).write_text(json.dumps(report, indent=1) + '\n')
-    print(f'{sum(r.different for r in results)} of {sum(r.logits for r in results)} logits differ', left_out)
+    different, logits = (sum(getattr(r, k) for r in results) for k in ('different', 'logits'))
+    print(f'{different} of {logits} logits differ', left_out)
 
 if __name__ == '__main__': main()

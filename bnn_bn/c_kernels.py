@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['c_library', 'fill', 'code_of']
 
-# %% ../nbs/36_c_kernels.ipynb #e7e4f965
+# %% ../nbs/36_c_kernels.ipynb #258dd46b
 import ctypes, shutil, subprocess, tempfile
 from pathlib import Path
 from string import Template
 
-# %% ../nbs/36_c_kernels.ipynb #57f477eb
+# %% ../nbs/36_c_kernels.ipynb #cf272a74
 CHECKS = r'''
 #include <float.h>
 #include <limits.h>
@@ -37,7 +37,7 @@ static float product(float a, float b)
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #a120596a
+# %% ../nbs/36_c_kernels.ipynb #8ab94f3e
 SPLIT = r'''
 typedef union { float number; uint32_t bits; } float_bits;
 typedef struct { uint32_t digits; int32_t exponent; } split; /* digits*2^(exponent - 150) */
@@ -52,7 +52,7 @@ static split split_of(uint32_t bits)
 
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #ebf09cd2
+# %% ../nbs/36_c_kernels.ipynb #2b8ae8e3
 SHIFT = r'''
 /* v/2^by; where bits are lost, the last bit of the result is 1 */
 static uint64_t shifted(uint64_t v, int32_t by)
@@ -77,7 +77,7 @@ static int32_t leading_zeros(uint64_t v)
 #endif
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #11adc5ac
+# %% ../nbs/36_c_kernels.ipynb #a1f7346d
 FUSED = r'''
 static float rounded(uint64_t v, int32_t exponent, uint32_t sign)
 {
@@ -95,7 +95,7 @@ static float rounded(uint64_t v, int32_t exponent, uint32_t sign)
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #b16857f3
+# %% ../nbs/36_c_kernels.ipynb #ee129d78
 FMA = r'''
 static float fused(float x, float y, float z)
 {
@@ -114,7 +114,7 @@ static float fused(float x, float y, float z)
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #76cc2e01
+# %% ../nbs/36_c_kernels.ipynb #69b052f1
 CHOOSE = r'''
 /* x*y + z, rounded once: an instruction where there is one, else in whole numbers */
 #if defined(__FP_FAST_FMAF) || defined(__ARM_FEATURE_FMA) || defined(__FMA__)
@@ -122,7 +122,7 @@ CHOOSE = r'''
 #else
 ''' + SPLIT.lstrip() + SHIFT + FUSED + FMA + '#endif\n'
 
-# %% ../nbs/36_c_kernels.ipynb #7cf8bd1e
+# %% ../nbs/36_c_kernels.ipynb #dedc7072
 def c_library(
     text:str, # C99
     *flags:str, # of gcc, after ours: -std=c99 -O2 -Wall -Wextra -Werror
@@ -137,7 +137,7 @@ def c_library(
         if done.returncode: raise RuntimeError(done.stderr)
         return ctypes.CDLL(f'{d}/a.so')
 
-# %% ../nbs/36_c_kernels.ipynb #b4139614
+# %% ../nbs/36_c_kernels.ipynb #b30516e6
 TYPES = r'''
 typedef struct { /* a convolution */
     int32_t height, width, channels, words, rows, columns, stride, padding, dilation;
@@ -152,7 +152,7 @@ typedef struct {
 } pool;
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #4fb3f10b
+# %% ../nbs/36_c_kernels.ipynb #7b5df8c3
 PLACES = r'''typedef struct { /* what a step reads: one of the three */
     const uint32_t *signs;
     const float *numbers;
@@ -168,7 +168,7 @@ typedef struct { /* where results go; 0: nowhere */
 typedef struct { int32_t y, x, top, bottom, left, right; } window;
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #07880891
+# %% ../nbs/36_c_kernels.ipynb #9462ac94
 WINDOW = r'''
 static int32_t first_tap(int32_t at, int32_t dilation)
 {
@@ -195,7 +195,7 @@ static void set_columns(window *w, const convolution *o, int32_t x)
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #a864c4f6
+# %% ../nbs/36_c_kernels.ipynb #20e1097d
 COUNT = r'''
 #if defined(__POPCNT__) || defined(__aarch64__)
 #define ones(v) __builtin_popcount(v)
@@ -221,7 +221,7 @@ static int32_t differing(const uint32_t *x, const uint32_t *w, int32_t n)
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #aab8b9a5
+# %% ../nbs/36_c_kernels.ipynb #ce47ef19
 SIGNS = r'''
 static int32_t sign_sum(const convolution *o, const uint32_t *x, int32_t f, const window *w)
 {
@@ -237,7 +237,7 @@ static int32_t sign_sum(const convolution *o, const uint32_t *x, int32_t f, cons
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #a685c168
+# %% ../nbs/36_c_kernels.ipynb #03a1b0d5
 NUMBERS = r'''
 #define IS_PLUS(tap, k) (o->signs[(tap)*o->words + (k)/32] >> (k)%32 & 1)
 
@@ -261,7 +261,7 @@ static float add_numbers(const convolution *o, const source *x, const float *v, 
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #44794829
+# %% ../nbs/36_c_kernels.ipynb #03c9afbe
 PIXELS = r'''
 /* the same for bytes, each of which stands for a number */
 static float add_pixels(const convolution *o, const source *x, const uint8_t *v, int32_t tap,
@@ -283,7 +283,7 @@ static float add_pixels(const convolution *o, const source *x, const uint8_t *v,
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #f5069361
+# %% ../nbs/36_c_kernels.ipynb #10bd6122
 REAL = r'''
 static float real_sum(const convolution *o, const source *x, int32_t f, const window *w)
 {
@@ -298,7 +298,7 @@ static float real_sum(const convolution *o, const source *x, int32_t f, const wi
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #179b16f8
+# %% ../nbs/36_c_kernels.ipynb #0f63f2cf
 FINISH = r'''
 static float sum_of(const convolution *o, const source *x, int32_t f, const window *w)
 {
@@ -326,7 +326,7 @@ static void clear(const target *to)
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #5102bec3
+# %% ../nbs/36_c_kernels.ipynb #de2028af
 POOL = r'''
 static float reduced(const pool *o, const float *x, int32_t step, int32_t y0, int32_t x0)
 {
@@ -346,7 +346,7 @@ static float reduced(const pool *o, const float *x, int32_t step, int32_t y0, in
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #bc5b7ac2
+# %% ../nbs/36_c_kernels.ipynb #dc62e622
 REDUCE = r'''
 static void reduce(const pool *o, const float *x, int32_t step, int32_t f, const target *to)
 {
@@ -367,7 +367,7 @@ static void reduce_all(const pool *o, const float *x, const target *to)
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #0d1066b2
+# %% ../nbs/36_c_kernels.ipynb #00a4ae1d
 CONVOLVE = r'''
 static void convolve(const convolution *o, const source *x, const float *residual,
                      int32_t channels, const pool *p, float *scratch, const target *to)
@@ -394,7 +394,7 @@ static void convolve(const convolution *o, const source *x, const float *residua
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #57ecb0d2
+# %% ../nbs/36_c_kernels.ipynb #7f12e328
 HEAD = r'''/* $name: a binary network in one file of C99, written by bnn_bn.
 
    pictures  $height x $width, $channels channel(s)
@@ -409,7 +409,7 @@ $steps
    Include it with ${prefix}_DECLARE defined for the declarations alone. */
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #e09f31d9
+# %% ../nbs/36_c_kernels.ipynb #ef5f3074
 MACROS = r'''#ifndef ${prefix}_H
 #define ${prefix}_H
 #include <stdint.h>
@@ -426,7 +426,7 @@ ${declarations}#endif
 #ifndef ${prefix}_DECLARE
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #5a087f74
+# %% ../nbs/36_c_kernels.ipynb #5c0b8716
 DECLARE = r'''
 /* The class, from 0, or one of the two errors above. `image` is float32, (channels, rows, columns),
    normalised as in training; `logits` takes ${prefix}_OUTPUTS numbers. */
@@ -443,7 +443,7 @@ NAMES = r'''
 extern const char *const ${name}_classes[$outputs];
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #b410fd1b
+# %% ../nbs/36_c_kernels.ipynb #7abb2600
 RUN = r'''
 $memory
 static int run(const source *image, float *logits)
@@ -467,7 +467,7 @@ int ${name}_floats(const float *image, int32_t height, int32_t width, float *log
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #5bf43e52
+# %% ../nbs/36_c_kernels.ipynb #6001200f
 RUN_PIXELS = r'''
 int ${name}_pixels(const uint8_t *picture, int32_t height, int32_t width, float *logits)
 {
@@ -477,7 +477,7 @@ int ${name}_pixels(const uint8_t *picture, int32_t height, int32_t width, float 
 }
 '''
 
-# %% ../nbs/36_c_kernels.ipynb #a0316cd5
+# %% ../nbs/36_c_kernels.ipynb #17825b3c
 def fill(
     text:str, # of C
     known:dict, # word -> what stands for it
@@ -485,7 +485,6 @@ def fill(
     "Replace the words behind a dollar; KeyError where one is not known."
     return Template(text).substitute(known)
 
-# %% ../nbs/36_c_kernels.ipynb #5957e8d3
 def code_of(
     tables:str, # C text of all constants
     pixels:bool, # is there a table `pixel_values`, so that bytes can be read?

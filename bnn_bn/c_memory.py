@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Program', 'make_program']
 
-# %% ../nbs/36a_c_memory.ipynb #d0d1addd
+# %% ../nbs/36a_c_memory.ipynb #e0127c0b
 from dataclasses import dataclass
 from .graph import Graph, Node
 from .counting import words
 from .engine import values_of
 
-# %% ../nbs/36a_c_memory.ipynb #e0b9fc39
+# %% ../nbs/36a_c_memory.ipynb #da6b7a12
 @dataclass(eq=False)
 class Buffer:
     "Memory of a map while it is needed."
@@ -31,7 +31,7 @@ class Map:
 
     pixels = property(lambda self: self.size[0]*self.size[1])
 
-# %% ../nbs/36a_c_memory.ipynb #b682a16a
+# %% ../nbs/36a_c_memory.ipynb #0af56d26
 @dataclass(eq=False)
 class Step:
     "A step of the C program."
@@ -49,7 +49,7 @@ class Step:
         "the maps whose numbers are read"
         return [m for m in (None if self.binary else self.x, self.residual) if m]
 
-# %% ../nbs/36a_c_memory.ipynb #01ea7847
+# %% ../nbs/36a_c_memory.ipynb #c0575a32
 def live_values(graph):
     "numbers of the values that the last one depends on"
     needed = {len(graph.nodes)}
@@ -73,7 +73,7 @@ def fused_pools(graph, live):
         if alone and not graph.nodes[read[i + 1][0]].op.endswith('conv'): pairs[i] = read[i + 1][0]
     return pairs
 
-# %% ../nbs/36a_c_memory.ipynb #43f03ec5
+# %% ../nbs/36a_c_memory.ipynb #73362592
 def make_steps(graph, size):
     "the steps of the C program, without memory"
     maps = [Map(v.size, len(v.slots)) for v in values_of(graph, size)]
@@ -100,7 +100,7 @@ def signs_of(x, n, steps):
 def add_pool(step, pool, made):
     step.pool, step.between, step.made = pool, step.made, made
 
-# %% ../nbs/36a_c_memory.ipynb #d6f23d37
+# %% ../nbs/36a_c_memory.ipynb #2ffd816a
 def place(buffers):
     "give each buffer its place; words of all together"
     placed = []
@@ -117,7 +117,7 @@ def lowest_place(b, others):
         at = max(at, o.at + o.words)
     return at
 
-# %% ../nbs/36a_c_memory.ipynb #2a9b1480
+# %% ../nbs/36a_c_memory.ipynb #344b0e29
 @dataclass
 class Program:
     "The steps of the C program and the memory that they use."
@@ -130,7 +130,7 @@ class Program:
     @property
     def ram(self)->int: return 4*(self.numbers + self.signs) # bytes of all maps
 
-# %% ../nbs/36a_c_memory.ipynb #04a3ff67
+# %% ../nbs/36a_c_memory.ipynb #0e2bb716
 def add_signs(m, steps):
     "the buffer for a map's signs, where a binary convolution takes them"
     if m.taker is None: return None
@@ -139,7 +139,7 @@ def add_signs(m, steps):
     m.signs = Buffer(m.pixels*words(m.channels), first, last)
     return m.signs
 
-# %% ../nbs/36a_c_memory.ipynb #d17865e2
+# %% ../nbs/36a_c_memory.ipynb #84a4d631
 def map_numbers(steps):
     "the buffers for numbers, step by step; the last map has none"
     for k, s in enumerate(steps):
@@ -162,7 +162,7 @@ def writes_over(s, k, steps):
     read_later = any(r in o.reads() for o in steps[k + 1:])
     return not read_later and (s.binary or r is not s.x)
 
-# %% ../nbs/36a_c_memory.ipynb #07cb2845
+# %% ../nbs/36a_c_memory.ipynb #1307f181
 def make_program(
     graph:Graph,
     size:tuple, # rows and columns of the pictures

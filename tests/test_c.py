@@ -1,4 +1,4 @@
-"The C file: the engine's bits under a C compiler, its memory, what it refuses, and strangers' names."
+"The C file: the engine's bits under a C compiler, memory, what is refused, and strangers' names."
 import ctypes, itertools, re, shutil, subprocess
 from pathlib import Path
 
@@ -36,7 +36,8 @@ def call(library, name, images, size, n_out):
     "logits and classes of all images"
     out = np.zeros((len(images), n_out), np.float32)
     f = library[name]
-    return out, [f(pointer(np.ascontiguousarray(x)), *size, pointer(y)) for x, y in zip(images, out)]
+    images = np.ascontiguousarray(images)
+    return out, [f(pointer(x), *size, pointer(y)) for x, y in zip(images, out)]
 
 
 def same_bits(a, b): return (a.view(np.uint32) == b.view(np.uint32)).all()
@@ -62,12 +63,13 @@ def test_any_network(tmp_path_factory, data, seed):
     check(graph, numbers(g, 2, *shape), tmp_path_factory.mktemp('c'))
 
 
+SIDES = st.integers(13, 20)
 CONVS = st.tuples(st.integers(1, 3), st.integers(0, 4), st.integers(1, 3))
 
 @needs_gcc
 @settings(max_examples=15, deadline=None)
-@given(SEEDS, st.sampled_from((1, 7, 16, 33)), st.sampled_from((1, 2, 4)), st.sampled_from((1, 2, 3, 5)),
-       CONVS, st.tuples(st.integers(13, 20), st.integers(13, 20)))
+@given(SEEDS, st.sampled_from((1, 7, 16, 33)), st.sampled_from((1, 2, 4)),
+       st.sampled_from((1, 2, 3, 5)), CONVS, st.tuples(SIDES, SIDES))
 def test_any_window(tmp_path_factory, seed, c, times, k, conv, size):
     "stride, padding beyond the kernel, dilation, and channels repeated by a residual"
     g = np.random.default_rng(seed)
@@ -75,9 +77,9 @@ def test_any_window(tmp_path_factory, seed, c, times, k, conv, size):
     check(graph, numbers(g, 2, 1, *size), tmp_path_factory.mktemp('c'))
 
 
-BACKBONES = ('reactnet18_nobn', 'reactnet18_bn', 'reactnet_a_nobn', 'reactnet_a_bn', 'birealnet18_nobn',
-             'birealnet18_bn', 'xnornet18_nobn', 'xnornet18_bn', 'vgg11_nobn', 'vgg11_bn',
-             'reactnet_mini_bn')
+BACKBONES = ('reactnet18_nobn', 'reactnet18_bn', 'reactnet_a_nobn', 'reactnet_a_bn',
+             'birealnet18_nobn', 'birealnet18_bn', 'xnornet18_nobn', 'xnornet18_bn',
+             'vgg11_nobn', 'vgg11_bn', 'reactnet_mini_bn')
 
 @needs_gcc
 @pytest.mark.parametrize('name', BACKBONES)
@@ -100,12 +102,14 @@ def test_other_networks_are_refused_by_name(tmp_path):
 def one_bit_on_pictures(g, c):
     "the first layer has one bit a weight; zeros of both signs, and a channel that is never +1"
     weight = signs(g, 8, c, 3, 3)
-    stem = dict(weight=weight, bias=np.zeros(8, np.float32), scale=numbers(g, 8), slope=numbers(g, 8))
-    t = dict(weight=signs(g, 8, 8, 3, 3), bias=numbers(g, 8), threshold=numbers(g, 8), slope=numbers(g, 8))
+    rest = {k: numbers(g, 8) for k in ('scale', 'slope')}
+    stem = dict(weight=weight, bias=np.zeros(8, np.float32), **rest)
+    t = dict(weight=signs(g, 8, 8, 3, 3), bias=numbers(g, 8), threshold=numbers(g, 8), **rest)
     t['threshold'][:2] = np.inf, -np.inf
     fc = dict(weight=numbers(g, 3, 8, 1, 1), bias=np.zeros(3, np.float32))
     fc['weight'][0] = 0
-    return [Node('conv', (0,), stem, padding=1), Node('maxpool', (1,), kernel=3, stride=2, padding=1),
+    return [Node('conv', (0,), stem, padding=1),
+            Node('maxpool', (1,), kernel=3, stride=2, padding=1),
             Node('bconv', (2, 2), t, padding=1), Node('mean', (3,)), Node('conv', (4,), fc)]
 
 
@@ -186,7 +190,8 @@ def test_memory_of_the_embedded_network(tmp_path):
     arrays = [int(n) for n in re.findall(r'^static (?:float|uint32_t) \w+\[(\d+)\];', text, re.M)]
     assert 4*sum(arrays) + 32*32 + 4*10 == ram <= 40_000
     assert f'RAM       {ram} bytes' in text[:1000]
-    tables = sum(int(n) for n in re.findall(r'static const u\w+ \w*\W*(?:uint32_t bits)?\[(\d+)\]', text))
+    table = r'static const u\w+ \w*\W*(?:uint32_t bits)?\[(\d+)\]'
+    tables = sum(map(int, re.findall(table, text)))
     assert int(re.search(r'#define NET_FLASH (\d+)', text)[1]) == 4*tables
 
 
@@ -194,7 +199,8 @@ def test_too_little_memory(tmp_path):
     graph = load_packed('fashion-reactnet_mini').graph
     needed = int(re.search(r'NET_RAM (\d+)', to_c(graph, tmp_path/'net.c').read_text())[1])
     assert to_c(graph, tmp_path/'net.c', ram=needed).is_file()
-    with pytest.raises(ValueError, match=rf'32x32 pixels: {needed} bytes of RAM.*ram={needed - 1}.*stem'):
+    says = rf'32x32 pixels: {needed} bytes of RAM.*ram={needed - 1}.*stem'
+    with pytest.raises(ValueError, match=says):
         to_c(graph, tmp_path/'no.c', ram=needed - 1)
     for ram in (0, -1, True, 1.5, '40kB'):
         with pytest.raises(ValueError, match='ram='): to_c(graph, tmp_path/'no.c', ram=ram)
@@ -216,7 +222,8 @@ def test_another_picture_size(tmp_path):
     for size in ((0, 32), (32,), 'ab', 32, (32., 32.), (True, True), (1, 1), (31, 33)):
         with pytest.raises(ValueError, match='size=|pixels'):
             to_c('fashion-reactnet_mini', tmp_path/'no.c', size=size)
-    with pytest.raises(ValueError, match='size=None'): to_c(thin_graph(g, 8, 2, 3, 1, 1, 1), tmp_path/'no.c')
+    silent = thin_graph(g, 8, 2, 3, 1, 1, 1)
+    with pytest.raises(ValueError, match='size=None'): to_c(silent, tmp_path/'no.c')
     assert not (tmp_path/'no.c').exists()
 
 
@@ -232,9 +239,9 @@ def test_not_a_number(tmp_path):
 
 
 @pytest.mark.parametrize('change', (
-    dict(std=[0.]), dict(std=[-1.]), dict(mean=[float('nan')]), dict(mean=[.1, .2]), dict(std=['a']),
-    dict(mean={}), dict(std=[1e-320]), dict(classes=['a', 'b']), dict(classes=7), dict(size=[32]),
-    dict(size=None), dict(size=[32, '32'])))
+    dict(std=[0.]), dict(std=[-1.]), dict(mean=[float('nan')]), dict(mean=[.1, .2]),
+    dict(std=['a']), dict(mean={}), dict(std=[1e-320]), dict(classes=['a', 'b']),
+    dict(classes=7), dict(size=[32]), dict(size=None), dict(size=[32, '32'])))
 def test_facts_that_are_no_facts(change, tmp_path):
     "what a file says of its pictures is checked; the message names it"
     graph = load_packed('fashion-reactnet_mini').graph
@@ -249,7 +256,8 @@ def test_what_is_given(tmp_path):
     "a packed network, its graph, its file, its bytes, an open file and a name make the same file"
     packed = load_packed('fashion-reactnet_mini')
     path = packed.save(tmp_path/'a.bnn')
-    given = packed, packed.graph, path, str(path), path.read_bytes(), open(path, 'rb'), packed.info['name']
+    opened, name = open(path, 'rb'), packed.info['name']
+    given = packed, packed.graph, path, str(path), path.read_bytes(), opened, name
     texts = {to_c(v, tmp_path/'net.c').read_text() for v in given}
     assert len(texts) == 1
 
@@ -258,7 +266,8 @@ def test_a_damaged_file(tmp_path):
     data = to_bytes(load_packed('fashion-reactnet_mini').graph)
     (tmp_path/'a.bnn').write_bytes(data[:-1])
     for bad in (tmp_path/'a.bnn', data[:-1], data[:500] + b'?' + data[501:], b''):
-        with pytest.raises(ValueError, match='truncated|altered|not a .bnn'): to_c(bad, tmp_path/'no.c')
+        refused = pytest.raises(ValueError, match='truncated|altered|not a .bnn')
+        with refused: to_c(bad, tmp_path/'no.c')
     with pytest.raises(FileNotFoundError, match='b.bnn'): to_c(tmp_path/'b.bnn', tmp_path/'no.c')
     with pytest.raises(ValueError, match='did you mean'): to_c('fashion_reactnet', tmp_path/'no.c')
     assert not (tmp_path/'no.c').exists()
@@ -279,7 +288,8 @@ def test_any_names(tmp_path_factory, names, name):
 
 
 @pytest.mark.parametrize('file,prefix', (
-    ('net.c', 'net'), ('my-net.v2.c', 'my_net_v2'), ('3x3.c', 'net_3x3'), ('_a.c', 'a'), ('é.c', 'net')))
+    ('net.c', 'net'), ('my-net.v2.c', 'my_net_v2'), ('3x3.c', 'net_3x3'), ('_a.c', 'a'),
+    ('é.c', 'net')))
 def test_prefix(file, prefix, tmp_path):
     text = to_c('fashion-reactnet_mini', tmp_path/file).read_text()
     assert f'int {prefix}_pixels(' in text and f'#define {prefix.upper()}_RAM' in text
@@ -294,7 +304,8 @@ def test_names_do_not_meet(name, tmp_path):
 
 def test_bad_prefix(tmp_path):
     for name in ('a b', 'a-b', '', 'é', 'a'*40, 'a;b'):
-        with pytest.raises(ValueError, match='name='): to_c('fashion-reactnet_mini', tmp_path/'no.c', name=name)
+        refused = pytest.raises(ValueError, match='name=')
+        with refused: to_c('fashion-reactnet_mini', tmp_path/'no.c', name=name)
 
 
 @needs_gcc
@@ -308,9 +319,13 @@ def test_two_networks_in_one_program(tmp_path):
 #include "two.c"
 static float logits[ONE_OUTPUTS];
 static const uint8_t picture[ONE_HEIGHT*ONE_WIDTH*ONE_CHANNELS];
-int main(void) { return one_pixels(picture, 32, 32, logits) != two_pixels(picture, 32, 32, logits); }
+int main(void)
+{
+    return one_pixels(picture, 32, 32, logits) != two_pixels(picture, 32, 32, logits);
+}
 ''')
-    subprocess.run([GCC, *STRICT, 'main.c', 'one.c', 'two.c', '-o', 'both'], cwd=tmp_path, check=True)
+    files = 'main.c', 'one.c', 'two.c'
+    subprocess.run([GCC, *STRICT, *files, '-o', 'both'], cwd=tmp_path, check=True)
     assert subprocess.run([tmp_path/'both']).returncode == 0
 
 

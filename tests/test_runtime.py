@@ -1,4 +1,4 @@
-"The runtime alone: which modules it needs, its wheel, a deployed folder without torch, and a small server."
+"The runtime alone: which modules it needs, its wheel, a folder without torch, and a small server."
 import ast, json, os, subprocess, sys, urllib.error, urllib.request
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,10 +9,12 @@ from PIL import Image
 
 from bnn_bn.deploy import PackedNet, classify, load_packed
 from bnn_bn.graph import Graph
-from bnn_bn.runtime import Module, deploy_folder, needed_modules, new_statement, renamed, write_runtime
+from bnn_bn.runtime import Module, deploy_folder, needed_modules, new_statement, renamed
+from bnn_bn.runtime import write_runtime
 
 ROOT = Path(__file__).parent.parent
 NAME = 'fashion-reactnet_mini'
+FILE = ROOT/f'bnn_bn/pretrained/{NAME}.bnn'
 
 # Following imports -------------------------------------------------------------------------------
 
@@ -26,7 +28,8 @@ FILES = {
                      'if z:\n    from pkg.absolute import a\nclass A:\n    from .tiles import t',
     'one/tiles.py': 'import numpy as np\nfrom .engine import run\nrun = t = 0\ng = lambda: 0',
     'absolute.py': 'import pkg.files\na = 0', 'two/__init__.py': '', 'two/deep/__init__.py': '',
-    'two/deep/leaf.py': 'from ...absolute import a\nfrom . import other\nz = 0', 'two/deep/other.py': ''}
+    'two/deep/leaf.py': 'from ...absolute import a\nfrom . import other\nz = 0',
+    'two/deep/other.py': ''}
 
 def package(folder, **files):
     for name, text in {**FILES, **files}.items():
@@ -36,11 +39,11 @@ def package(folder, **files):
 
 
 def test_all_that_is_imported_is_found(tmp_path):
-    "relative imports of several levels, packages' own files, conditions, classes, circles; no functions"
+    "relative imports of many levels, packages' files, conditions, classes, circles; no functions"
     found = needed_modules('pkg.one.start', package(tmp_path))
     short = {n.removeprefix('pkg.') for n in found}
-    assert short == {'one', 'one.shared', 'one.start', 'one.engine', 'one.tiles', 'files', 'absolute',
-                     'two', 'two.deep', 'two.deep.leaf', 'two.deep.other'}
+    assert short == {'one', 'one.shared', 'one.start', 'one.engine', 'one.tiles', 'files',
+                     'absolute', 'two', 'two.deep', 'two.deep.leaf', 'two.deep.other'}
 
 
 @pytest.mark.parametrize('line', ('import torch', 'from fastai.vision.all import *',
@@ -56,9 +59,10 @@ def test_a_foreign_package_is_an_error(line, tmp_path):
     ('from ..unused import y', 'from pkg.unused import y'), ('from pkg.unused import y', None),
     ('from pkg import __version__', 'from bnn_runtime import __version__'), ('import os', None),
     ('from .. import unused', 'from pkg import unused'), ('from pkg import unused', None),
-    ('from pkg.one import engine', 'from bnn_runtime.one import engine'), ('from os import path', None)))
+    ('from pkg.one import engine', 'from bnn_runtime.one import engine'),
+    ('from os import path', None)))
 def test_import_statements(line, new, tmp_path):
-    "what comes along gets the new name; what does not keeps the old one, also where it was relative"
+    "what comes along gets the new name; what does not keeps the old one, relative or not"
     names = set(needed_modules('pkg.one.start', package(tmp_path)))
     module = Module('pkg.one.start', tmp_path/'pkg/one/start.py')
     assert new_statement(module, ast.parse(line).body[0], names) == new
@@ -88,7 +92,8 @@ import runpy, sys
 absent, *sys.argv = sys.argv[1:]
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in absent.split(','): raise ImportError(f'no {name.split(".")[0]} here')
+        top = name.split('.')[0]
+        if top in absent.split(','): raise ImportError(f'no {top} here')
 sys.meta_path.insert(0, Block())
 sys.path.insert(0, sys.argv[0].rpartition('/')[0])
 runpy.run_path(sys.argv[0], run_name='__main__')
@@ -136,7 +141,7 @@ def test_what_is_in_the_folder(server_folder):
     assert outside == {'net.bnn', 'requirements.txt', 'classify.py', 'serve.py', 'README.txt'}
     lines = (server_folder/'requirements.txt').read_text().splitlines()
     assert f'numpy=={np.__version__}' in lines and all('==' in x for x in lines)
-    assert (server_folder/'net.bnn').read_bytes() == (ROOT/f'bnn_bn/pretrained/{NAME}.bnn').read_bytes()
+    assert (server_folder/'net.bnn').read_bytes() == FILE.read_bytes()
     assert len((server_folder/'classify.py').read_text().splitlines()) <= 12
 
 
@@ -211,7 +216,8 @@ def test_nothing_is_overwritten(tmp_path):
     (tmp_path/'full/mine.txt').write_text('mine')
     (tmp_path/'file').write_text('mine')
     for name in ('full', 'file'):
-        with pytest.raises(FileExistsError, match=rf'folder=.*{name}'): deploy_folder(NAME, tmp_path/name)
+        refused = pytest.raises(FileExistsError, match=rf'folder=.*{name}')
+        with refused: deploy_folder(NAME, tmp_path/name)
     assert [f.name for f in (tmp_path/'full').iterdir()] == ['mine.txt']
     (tmp_path/'empty').mkdir()
     assert (deploy_folder(NAME, tmp_path/'empty')/'net.bnn').is_file()
@@ -219,20 +225,22 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize('change,word', (
-    (dict(size=None), 'size'), (dict(mean=None), 'mean'), (dict(std=None, mean=None), 'mean and std')))
+    (dict(size=None), 'size'), (dict(mean=None), 'mean'),
+    (dict(std=None, mean=None), 'mean and std')))
 def test_pictures_must_be_known(change, word, tmp_path):
     graph = load_packed(NAME).graph
     net = PackedNet(Graph(graph.channels, graph.nodes, {**graph.info, **change}))
-    with pytest.raises(ValueError, match=f'does not say the {word}'): deploy_folder(net, tmp_path/'new')
+    refused = pytest.raises(ValueError, match=f'does not say the {word}')
+    with refused: deploy_folder(net, tmp_path/'new')
     assert not list(tmp_path.iterdir())
 
 
 def test_damaged_and_missing_files(tmp_path):
-    data = (ROOT/f'bnn_bn/pretrained/{NAME}.bnn').read_bytes()
-    (tmp_path/'a.bnn').write_bytes(data[:-1])
-    with pytest.raises(ValueError, match='truncated'): deploy_folder(tmp_path/'a.bnn', tmp_path/'new')
-    with pytest.raises(FileNotFoundError, match='b.bnn'): deploy_folder(tmp_path/'b.bnn', tmp_path/'new')
-    with pytest.raises(ValueError, match='did you mean'): deploy_folder('fashion_reactnet', tmp_path/'new')
+    (tmp_path/'a.bnn').write_bytes(FILE.read_bytes()[:-1])
+    bad = {tmp_path/'a.bnn': 'truncated', tmp_path/'b.bnn': 'b.bnn', 'fashion_reactnet': 'did you'}
+    for file, says in bad.items():
+        refused = pytest.raises((ValueError, FileNotFoundError), match=says)
+        with refused: deploy_folder(file, tmp_path/'new')
     assert [f.name for f in tmp_path.iterdir()] == ['a.bnn']
 
 
