@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from . import __version__
+from .engine import values_of
 from .deploy import PackedNet, load_packed
+from .export_c import class_names, picture_of
 
 # %% ../nbs/36c_runtime.ipynb #fd7c1aa6
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda
@@ -217,7 +219,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return self.say(413, dict(error=f'Content-Length from 1 to {MOST} is needed'))
         try: found = answer(self.rfile.read(int(length)))
-        except (OSError, ValueError, Image.DecompressionBombError) as e:
+        except Exception as e: # Pillow has many kinds for a damaged picture
             return self.say(400, dict(error=f'not a picture: {e}'))
         self.say(200, found)
 
@@ -231,7 +233,7 @@ if __name__ == '__main__':
 PINNED = 'numpy', 'numba', 'llvmlite', 'pillow'
 
 def check_facts(packed):
-    "the file says how large its pictures are and how they are normalised"
+    "the file says how large its pictures are and how they are normalised, and that fits"
     missing = [k for k in ('size', 'mean', 'std') if packed.info.get(k) is None]
     if missing:
         raise ValueError(f'file: it does not say the {" and ".join(missing)} of its pictures; pack '
@@ -239,6 +241,9 @@ def check_facts(packed):
     if packed.graph.channels not in (1, 3):
         raise ValueError(f'file: its pictures have {packed.graph.channels} channels; grey (1) or '
                          'colour (3) can be read from a picture file')
+    picture = picture_of(packed.graph, None)
+    values_of(packed.graph, (picture.height, picture.width))
+    class_names(packed.graph, packed.n_out)
 
 def check_free(folder):
     "nothing is overwritten"

@@ -161,7 +161,7 @@ def test_the_server(server_folder, picture):
         url = process.stdout.readline().strip()
         status, found = post(url, b'no picture')
         assert status == 400 and 'not a picture' in found['error']
-        assert post(url, picture.read_bytes()[:200])[0] == 400
+        for n in (200, 1000, 5000): assert post(url, picture.read_bytes()[:n])[0] == 400
         assert post(url, b'')[0] == 413
         assert post(url, b'x', **{'Content-Length': '99999999999'})[0] == 413
         status, found = post(url, picture.read_bytes())
@@ -232,6 +232,16 @@ def test_pictures_must_be_known(change, word, tmp_path):
     net = PackedNet(Graph(graph.channels, graph.nodes, {**graph.info, **change}))
     refused = pytest.raises(ValueError, match=f'does not say the {word}')
     with refused: deploy_folder(net, tmp_path/'new')
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('change,word', (
+    (dict(mean=[.1, .2]), 'mean='), (dict(std=[0.]), 'std='), (dict(size=[32]), 'size='),
+    (dict(size=[1, 1]), '1x1 pixels'), (dict(classes=['a']), 'classes=')))
+def test_what_the_file_says_must_fit(change, word, tmp_path):
+    graph = load_packed(NAME).graph
+    net = PackedNet(Graph(graph.channels, graph.nodes, {**graph.info, **change}))
+    with pytest.raises(ValueError, match=word): deploy_folder(net, tmp_path/'new')
     assert not list(tmp_path.iterdir())
 
 
