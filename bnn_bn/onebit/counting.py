@@ -7,7 +7,7 @@ __all__ = ['ways', 'PROBES', 'TABLE_PRODUCTS', 'PRODUCTS', 'words', 'pack_signs'
            'Neon', 'Avx2', 'Avx512', 'assembly', 'has_instruction', 'has_way', 'fastest_way', 'get_way', 'way_for',
            'CheckedFile', 'stamps', 'CheckedCache', 'jit_on', 'jit']
 
-# %% ../../nbs/5_packed/31c_counting.ipynb #4e54a8b8
+# %% ../../nbs/5_packed/31c_counting.ipynb #3524a9e9
 import functools, hashlib, pickle, platform, sys
 from contextlib import contextmanager
 from pathlib import Path
