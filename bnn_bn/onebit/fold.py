@@ -5,17 +5,6 @@
 # %% auto #0
 __all__ = ['thresholds', 'fold', 'FoldedNet']
 
-# %% ../../nbs/5_packed/31b_fold.ipynb #35e82017
-import copy
-from typing import NamedTuple
-import numpy as np
-import torch, torch.nn.functional as F
-from torch import nn, Tensor
-from ..layers.activations import RPReLU
-from .graph import Graph, Node, check_graph
-from ..layers.blocks import BiRealBlock, ReActBlock, XnorBlock
-from ..models import BinaryNet
-
 # %% ../../nbs/5_packed/31b_fold.ipynb #9302fa64
 def thresholds(
     sign, # function of a float32 tensor (1,C,1,1): the sign of each element, monotone in it
@@ -86,6 +75,7 @@ def conv_parts(conv, norm, factor=1.):
     if conv.binary: return Parts(w.astype(np.int8), scale, b)
     return Parts(w*scale.reshape(-1, 1, 1, 1), np.ones(len(w)), b)
 
+# %% ../../nbs/5_packed/31b_fold.ipynb #535d02e7
 def geometry_of(conv, name):
     "stride, padding and dilation as whole numbers"
     pairs = {k: getattr(conv, k) for k in ('stride', 'padding', 'dilation')}
@@ -93,7 +83,6 @@ def geometry_of(conv, name):
         raise ValueError(f'{name}: groups or unequal sides ({conv}) cannot be packed')
     return {k: a for k, (a, _) in pairs.items()}
 
-# %% ../../nbs/5_packed/31b_fold.ipynb #8aea6b06
 def check_signs(name, convs, w):
     if not all(c.binary for c in convs):
         raise ValueError(f"{name}: its weights are real; only a network with binary='both' has one bit "
@@ -170,27 +159,6 @@ def fold_pool(folder, name, m, x): # of a VGG
 folders = {BiRealBlock: fold_bireal, ReActBlock: fold_react, XnorBlock: fold_xnor,
            nn.MaxPool2d: fold_pool}
 
-# %% ../../nbs/5_packed/31b_fold.ipynb #89f72294
-@torch.no_grad()
-def fold(
-    model:BinaryNet, # trained, with binary='both'; it is not changed
-    zero_is_plus:bool=False, # take +1 for the sign(0) = 0 of the reference rules?
-    **info # anything JSON can hold, kept with the graph: classes, mean and std of the images, ...
-)->Graph:
-    "The network as thresholds, signs, scales, biases and slopes; ValueError if that cannot be."
-    check_model(model, zero_is_plus)
-    m, folder = copy.deepcopy(model).cpu().float().eval(), Folder()
-    stem = m.body.stem
-    image = Folded(0, np.zeros(m.cfg['in_chans']))
-    x = real_step(folder, 'stem', conv=stem.conv, norm=stem.norm, x=image)
-    if hasattr(stem, 'pool'): x = fold_pool(folder, 'stem.pool', stem.pool, x)
-    for name, block in m.body.named_children():
-        if name != 'stem': x = folders[type(block)](folder, name, block, x)
-    classify(folder, m.head.fc, folder.pool('mean', x, 'mean'))
-    graph = Graph(m.cfg['in_chans'], folder.nodes, dict(config=m.cfg, **info))
-    check_graph(graph)
-    return graph
-
 # %% ../../nbs/5_packed/31b_fold.ipynb #a5f16420
 def classify(folder, fc, x):
     "a linear layer as a convolution of one pixel"
@@ -214,6 +182,27 @@ def check_model(model, zero_is_plus):
     if zeros and not zero_is_plus:
         raise ValueError(f'{zeros[0]} has sign(0) = 0 (reference rules), a third value that one '
                          'bit cannot hold; zero_is_plus=True takes +1 instead')
+
+# %% ../../nbs/5_packed/31b_fold.ipynb #89f72294
+@torch.no_grad()
+def fold(
+    model:BinaryNet, # trained, with binary='both'; it is not changed
+    zero_is_plus:bool=False, # take +1 for the sign(0) = 0 of the reference rules?
+    **info # anything JSON can hold, kept with the graph: classes, mean and std of the images, ...
+)->Graph:
+    "The network as thresholds, signs, scales, biases and slopes; ValueError if that cannot be."
+    check_model(model, zero_is_plus)
+    m, folder = copy.deepcopy(model).cpu().float().eval(), Folder()
+    stem = m.body.stem
+    image = Folded(0, np.zeros(m.cfg['in_chans']))
+    x = real_step(folder, 'stem', conv=stem.conv, norm=stem.norm, x=image)
+    if hasattr(stem, 'pool'): x = fold_pool(folder, 'stem.pool', stem.pool, x)
+    for name, block in m.body.named_children():
+        if name != 'stem': x = folders[type(block)](folder, name, block, x)
+    classify(folder, m.head.fc, folder.pool('mean', x, 'mean'))
+    graph = Graph(m.cfg['in_chans'], folder.nodes, dict(config=m.cfg, **info))
+    check_graph(graph)
+    return graph
 
 # %% ../../nbs/5_packed/31b_fold.ipynb #7694e593
 class FoldedNet(nn.Module):
