@@ -7,6 +7,18 @@ __all__ = ['ways', 'PROBES', 'TABLE_PRODUCTS', 'PRODUCTS', 'words', 'pack_signs'
            'Neon', 'Avx2', 'Avx512', 'assembly', 'has_instruction', 'has_way', 'fastest_way', 'get_way', 'way_for',
            'CheckedFile', 'stamps', 'CheckedCache', 'jit_on', 'jit']
 
+# %% ../../nbs/5_packed/31c_counting.ipynb #3524a9e9
+import functools, hashlib, pickle, platform, sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numba, numpy as np
+from llvmlite import binding
+from numba import njit
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.registry import cpu_target
+
 # %% ../../nbs/5_packed/31c_counting.ipynb #a7826f22
 def words(c:int)->int: # 32-bit words that hold `c` signs
     "Words for that many channels."

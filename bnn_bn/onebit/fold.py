@@ -5,6 +5,17 @@
 # %% auto #0
 __all__ = ['thresholds', 'fold', 'FoldedNet']
 
+# %% ../../nbs/5_packed/31b_fold.ipynb #a8328527
+import copy
+from typing import NamedTuple
+import numpy as np
+import torch, torch.nn.functional as F
+from torch import nn, Tensor
+from ..layers.activations import RPReLU
+from .graph import Graph, Node, check_graph
+from ..layers.blocks import BiRealBlock, ReActBlock, XnorBlock
+from ..models import BinaryNet
+
 # %% ../../nbs/5_packed/31b_fold.ipynb #9302fa64
 def thresholds(
     sign, # function of a float32 tensor (1,C,1,1): the sign of each element, monotone in it

@@ -6,7 +6,7 @@
 __all__ = ['ancestors', 'tail', 'is_gate', 'leads_to_gate', 'last_conv', 'Branch', 'residual_sums', 'find_branches',
            'convs_to_standardise']
 
-# %% ../../nbs/6_any_network/38b_branches.ipynb #9f389519
+# %% ../../nbs/6_any_network/38b_branches.ipynb #c64dd6fb
 import math
 from dataclasses import dataclass
 from torch import nn, fx
@@ -36,7 +36,6 @@ def tail(
         out.append(node)
     return out
 
-# %% ../../nbs/6_any_network/38b_branches.ipynb #602a8d15
 def _passes(node, words):
     "is it an operation of these words on pictures, with one input?"
     if len(node.all_input_nodes) > 1 or len(shape_of(node)) != 4: return False

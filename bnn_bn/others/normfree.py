@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NFConv2d', 'ScaleShift', 'put_modules']
 
-# %% ../../nbs/6_any_network/39b_normfree.ipynb #76cde1ac
+# %% ../../nbs/6_any_network/39b_normfree.ipynb #40b65988
 import torch
 from torch import nn, Tensor
 from ..layers.activations import RSign
