@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['parse_sizes', 'size_at', 'SmallFirst']
 
-# %% ../../nbs/4_training/21b_sizes.ipynb #60d80e7c
+# %% ../../nbs/4_training/21b_sizes.ipynb #675393e3
 import torch.nn.functional as F
 from torch import Tensor
 from fastai.callback.core import Callback
