@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ConvLaw', 'predict_variance', 'plot_theory']
 
-# %% ../../nbs/3_measured/12b_theory.ipynb #c7938976
+# %% ../../nbs/3_measured/12b_theory.ipynb #f9c80ed4
 import copy, math
 import torch, torch.nn.functional as F, pandas as pd
 from torch import nn, Tensor
