@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['drop_bn', 'remove_bn', 'ledger', 'NFConv2d', 'ScaleShift']
 
-# %% ../nbs/6_any_network/40_convert.ipynb #01972204
+# %% ../nbs/6_any_network/40_convert.ipynb #5146b0b0
 import copy, math
 import torch, pandas as pd
 from torch import nn, fx, Tensor
@@ -66,6 +66,7 @@ def _check_example(example):
     if isinstance(example, Tensor) and not example.is_floating_point():
         raise ValueError(f'example is {example.dtype}: give normalised floats, as in training')
 
+# %% ../nbs/6_any_network/40_convert.ipynb #93f9419d
 def _correct_pools(model, plan, x):
     "the targets in front of pools, for pictures, whose neighbours are alike"
     pooled = {n: j.tail[-1] for n, j in plan.jobs.items() if any(op(t) in WINDOWS for t in j.tail)}
@@ -126,7 +127,6 @@ def ledger(
     rows = [_ledger_row(m) for m in convs.values()]
     return pd.DataFrame(rows, index=list(convs)).rename_axis('convolution')
 
-# %% ../nbs/6_any_network/40_convert.ipynb #a18a2ad5
 def _ledger_row(conv):
     alpha = math.nan if conv.alpha is None else conv.alpha
     return dict(input_var=conv.input_var, beta=conv.input_var**-.5, alpha=alpha,
