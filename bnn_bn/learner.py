@@ -64,8 +64,10 @@ class DivergenceGuard(Callback):
     ):
         if patience < 1: raise ValueError(f'patience={patience}: at least 1 is needed')
         self.patience, self.log, self.in_a_row, self.kept = patience, [], 0, []
+        self.steps = self.skipped = 0
 
-    def before_fit(self): self.in_a_row, self.steps, self.skipped = 0, 0, 0
+    def before_fit(self):
+        if not is_trial(self.learn): self.in_a_row, self.steps, self.skipped = 0, 0, 0
     def before_step(self):
         if not any_process(not all_finite(self.learn.loss, self.learn.model.parameters())):
             self.in_a_row = 0
@@ -87,10 +89,11 @@ def put_back(self:DivergenceGuard):
     for buffer, old in self.kept: buffer.copy_(old)
 @patch
 def after_cancel_step(self:DivergenceGuard):
-    self.skipped += 1
+    if not is_trial(self.learn): self.skipped += 1
     self.put_back()
 @patch
-def after_step(self:DivergenceGuard): self.steps += 1 # also after a step that was skipped
+def after_step(self:DivergenceGuard): # also after a step that was skipped
+    if not is_trial(self.learn): self.steps += 1
 
 @patch
 def error(self:DivergenceGuard):

@@ -10,7 +10,7 @@ import torch
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from fastai.basics import Callback, set_seed
 from safetensors.torch import save_file
-from bnn_bn import errors
+from bnn_bn.core import errors
 from bnn_bn.core.autocast import Autocast
 from bnn_bn.layers.binarize import sign_and_scale
 from bnn_bn.checkpoint import load_model, read_weights, save_model, write_tensors

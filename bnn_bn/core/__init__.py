@@ -4,5 +4,6 @@ errors    BnnError and its family
 files     files that are whole or not there
 unwrap    the network inside torch.compile, DataParallel and the like
 trials    callbacks keep nothing of a fit that only tries a rate
+plots     colours, axes and labels of all pictures
 autocast  half precision on any device
 """

@@ -227,7 +227,7 @@ def _check_state(cb, state):
     for k, most in dict(epoch=new['epochs'], batch=new['batches']).items():
         if type(state[k]) is int and 0 <= state[k] <= most: continue
         raise CheckpointError(f'{cb.file}: {k}={state[k]!r}, from 0 to {most} is possible; start again')
-    with named(cb.file): check_weights(get_model(cb.learn.model), state['model'])
+    with named(cb.file): check_weights(bare(cb.learn.model), state['model'])
 
 SHA = 'sha256 of the ' # beginning of settings that a state of an earlier version may lack
 _STATE = {'epoch', 'batch', 'settings', 'start', 'now', 'model', 'opt', 'pct_train', 'train_iter',
