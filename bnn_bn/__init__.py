@@ -2,7 +2,7 @@
 
 Doors:     models (the networks), data, folder, learner (a fastai Learner), agc (gradient clipping),
            checkpoint (files of weights), deploy (packed 1-bit networks), export (ONNX),
-           convert (any network without batch norm), cost, bench; all, for star imports.
+           convert (any network without batch norm), cost, bench, plots; all, for star imports.
 Behind:    layers (sign, thresholds, convolution, blocks), signal (variance, and the start that sets
            it), train (speed, a teacher, resume, recipes, runs), onebit (file and engine of a packed
            network), others (graphs and weights of networks that are not ours).

@@ -50,18 +50,20 @@ def _settings(d):
     "a dict in one line"
     return ', '.join(f'{k}={v}' for k, v in d.items() if v not in ('', None))
 
+def _rows(c):
+    "what a card shows, line by line"
+    return dict(
+        network=_settings(c.config), data=c.data, recipe=_settings(c.recipe), command=c.command,
+        accuracy=f'{c.accuracy_last:.2%} after the last epoch, '
+                 f'{c.accuracy_best:.2%} after the best',
+        validated=c.validated_on, shipped=f'the {c.shipped} network, {c.size/1e3:.1f} kB',
+        training=f'{c.epochs} epochs, seed {c.seed} (n=1), {c.hours:.2f} hours, {c.cost}',
+        versions=_settings(c.versions), limits=c.limits, licence=c.licence,
+        rebuilt=c.rebuilt, sha256=c.sha256)
+
 def _shown(card):
     "a card as text"
-    rows = dict(
-        network=_settings(card.config), data=card.data, recipe=_settings(card.recipe), command=card.command,
-        accuracy=f'{card.accuracy_last:.2%} after the last epoch, {card.accuracy_best:.2%} after '
-                 f'the best',
-        validated=card.validated_on, shipped=f'the {card.shipped} network, {card.size/1e3:.1f} kB',
-        training=f'{card.epochs} epochs, seed {card.seed} (n=1), {card.hours:.2f} hours, '
-                 f'{card.cost}',
-        versions=_settings(card.versions), limits=card.limits, licence=card.licence, rebuilt=card.rebuilt,
-        sha256=card.sha256)
-    return '\n'.join([card.name] + [f'  {k:10}{v}' for k, v in rows.items() if v])
+    return '\n'.join([card.name] + [f'  {k:10}{v}' for k, v in _rows(card).items() if v])
 
 # %% ../nbs/7_appendix/05b_weights.ipynb #8e7f3ac8
 def did_you_mean(
@@ -143,8 +145,12 @@ def add_pretrained(
                          f'more than {LIMIT/1e6:.0f} MB in all')
     new = Card(name, f'{name}.bnn', hashlib.sha256(packed).hexdigest(), len(packed), **facts)
     write_file(folder/new.file, packed)
-    table = {c.name: {k: v for k,
-                      v in asdict(c).items() if k != 'name'} for c in (known | {name: new}).values()}
-    write_file(folder/'cards.json', json.dumps(dict(sorted(table.items())),
-                                               indent=1).encode() + b'\n')
+    _write_table(folder/'cards.json', known | {name: new})
     return new
+
+# %% ../nbs/7_appendix/05b_weights.ipynb #5576ee06
+def _write_table(file, known):
+    "the cards by name, whose fields are all but the name"
+    table = {name: asdict(known[name]) for name in sorted(known)}
+    for fields in table.values(): del fields['name']
+    write_file(file, json.dumps(table, indent=1).encode() + b'\n')

@@ -1,7 +1,8 @@
 """Packed 1-bit networks. Imports `layers`, the networks, `files` and `weights`.
 
 graph, fold                what is left of a network: thresholds, signs, scales; its file
-packable, unpack           what can be packed; from a file back to a network that trains
+packable                   what can be packed
+latent, unpack             latent weights for given signs; from a file back to a training network
 counting, tiles, kernels   sums of products by popcount or table, compiled
 engine                     a whole network in one compiled call, on several threads
 """

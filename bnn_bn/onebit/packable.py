@@ -26,16 +26,16 @@ def _kinds(module, prefix):
     "type of each module below, by name"
     return {f'{prefix}.{n}' if n else prefix: type(m) for n, m in module.named_modules()}
 
+# %% ../../nbs/5_packed/31e_packable.ipynb #ea821b69
 def _check_kinds(live, known):
     "ValueError names the first module that is another one, or that is too many or missing"
     for name in [*live, *known]:
         here, there = live.get(name), known.get(name)
         if here is there: continue
         found = 'is missing' if here is None else f'is a {here.__name__}'
-        wanted = 'none is known' if there is None else f'a {there.__name__} is'
-        raise ValueError(f'{name} {found}, where {wanted if there is None else wanted + " known"}: '
-                         'a packed network has no place for it; only the head and the first '
-                         'convolution may be replaced')
+        wanted = 'none is known' if there is None else f'a {there.__name__} is known'
+        raise ValueError(f'{name} {found}, where {wanted}: a packed network has no place for it; '
+                         'only the head and the first convolution may be replaced')
     if list(live) != list(known):
         raise ValueError('the modules of the body stand in another order than their configuration '
                          'says')
@@ -43,30 +43,31 @@ def _check_kinds(live, known):
 def _check_calls(model):
     "ValueError names the first module whose call does more than its class says"
     for name, m in model.named_modules():
+        where = name or 'the network'
         if m._forward_hooks or m._forward_pre_hooks:
-            raise ValueError(f'{name or "the network"} has a hook: what it does would be lost in a '
-                             f'packed network; remove it')
+            raise ValueError(f'{where} has a hook: what it does would be lost in a packed network; '
+                             'remove it')
         if 'forward' in vars(m):
-            raise ValueError(f'{name or "the network"} has a forward of its own: it would be lost '
-                             f'in a packed network')
+            raise ValueError(f'{where} has a forward of its own: it would be lost in a packed '
+                             'network')
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #adaa2852
-def _leaves(module):
-    "modules without children, in order"
-    return [m for m in module.modules() if not any(True for _ in m.children())]
+def _has_children(module): return any(True for _ in module.children())
 
 def _plain_head(head):
     "pool, flatten and one linear layer, or a ValueError that names what else there is"
     if type(head) is not nn.Sequential:
         raise ValueError(f'head is a {type(head).__name__}: pooling, Flatten and one Linear are '
                          f'needed')
-    parts = [m for m in _leaves(head) if type(m) not in (nn.Dropout, nn.Identity)]
+    leaves = [m for m in head.modules() if not _has_children(m)]
+    parts = [m for m in leaves if type(m) not in (nn.Dropout, nn.Identity)]
     kinds = [type(m) for m in parts]
     if kinds != [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear]:
         raise ValueError(f'head holds {", ".join(k.__name__ for k in kinds)}: a packed network has '
-                         f'AdaptiveAvgPool2d, Flatten and one Linear; '
+                         'AdaptiveAvgPool2d, Flatten and one Linear; '
                          'Dropout and Identity may stand between')
-    others = [type(m).__name__ for m in head.modules() if any(True for _ in m.children()) and type(m) is not nn.Sequential]
+    boxes = [type(m) for m in head.modules() if _has_children(m)]
+    others = [k.__name__ for k in boxes if k is not nn.Sequential]
     if others: raise ValueError(f'head holds a {others[0]}: a Sequential is needed')
     pool, flatten, fc = parts
     if fc.bias is None: fc.bias = nn.Parameter(torch.zeros(fc.out_features))
@@ -74,6 +75,7 @@ def _plain_head(head):
         raise ValueError(f'head pools to {pool.output_size}: one pixel (1) is needed')
     return nn.Sequential(OrderedDict(pool=pool, flatten=flatten, fc=fc))
 
+# %% ../../nbs/5_packed/31e_packable.ipynb #f4d0a788
 def _plain_conv(conv):
     "the first convolution as one of ours"
     if type(conv) in (QuantConv2d, ScaledStdConv2d): return conv
@@ -91,16 +93,11 @@ def _plain_conv(conv):
 # %% ../../nbs/5_packed/31e_packable.ipynb #0a4a476f
 def as_packable(
     model, # a `BinaryNet`, maybe compiled or wrapped; it is not changed
-    zero_is_plus:bool=False, # take +1 where the network's sign(0) is 0 (reference rules), in signals and weights?
+    zero_is_plus:bool=False, # +1 where the network's sign(0) is 0 (reference rules)?
 )->BinaryNet: # a copy on the CPU, in float32 and evaluation mode
-    "The network as folding reads it; ValueError names the first module that has no place in a packed network."
+    "The network as folding reads it; ValueError names the first module that cannot be packed."
     model = _inner(model)
-    if not isinstance(model, BinaryNet):
-        raise ValueError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
-                         f'can be folded')
-    if type(model) is not BinaryNet:
-        raise ValueError(f'{type(model).__name__} is derived from BinaryNet: its forward may do '
-                         f'more, which would be lost')
+    _check_class(model)
     _check_calls(model)
     with torch.device('meta'): twin = binary_net(**model.cfg)
     if list(model._modules) != ['body', 'head']:
@@ -112,6 +109,15 @@ def as_packable(
     m.head, m.body.stem.conv = _plain_head(m.head), _plain_conv(m.body.stem.conv)
     if zero_is_plus: _set_zero(m)
     return m.eval()
+
+# %% ../../nbs/5_packed/31e_packable.ipynb #dbe2477d
+def _check_class(model):
+    kind = type(model).__name__
+    if not isinstance(model, BinaryNet):
+        raise ValueError(f'{kind} is no BinaryNet: only networks of bnn_bn.models can be folded')
+    if type(model) is not BinaryNet:
+        raise ValueError(f'{kind} is derived from BinaryNet: its forward may do more, which would '
+                         'be lost')
 
 def _set_zero(model):
     "sign(0) = +1 everywhere"

@@ -21,15 +21,17 @@ def load_strictly(
     state:dict, # name -> tensor
     rename:dict=None, # the model's name -> the name used in messages
 ):
-    "Load a state dict, or raise ValueError that lists each missing, unexpected and wrong-shaped name; then nothing was loaded."
+    "Load a state dict, or raise ValueError with each missing, unexpected and wrong-shaped name."
     own, rename = model.state_dict(), rename or {}
     def label(n): return rename.get(n, n)
     def shapes(n): return f'{label(n)} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}'
-    found = {
-        'missing': [label(n) for n in own if n not in state and not n.endswith('num_batches_tracked')],
-        'unexpected': [label(n) for n in state if n not in own],
-        'wrong shape': [shapes(n) for n in own if n in state and state[n].shape != own[n].shape]}
-    wrong = [f'{what}: {", ".join(names)}' for what, names in found.items() if names]
+    missing = [n for n in own if n not in state and not n.endswith('num_batches_tracked')]
+    differ = [n for n in own if n in state and state[n].shape != own[n].shape]
+    found = {'missing': map(label, missing),
+             'unexpected': [label(n) for n in state if n not in own],
+             'wrong shape': map(shapes, differ)}
+    lists = {what: ', '.join(names) for what, names in found.items()}
+    wrong = [f'{what}: {names}' for what, names in lists.items() if names]
     if wrong: raise ValueError('the weights do not fit this network; ' + '; '.join(wrong))
     model.load_state_dict(state, strict=False)
 
@@ -41,12 +43,13 @@ _names = {
         'shortcut.conv': 'downsample.1', 'shortcut.norm': 'downsample.2'},
     ReActBlock: {
         'sign1.shift': 'move11.bias', 'conv1': 'binary_3x3', 'norm1': 'bn1',
-        'act1.shift_in': 'move12.bias', 'act1.slope': 'prelu1.weight', 'act1.shift_out': 'move13.bias',
-        'sign2.shift': 'move21.bias',
-        'act2.shift_in': 'move22.bias', 'act2.slope': 'prelu2.weight', 'act2.shift_out': 'move23.bias'}}
+        'act1.shift_in': 'move12.bias', 'act1.slope': 'prelu1.weight',
+        'act1.shift_out': 'move13.bias', 'sign2.shift': 'move21.bias',
+        'act2.shift_in': 'move22.bias', 'act2.slope': 'prelu2.weight',
+        'act2.shift_out': 'move23.bias'}}
 _second = {1: {'conv2.0': 'binary_pw', 'norm2.0': 'bn2'},
-           2: {'conv2.0': 'binary_pw_down1', 'norm2.0': 'bn2_1', 'conv2.1': 'binary_pw_down2',
-               'norm2.1': 'bn2_2'}}
+           2: {'conv2.0': 'binary_pw_down1', 'norm2.0': 'bn2_1',
+               'conv2.1': 'binary_pw_down2', 'norm2.1': 'bn2_2'}}
 
 # %% ../../nbs/4_training/12d_published.ipynb #106e791b
 def _block_names(ours, block, k):
@@ -76,21 +79,25 @@ def reference_names(
     return {n: _rename(n, prefixes) for n in model.state_dict()}
 
 # %% ../../nbs/4_training/12d_published.ipynb #408b3727
+_how = ("pass the dict of weights, such as torch.load(path, map_location='cpu', "
+        "weights_only=True)['state_dict']")
+
 def weights_of(state):
-    "the tensors of a state dict or checkpoint by name, without the prefixes of wrappers; ValueError says what to pass"
-    how = "pass the dict of weights, such as torch.load(path, map_location='cpu', weights_only=True)['state_dict']"
+    "tensors of a state dict or checkpoint by name, without wrappers' prefixes; or ValueError"
     if isinstance(state, nn.Module):
         raise ValueError(f'state is a network ({type(state).__name__}): pass its weights, '
                          f'state.state_dict()')
-    if not isinstance(state, Mapping): raise ValueError(f'state is a {type(state).__name__}: {how}')
+    if not isinstance(state, Mapping):
+        raise ValueError(f'state is a {type(state).__name__}: {_how}')
     for key in ('state_dict', 'model'):
         if isinstance(state.get(key), Mapping): state = state[key]
-    wrong = [k for k, v in state.items() if not isinstance(v, torch.Tensor)]
-    if wrong: raise ValueError(f'not tensors: {", ".join(map(str, wrong))}; {how}')
+    wrong = [str(k) for k, v in state.items() if not isinstance(v, torch.Tensor)]
+    if wrong: raise ValueError(f'not tensors: {", ".join(wrong)}; {_how}')
     return {k.replace('_orig_mod.', '').removeprefix('module.'): v for k, v in state.items()}
 
+# %% ../../nbs/4_training/12d_published.ipynb #1cd69840
 def _filled(model, state):
-    "the network with these weights under the authors' names, in their dtype and in evaluation mode"
+    "the network with weights under the authors' names, in their dtype and in evaluation mode"
     names = reference_names(model)
     ours = {theirs: n for n, theirs in names.items()}
     dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
@@ -102,24 +109,29 @@ def _check_choice(**choices):
         if v not in allowed:
             raise ValueError(f"{k}={v!r}: the authors have {' and '.join(map(repr, allowed))}")
 
+def _reference_net(arch, norm, binary, n_out, stem, shortcut):
+    "the authors' network with first weights"
+    _check_choice(arch=(arch, ('18', 'A')), binary=(binary, ('act', 'both')),
+                  stem=(stem, ('cifar', 'imagenet')))
+    backbone = 'reactnet18' if arch == '18' else 'reactnet_a'
+    stem = 'imagenet' if arch == 'A' else stem
+    return binary_net(backbone, norm, binary, n_out, stem, rules='reference', shortcut=shortcut)
+
 # %% ../../nbs/4_training/12d_published.ipynb #7a78cb8f
 def from_reference(
-    state:dict, # tensors under the authors' names, or their checkpoint with 'state_dict'; a `module.` prefix is stripped
+    state:dict, # the authors' tensors by name, or a checkpoint with 'state_dict'; maybe `module.`
     arch:str, # '18' or 'A'
     norm:str='nobn', # 'nobn', 'bn' or 'naive' (the authors' bf, bn, none)
     binary:str='both', # 'act' or 'both' (the authors' Qa, Qaw)
     n_out:int=1000, # classes
     stem:str='imagenet', # 'cifar' or 'imagenet'; A has one stem only, which both names give
-    shortcut:str=None, # weights of the 1x1 shortcuts of 18: 'binary' (BNN_NoBN) or 'real' (ReActNet's release)
+    shortcut:str=None, # 1x1 shortcuts of 18: 'binary' (BNN_NoBN) or 'real' (ReActNet's release)
 )->BinaryNet: # in evaluation mode, in the state's floating dtype
-    "The authors' network (BNN_NoBN, commit d277784) with these weights, under `rules='reference'`; ValueError lists each name that does not fit."
-    _check_choice(arch=(arch, ('18', 'A')), binary=(binary, ('act', 'both')), stem=(stem, ('cifar',
-                                                                                           'imagenet')))
+    "The authors' network (BNN_NoBN, d277784) with these weights, under `rules='reference'`."
+    model = _reference_net(arch, norm, binary, n_out, stem, shortcut)
     state = weights_of(state)
-    if arch == '18' and norm == 'bn' and binary == 'both' and shortcut is None: _ask_shortcut(n_out)
-    model = binary_net({'18': 'reactnet18', 'A': 'reactnet_a'}[arch], norm, binary, n_out,
-                       'imagenet' if arch == 'A' else stem,
-                       rules='reference', shortcut=shortcut)
+    if arch == '18' and norm == 'bn' and binary == 'both' and shortcut is None:
+        _ask_shortcut(n_out)
     return _filled(model, state)
 
 # %% ../../nbs/4_training/12d_published.ipynb #6bc0536e
@@ -140,11 +152,7 @@ def from_reactnet(
     stem:str='imagenet', # 'cifar' or 'imagenet'
 )->BinaryNet: # in evaluation mode, in the state's floating dtype; batch norm, real 1x1 shortcuts
     "ReActNet as its authors released it; ValueError lists each name that does not fit."
-    _check_choice(arch=(arch, ('18', 'A')), binary=(binary, ('act', 'both')), stem=(stem, ('cifar',
-                                                                                           'imagenet')))
-    model = binary_net({'18': 'reactnet18', 'A': 'reactnet_a'}[arch], 'bn', binary, n_out,
-                       'imagenet' if arch == 'A' else stem,
-                       rules='reference', shortcut='real')
+    model = _reference_net(arch, 'bn', binary, n_out, stem, 'real')
     return _filled(model, _unflattened(weights_of(state), model))
 
 # %% ../../nbs/4_training/12d_published.ipynb #d01058e5
@@ -175,14 +183,15 @@ def mmpretrain_names(
     for i, m in model.features.named_children():
         if isinstance(m, (nn.Conv2d, nn.MaxPool2d)): n += 1
         part = 'conv' if isinstance(m, nn.Conv2d) else 'bn'
-        names.update({f'features.{i}.{k}': f'backbone.features.{n}.{part}.{k}' for k in m.state_dict()})
-    return names | {f'classifier.{k}': f'backbone.classifier.{k}' for k in model.classifier.state_dict()}
+        for k in m.state_dict(): names[f'features.{i}.{k}'] = f'backbone.features.{n}.{part}.{k}'
+    for k in model.classifier.state_dict(): names[f'classifier.{k}'] = f'backbone.classifier.{k}'
+    return names
 
 # %% ../../nbs/4_training/12d_published.ipynb #a42d224e
 def from_mmpretrain(
     path, # `.pth` file of one of mmpretrain's VGGs: a state dict, or a checkpoint with 'state_dict'
 )->nn.Module: # torchvision's network, on the CPU, in evaluation mode
-    "A VGG with mmpretrain's weights; nothing but tensors and plain values is unpickled, and ValueError lists each name that does not fit."
+    "A VGG with mmpretrain's weights; nothing but tensors and plain values is unpickled."
     state = _tensors_of(path)
     numbers = [k.split('.')[2] for k in state if k.startswith('backbone.features.')]
     convs = sorted({int(n) for n in numbers if n.isdigit()})
@@ -200,19 +209,22 @@ def from_mmpretrain(
     return model.eval()
 
 # %% ../../nbs/4_training/12d_published.ipynb #1b3067b5
-def _tensors_of(path):
-    "the tensors of a pickled checkpoint, read without running anything"
+def _unpickled(path):
+    "what a file of torch.save holds, read without running anything"
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
-    try: state = torch.load(path, map_location='cpu', weights_only=True)
+    try: return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(f'{path}: holds more than tensors and plain values, or is no file of '
                          f'torch.save; '
                          "where it comes from, keep torch.load(...)['state_dict'] alone") from None
     except (RuntimeError, EOFError) as e:
         raise ValueError(f'{path}: not a whole file of torch.save ({e}); fetch it again') from None
-    state = state.get('state_dict', state) if isinstance(state, dict) else state
-    tensors = isinstance(state, dict) and state and all(isinstance(v,
-                                                                   torch.Tensor) for v in state.values())
-    if not tensors:
+
+def _tensors_of(path):
+    "the tensors of a pickled checkpoint"
+    state = _unpickled(path)
+    if isinstance(state, dict): state = state.get('state_dict', state)
+    whole = isinstance(state, dict) and len(state) > 0
+    if not whole or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f'{path}: no dict of tensors, nor a checkpoint with one under state_dict')
     return state

@@ -43,18 +43,19 @@ class Scale(nn.Module):
         return x*self.factor
 
 class RealNet(BinaryNet):
-    "A network of this package without any sign in it: `body`, then `head`; `cfg` holds the arguments that made it."
-    def forward(self, x:Tensor)->Tensor: # (B,in_chans,H,W), sides of at least 8 pixels, to (B,n_out)
+    "A network of this package without any sign in it: `body`, `head`, and `cfg` to make it again."
+    def forward(self, x:Tensor)->Tensor: # (B,in_chans,H,W) from 8x8 pixels on, to (B,n_out)
         chans = self.cfg['in_chans']
         if x.dim() != 4 or x.shape[1] != chans or min(x.shape[-2:]) < 8:
-            raise ValueError(f'images of shape {tuple(x.shape)}: this network takes (B,{chans},H,W) from 8x8 on')
+            raise ValueError(f'images of shape {tuple(x.shape)}: this network takes '
+                             f'(B,{chans},H,W) from 8x8 on')
         return nn.Sequential.forward(self, x)
 
 # %% ../../nbs/4_training/12d_realnet.ipynb #e2b4e957
 def resnet9(
     n_out:int=10, # classes
     in_chans:int=3, # channels of the images
-    width:float=1., # factor of the channels 64, 128, 256 and 512; the first is rounded to a multiple of 8
+    width:float=1., # factor of the channels 64 to 512; the first become a multiple of 8
 )->RealNet: # (B,in_chans,H,W) to (B,n_out)
     "ResNet-9 of the DAWNBench race, for images of 32 pixels."
     _check_sizes(n_out, in_chans, width)
@@ -66,8 +67,10 @@ def resnet9(
         down2=conv_unit(2*c, 4*c, pool=True),
         down3=conv_unit(4*c, 8*c, pool=True),
         pair3=ResidualPair(8*c))
-    head = OrderedDict(pool=nn.AdaptiveMaxPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(8*c, n_out), scale=Scale(1/8))
-    cfg = dict(backbone='resnet9', norm='bn', binary='real', n_out=n_out, in_chans=in_chans, width=width, rules='default')
+    head = OrderedDict(pool=nn.AdaptiveMaxPool2d(1), flatten=nn.Flatten(),
+                       fc=nn.Linear(8*c, n_out), scale=Scale(1/8))
+    cfg = dict(backbone='resnet9', norm='bn', binary='real', n_out=n_out, in_chans=in_chans,
+               width=width, rules='default')
     return RealNet(nn.Sequential(body), nn.Sequential(head), cfg)
 
 real_nets = dict(resnet9=resnet9) # name, as a recipe and a file give it -> function
@@ -75,7 +78,8 @@ real_nets = dict(resnet9=resnet9) # name, as a recipe and a file give it -> func
 # %% ../../nbs/4_training/12d_realnet.ipynb #7243f1de
 def _check_sizes(n_out, in_chans, width):
     for name, value in dict(n_out=n_out, in_chans=in_chans).items():
-        if not (isinstance(value, int) and value >= 1): raise ValueError(f'{name}={value!r}: a whole number from 1 on is needed')
+        if not (isinstance(value, int) and value >= 1):
+            raise ValueError(f'{name}={value!r}: a whole number from 1 on is needed')
     if not width > 0: raise ValueError(f'width={width}: must be > 0')
 
 # %% ../../nbs/4_training/12d_realnet.ipynb #ceaaa6df

@@ -1,4 +1,4 @@
-"""How large the signal is inside a network. Imports `layers`.
+"""How large the signal is inside a network. Imports `layers` and `plots`.
 
 ledger  the variance that each block should have, and has
 start   the calibrated start: what batch norm's first batch does, done once

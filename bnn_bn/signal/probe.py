@@ -14,6 +14,7 @@ from fastai.callback.core import Callback
 from fastai.torch_core import get_model, rank_distrib
 from ..layers.activations import RSign
 from ..layers.conv import QuantConv2d
+from ..plots import BLUE, open_axes
 from .ledger import find_blocks, keep_modes
 
 # %% ../../nbs/3_measured/10b_probe.ipynb #acbc9ac7
@@ -203,7 +204,7 @@ def _panel(ax, tables, stat, colors):
     ax.set_xlabel('block', fontsize=8)
     ax.set_xticks(blocks, blocks, fontsize=7)
     ax.tick_params(axis='y', which='both', labelsize=7)
-    ax.spines[['top', 'right']].set_visible(False)
+    open_axes(ax)
 
 def _shades(n):
     "n colours from light to dark"
@@ -219,7 +220,7 @@ def plot_probe(
     import matplotlib.pyplot as plt
     many = df.index.nlevels > 1
     tables = [t for _, t in df.groupby(level=0, sort=False)] if many else [df]
-    colors = _shades(len(tables)) if many else ['#0072B2']
+    colors = _shades(len(tables)) if many else [BLUE]
     stats = [s for s in _panels if s in df and df[s].notna().any()]
     rows = math.ceil(len(stats)/3)
     fig, axs = plt.subplots(rows, 3, figsize=(8, 2*rows), squeeze=False)

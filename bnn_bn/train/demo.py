@@ -20,12 +20,13 @@ from ..checkpoint import save_model, load_model
 from ..data import fashion_mini
 from ..learner import bnn_learner
 from ..models import create_model
+from ..plots import COLOR_OF, GREY, NAMES, label_lines, open_axes
 from .run import show_progress, versions
 from ..signal.ledger import gamma_of
 from .steps import History
 
 # %% ../../nbs/2_no_norm/29_demo.ipynb #ecfce908
-labels = dict(nobn='BN-free', bn='batch norm', naive='plain removal', linear='linear baseline')
+labels = dict(NAMES, linear='linear baseline')
 
 def _network(kind, alpha, gamma):
     if kind == 'linear': return nn.Sequential(nn.Flatten(), nn.Linear(32*32, 10))
@@ -90,13 +91,12 @@ def plot_curves(
     import matplotlib.pyplot as plt
     df = pd.read_csv(history)
     fig, ax = plt.subplots(figsize=(6, 3.4))
-    for kind, color in dict(nobn='#0072B2', bn='#D55E00', naive='#009E73').items():
+    for kind, color in COLOR_OF.items():
         _plot_one(ax, df[df.network == kind], labels[kind], color)
     linear = df[df.network == 'linear'].groupby('seed').accuracy.last()*100
-    if len(linear): ax.axhline(linear.mean(), ls='--', c='grey', label=labels['linear'])
+    if len(linear): ax.axhline(linear.mean(), ls='--', c=GREY, label=labels['linear'])
     ax.set(xlabel='epoch', ylabel='test accuracy (%)')
-    ax.legend(frameon=False, loc='lower right')
-    ax.spines[['top', 'right']].set_visible(False)
+    label_lines(open_axes(ax))
     fig.tight_layout()
     if file:
         fig.savefig(file, dpi=110)
