@@ -19,13 +19,17 @@ class Part:
     title: str
     about: str
     chapters: list        # notebooks below nbs/, without their suffix
+    folder: str           # below nbs/; its README.md is the page of the part
+
+    @property
+    def page(self): return f'{self.folder}/README.md'
 
 def read_parts(file):
     "the parts of the book from docs/parts.ini"
     config = ConfigParser(delimiters=['='], interpolation=None)
     config.read(file, encoding='utf-8')
-    return [Part(name, config[name]['about'], chapters_of(config[name]))
-            for name in config.sections()]
+    sections = [config[name] for name in config.sections()]
+    return [Part(s.name, s['about'], chapters_of(s), s['folder']) for s in sections]
 
 def chapters_of(section):
     "a name without a folder lies in the folder of its part"

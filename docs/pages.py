@@ -86,7 +86,7 @@ def tree(caption, names):
 
 def contents(parts):
     "the sidebar, as the last cell of the first page"
-    trees = [tree(p.title, p.chapters) for p in parts]
+    trees = [tree(p.title, [f'About this part <{p.page}>', *p.chapters]) for p in parts]
     trees += [tree('Reference', ['api/index', 'results', 'contributing', 'changelog'])]
     return dict(cell_type='markdown', id='contents', metadata={}, source='\n\n'.join(trees))
 
@@ -123,6 +123,12 @@ def write_api(out, found, chapters, blob):
         write(out/f'src/api/{module}.md', text)
         write(out/f'extra/text/api/{module}.md', file_of(module).read_text(encoding='utf-8'))
 
+def write_parts(out, parts, links):
+    "the page of each part"
+    for p in parts:
+        text = (ROOT/'nbs'/p.page).read_text(encoding='utf-8')
+        write(out/'src'/p.page, links.markdown(text, '', p.folder))
+
 def write_others(out, links):
     "CONTRIBUTING.md and its like"
     for file, name in OTHERS.items():
@@ -144,9 +150,11 @@ def main(out=ROOT/'_site'):
     found = {m: symbols(file_of(m)) for m in modules()}
     blob = f"{s['git_url']}/blob/{s['branch']}"
     pages = {name: f'{c}.ipynb' for c in notebooks for name in (c, Path(c).name)}
-    links = Links(ROOT, blob, pages, full_names(found), OTHERS)
+    others = OTHERS | {f'nbs/{p.page}': p.page for p in parts}
+    links = Links(ROOT, blob, pages, full_names(found), others)
     write_chapters(out, parts, notebooks, links)
     write_api(out, found, chapters, blob)
+    write_parts(out, parts, links)
     write_others(out, links)
     base = s['doc_host'] + s['doc_baseurl']
     about = f"{s['description']}. Each page below is plain text."

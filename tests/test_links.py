@@ -13,7 +13,8 @@ from chapters import LINK, heading, read_notebook, read_parts, text_of  # noqa: 
 from symbols import symbols  # noqa: E402
 
 NOTEBOOKS = sorted(f for f in (ROOT/'nbs').rglob('*.ipynb') if 'checkpoint' not in str(f.parent))
-TEXTS = [f for f in (*ROOT.glob('*.md'), ROOT/'results/README.md', *(ROOT/'tests').glob('*.md'))]
+FOLDERS = *(ROOT/'tests').glob('*.md'), *(ROOT/'nbs').glob('*/README.md')
+TEXTS = [*ROOT.glob('*.md'), ROOT/'results/README.md', *FOLDERS]
 CODE = re.compile(r'```.*?```|`[^`\n]*`', re.S)
 HEADING = re.compile(r'^#+ (.+)$', re.M)
 ARXIV = re.compile(r'/(abs|pdf)/\d{4}\.\d{4,5}(v\d+)?')
@@ -94,6 +95,15 @@ def test_parts_name_every_notebook_once():
     found = {str(f.relative_to(ROOT/'nbs').with_suffix('')) for f in NOTEBOOKS} - {'index'}
     assert sorted(set(named) ^ found) == []
     assert len(named) == len(set(named))
+
+@pytest.mark.parametrize('part', read_parts(ROOT/'docs/parts.ini'), ids=lambda p: p.folder)
+def test_a_part_lists_its_chapters(part):
+    "in the order of docs/parts.ini, each with a sentence"
+    file = ROOT/'nbs'/part.page
+    rows = re.findall(r'^- \[\w+\]\((\S+)\.ipynb\): \w.+\.$', file.read_text(encoding='utf-8'), re.M)
+    found = [(file.parent/r).resolve().relative_to(ROOT/'nbs') for r in rows]
+    assert [f.as_posix() for f in found] == part.chapters
+    assert file.read_text(encoding='utf-8').startswith(f'# {part.title}\n\n> {part.about}\n')
 
 @pytest.mark.parametrize('file', NOTEBOOKS, ids=lambda f: f.stem)
 def test_heading(file):

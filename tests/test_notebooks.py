@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT/'docs'))
+from chapters import read_parts # noqa: E402
+
 TUTORIALS = sorted((ROOT/'nbs/tutorials').glob('*.ipynb'))
 NOTEBOOKS = sorted((ROOT/'nbs').rglob('[0-9]*.ipynb')) + [ROOT/'nbs/index.ipynb'] + TUTORIALS
 
@@ -26,6 +29,28 @@ def test_form(nb):
     assert nb.stat().st_size < 150_000
     assert len(all_cells) < 60
     assert len({c['id'] for c in all_cells}) == len(all_cells)
+
+CHAPTERS = [c for part in read_parts(ROOT/'docs/parts.ini') for c in part.chapters]
+
+def links_to(text, file):
+    "the notebooks that a text of `file` links to"
+    targets = re.findall(r'\]\(([^)#\s]+\.ipynb)', text)
+    return {(file.parent/t).resolve() for t in targets}
+
+@pytest.mark.parametrize('chapter,following', zip(CHAPTERS, CHAPTERS[1:]))
+def test_leads_to_the_next(chapter, following):
+    "the last cell of a chapter links to the next one, in the order of docs/parts.ini"
+    file = ROOT/f'nbs/{chapter}.ipynb'
+    last = json.loads(file.read_text(encoding='utf-8'))['cells'][-1]
+    assert last['cell_type'] == 'markdown'
+    assert (ROOT/f'nbs/{following}.ipynb').resolve() in links_to(source(last), file)
+
+def test_index_lists_every_chapter():
+    "and nine of them have a star"
+    file = ROOT/'nbs/index.ipynb'
+    text = '\n'.join(source(c) for c in cells(file, 'markdown'))
+    assert {(ROOT/f'nbs/{c}.ipynb').resolve() for c in CHAPTERS} <= links_to(text, file)
+    assert len(re.findall(r'^\| ★ \[', text, re.M)) == 9
 
 def is_exported(code): return bool(re.match(r'#\|\s*exports?i?\b', code))
 

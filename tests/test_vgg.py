@@ -1,4 +1,4 @@
-"mmpretrain's VGGs, at full width: a file with its names, folders of pictures, and the command that measures it."
+"mmpretrain's VGGs, at full width: a file with its names, pictures, and the command that measures."
 import os, re, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch, torch.nn.functional as F
@@ -8,23 +8,28 @@ from bnn_bn.others.published import from_mmpretrain, mmpretrain_names
 from bnn_bn.models import create_model
 
 CLASSES, BIN = 6, Path(sys.executable).parent
+STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 def network(name):
-    "torchvision's network with random numbers everywhere; the numbers of a large matrix are a band that moves by one a row, to keep its file small"
+    "torchvision's network with random numbers everywhere"
     torch.manual_seed(0)
     with torch.device('meta'): model = create_model(name, n_out=CLASSES)
     def value(n, t):
         if not t.is_floating_point(): return torch.tensor(3)
-        if t.numel() > 2**23: return (torch.randn(sum(t.shape))/50).as_strided(t.shape, (1, 1))
+        if t.numel() > 2**23: return band(t.shape)
         if t.dim() > 1: return torch.randn(t.shape)*(2/t[0].numel())**.5
-        return torch.rand(t.shape) + .5 if n.endswith('var') or '_bn' in name and n.endswith('weight') else torch.randn(t.shape)/10
+        positive = n.endswith('var') or ('_bn' in name and n.endswith('weight'))
+        return torch.rand(t.shape) + .5 if positive else torch.randn(t.shape)/10
     model.load_state_dict({n: value(n, t) for n, t in model.state_dict().items()}, assign=True)
     return model.eval()
 
+def band(shape):
+    "a matrix whose rows are a band of numbers that moves by one, so that its file is small"
+    return (torch.randn(sum(shape))/50).as_strided(shape, (1, 1))
+
 def their_state(model, depth, bn):
-    "the names by a second way: mmpretrain counts modules of convolution, norm and ReLU, and pools, stage by stage"
-    stages = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4,
-                                                                                  4)}[depth]
+    "the names by a second way: blocks of convolution, norm and ReLU, and pools, stage by stage"
+    stages = STAGES[depth]
     numbers = [sum(stages[:i]) + i + j for i, d in enumerate(stages) for j in range(d)]
     norm = ['bn.weight', 'bn.bias', 'bn.running_mean', 'bn.running_var', 'bn.num_batches_tracked']
     parts = ['conv.weight', 'conv.bias'] + norm*bn
@@ -42,15 +47,15 @@ def pictures(root):
 
 def bnn_eval(file, path):
     command = [BIN/'bnn_eval', file, '--path', path, '--device', 'cpu', '--bs', '6']
-    return subprocess.run(command, capture_output=True, text=True, env=dict(os.environ,
-                                                                            OMP_NUM_THREADS='1'))
+    env = dict(os.environ, OMP_NUM_THREADS='1')
+    return subprocess.run(command, capture_output=True, text=True, env=env)
 
 @pytest.mark.parametrize('bn', [False, True], ids=['plain', 'bn'])
 def test_whole_way(bn, tmp_path):
     model = network(f"vgg11{'_bn'*bn}_real")
     file = tmp_path/'vgg11.pth'
-    torch.save(dict(state_dict=their_state(model, 11, bn), meta=dict(epoch=100, CLASSES=['a',
-                                                                                         'b'])), file)
+    meta = dict(epoch=100, CLASSES=['a', 'b'])
+    torch.save(dict(state_dict=their_state(model, 11, bn), meta=meta), file)
     assert file.stat().st_size < 120e6
     for (n, a), b in zip(from_mmpretrain(file).state_dict().items(), model.state_dict().values()):
         assert torch.equal(a, b), n
@@ -78,8 +83,8 @@ def test_names(depth, bn):
 
 def test_refused(tmp_path):
     state = their_state(network('vgg11_real'), 11, False)
-    state['backbone.classifier.6.weight'], state['backbone.classifier.6.bias'] = torch.zeros(4,
-                                                                                             4096), torch.zeros(4)
+    state['backbone.classifier.6.weight'] = torch.zeros(4, 4096)
+    state['backbone.classifier.6.bias'] = torch.zeros(4)
     torch.save(state, tmp_path/'vgg.pth')
     pictures(tmp_path/'set')
     done = bnn_eval(tmp_path/'vgg.pth', tmp_path/'set')
