@@ -41,32 +41,31 @@ def _apart(positions, gap):
 
 # %% ../nbs/7_appendix/05d_plots.ipynb #7c35c08f
 def _end(line):
-    "height of the last finite point, in pixels"
-    points = line.get_transform().transform(line.get_xydata().astype(float))
-    heights = [y for x, y in points.tolist() if x == x and y == y]
+    "the last finite point: height in pixels, height in data; None where there is none"
+    data = line.get_xydata().astype(float)
+    pixels = line.get_transform().transform(data)
+    heights = [(p, y) for (_, p), (_, y) in zip(pixels.tolist(), data.tolist()) if p == p]
     return heights[-1] if heights else None
 
 def _labelled(ax):
-    "(height of its end, line) of each line with a label of its own, from below"
+    "(end, line) of each line with a label of its own, from below"
     lines = [line for line in ax.lines if not line.get_label().startswith('_')]
     ends = [(_end(line), line) for line in lines]
-    return sorted((pair for pair in ends if pair[0] is not None), key=lambda pair: pair[0])
+    return sorted((pair for pair in ends if pair[0]), key=lambda pair: pair[0])
 
 # %% ../nbs/7_appendix/05d_plots.ipynb #a2e03ab3
 def label_lines(
-    ax, # matplotlib axes whose lines have labels; their limits must be final
+    ax, # matplotlib axes whose lines have labels; best once their limits are final
     fontsize:float=8, # points
 ):
     "Write each line's label behind its right end, in its colour, without overlap."
     ax.autoscale_view()
-    ends = _labelled(ax)
-    gap = 1.2*fontsize*ax.figure.dpi/72         # a line of text, in pixels
-    heights = _apart([height for height, _ in ends], gap)
-    for height, (_, line) in zip(heights, ends):
-        y = ax.transAxes.inverted().transform((0, height))[1]
-        ax.annotate(line.get_label(), (1, y), (4, 0), xycoords='axes fraction',
-                    textcoords='offset points', va='center', fontsize=fontsize,
-                    c=line.get_color(), annotation_clip=False)
+    ends, point = _labelled(ax), ax.figure.dpi/72       # pixels
+    placed = _apart([height for (height, _), _ in ends], 1.2*fontsize*point)
+    for at, ((height, y), line) in zip(placed, ends):
+        ax.annotate(line.get_label(), (1, y), (4, (at - height)/point),
+                    xycoords=ax.get_yaxis_transform(), textcoords='offset points',
+                    va='center', fontsize=fontsize, c=line.get_color(), annotation_clip=False)
 
 # %% ../nbs/7_appendix/05d_plots.ipynb #2d868a12
 def thread_rows(

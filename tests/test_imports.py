@@ -18,11 +18,12 @@ def module_of(nb):
 
 # modules with the number of their notebook: {'layers.conv': '02'}
 NUMBER = {module_of(p): p.stem.partition('_')[0] for p in NOTEBOOKS if module_of(p)}
-ALONE = ('layers.binarize', 'augment', 'signal.ledger', 'agc', 'train.autocast', 'train.ema',
+ALONE = ('layers.binarize', 'augment', 'agc', 'train.autocast', 'train.ema',
          'train.throughput', 'cost', 'files', 'plots', 'onebit.counting', 'others.netgraph')
 DRAWS = 'plots' # stands alone, so that the cells of any chapter may draw with it
 ALLOWED = { # nearly alone
     'train.speed': {'train.autocast', 'train.ema', 'train.throughput'},
+    'signal.ledger': {'plots'},
     'signal.probe': {'layers.activations', 'layers.conv', 'signal.ledger', 'plots'},
     'signal.theory': {'layers.conv', 'signal.ledger', 'plots'},
     'data': {'augment'}, 'folder': {'augment', 'data'}, 'onebit.graph': {'files'},

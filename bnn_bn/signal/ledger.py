@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 import torch, pandas as pd
 from torch import nn, Tensor
 from fastai.torch_core import one_param
+from ..plots import BLUE, GREY, label_lines, open_axes
 
 # %% ../../nbs/2_no_norm/10_ledger.ipynb #ca6e5956
 def expected_variance(
@@ -142,13 +143,8 @@ def signal_stats(
 # %% ../../nbs/2_no_norm/10_ledger.ipynb #9949c404
 def _draw_lines(ax, measured, expected):
     "expected dashed grey, measured blue"
-    ax.plot(range(len(expected)), expected, '--', c='grey')
-    ax.plot(range(len(measured)), measured, '.-', c='#0072B2')
-    offset = dict(textcoords='offset points')
-    if expected.notna().any():
-        ax.annotate('expected', (0, expected.iloc[0]), (0, 6), c='grey', **offset)
-    end = len(measured) - 1, measured.iloc[-1]
-    ax.annotate('measured', end, (0, -14), c='#0072B2', ha='right', **offset)
+    ax.plot(range(len(expected)), expected, '--', c=GREY, label='expected')
+    ax.plot(range(len(measured)), measured, '.-', c=BLUE, label='measured')
 
 # %% ../../nbs/2_no_norm/10_ledger.ipynb #536de217
 def plot_sigprop(
@@ -167,5 +163,5 @@ def plot_sigprop(
     ax.set(yscale='log', xlabel='block', ylabel=ylabel, title=title)
     names = [n.replace('body.', '').replace('block', '') for n in table.index]
     ax.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    ax.spines[['top', 'right']].set_visible(False)
+    label_lines(open_axes(ax))
     return ax

@@ -10,7 +10,7 @@ import copy, math
 import torch, torch.nn.functional as F, pandas as pd
 from torch import nn, Tensor
 from ..layers.conv import QuantConv2d
-from ..plots import BLUE, GREY, open_axes
+from ..plots import BLUE, GREY, label_lines, open_axes
 from .ledger import signal_stats
 
 # %% ../../nbs/3_measured/12b_theory.ipynb #bfb6e0ee
@@ -83,24 +83,20 @@ def predict_variance(
 
 # %% ../../nbs/3_measured/12b_theory.ipynb #161ceada
 def plot_theory(
-    predicted:pd.DataFrame, measured:pd.DataFrame, # variance: a row a draw of weights, a column a block
+    predicted:pd.DataFrame, # variance: a row for each draw of weights, a column for each block
+    measured:pd.DataFrame, # the same, measured
     expected=None, # the ledger, one number a block
     ax=None, # matplotlib axes; None: new ones
     title:str=None,
 ): # the axes
-    "Predicted (dashed) and measured variance (blue, with the range of the draws), and the ledger (dotted)."
+    "Predicted (dashed) and measured variance (blue, with its range), and the ledger (dotted)."
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(6, 3))[1]
     blocks = range(measured.shape[1])
-    def label(text, at, below, color, ha='right'):
-        ax.annotate(text, at, (0, below), textcoords='offset points', c=color, ha=ha, fontsize=8)
-    if expected is not None:
-        ax.plot(blocks, list(expected), ':', c=GREY)
-        label('ledger', (0, 1), 5, GREY, ha='left')
     ax.fill_between(blocks, measured.min(), measured.max(), color=BLUE, alpha=.2, lw=0)
-    ax.plot(blocks, measured.mean(), '.-', c=BLUE)
-    ax.plot(blocks, predicted.mean(), '--', c=GREY)
-    label('measured', (blocks[-1], measured.mean().iloc[-1]), 8, BLUE)
-    label('predicted', (blocks[-1], predicted.mean().iloc[-1]), -14, GREY)
+    ax.plot(blocks, measured.mean(), '.-', c=BLUE, label='measured')
+    ax.plot(blocks, predicted.mean(), '--', c=GREY, label='predicted')
+    if expected is not None: ax.plot(blocks, list(expected), ':', c=GREY, label='ledger')
     ax.set(yscale='log', xlabel='block', ylabel='variance', title=title)
-    return open_axes(ax)
+    label_lines(open_axes(ax))
+    return ax
