@@ -110,7 +110,7 @@ def run(row, seed, options):
     begin = time.perf_counter()
     try: learn = train(row, seed, options)
     except DivergenceError as e: return [result(row, seed, begin, accuracy=None, diverged=str(e))]
-    found = [result(row, seed, begin, accuracy=learn.recorder.values[-1][-1])]
+    found = [result(row, seed, begin, accuracy=round(learn.recorder.values[-1][-1], 6))]
     if row.steps == 1: return found
     packed, begin = replace(row, name=PACKED.name, chapter=PACKED.chapter), time.perf_counter()
     return found + [result(packed, seed, begin, **packed_accuracy(learn))]

@@ -141,7 +141,7 @@ class Job:
     input_std:float=1.     # its standard deviation; beta is 1 over it
     sign_std:float=1.      # standard deviation of the sign of its input, less the mean
     tail:tuple=()          # the activations and pools behind it
-    size:float=1.          # deviation of its output that is a unit one behind the tail: gamma
+    size:float=1.          # deviation of its output that has become 1 after the tail: gamma
     alpha:float=None       # weight in a residual sum; None: it ends no branch
     factor:float=1.        # alpha, 2 for each gate, and the gain behind the sum at a transition
 
