@@ -55,13 +55,17 @@ def _labelled(ax):
 
 # %% ../nbs/7_appendix/05d_plots.ipynb #a2e03ab3
 def label_lines(
-    ax, # matplotlib axes whose lines have labels; best once their limits are final
+    ax, # matplotlib axes whose lines have labels
     fontsize:float=8, # points
+    final:bool=True, # will the limits stay? Else labels keep apart whatever they become
 ):
     "Write each line's label behind its right end, in its colour, without overlap."
     ax.autoscale_view()
     ends, point = _labelled(ax), ax.figure.dpi/72       # pixels
-    placed = _apart([height for (height, _), _ in ends], 1.2*fontsize*point)
+    heights, gap = [height for (height, _), _ in ends], 1.2*fontsize*point
+    middle = (len(ends) - 1)/2
+    placed = [h + (i - middle)*gap for i, h in enumerate(heights)]
+    if final: placed = _apart(heights, gap)
     for at, ((height, y), line) in zip(placed, ends):
         ax.annotate(line.get_label(), (1, y), (4, (at - height)/point),
                     xycoords=ax.get_yaxis_transform(), textcoords='offset points',

@@ -163,5 +163,5 @@ def plot_sigprop(
     ax.set(yscale='log', xlabel='block', ylabel=ylabel, title=title)
     names = [n.replace('body.', '').replace('block', '') for n in table.index]
     ax.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    label_lines(open_axes(ax))
+    label_lines(open_axes(ax), final=False)
     return ax

@@ -98,5 +98,5 @@ def plot_theory(
     ax.plot(blocks, predicted.mean(), '--', c=GREY, label='predicted')
     if expected is not None: ax.plot(blocks, list(expected), ':', c=GREY, label='ledger')
     ax.set(yscale='log', xlabel='block', ylabel='variance', title=title)
-    label_lines(open_axes(ax))
+    label_lines(open_axes(ax), final=False)
     return ax
