@@ -87,6 +87,15 @@ def _hold(self:TensorDL, dataset):
     if isinstance(items, Pairs): self.x, self.y = items.x, items.y
     self.channels = dataset.prepare.channels
 
+def _checked(mean, std):
+    "both; DataError where a deviation of 0 or NaN would make every picture NaN"
+    pairs = zip(*(torch.as_tensor(v).flatten().tolist() for v in (mean, std)))
+    for k, (m, s) in enumerate(pairs):
+        if math.isfinite(m) and math.isfinite(s) and s > 0: continue
+        raise DataError(f'channel {k} of the images: mean={m}, std={s}; a finite mean and a std above '
+                        '0 are needed. A constant channel says nothing: leave it out, or give its std')
+    return mean, std
+
 @patch
 def _normalise(self:TensorDL, device):
     "mean and deviation of bytes, and the transform that shows a batch"
@@ -137,15 +146,6 @@ def pixel_stats(
     "What normalises these images."
     x = x.double()/255
     return x.mean((0, 2, 3)).tolist(), x.std((0, 2, 3)).tolist()
-
-def _checked(mean, std):
-    "both; DataError where a deviation of 0 or NaN would make every picture NaN"
-    pairs = zip(*(torch.as_tensor(v).flatten().tolist() for v in (mean, std)))
-    for k, (m, s) in enumerate(pairs):
-        if math.isfinite(m) and math.isfinite(s) and s > 0: continue
-        raise DataError(f'channel {k} of the images: mean={m}, std={s}; a finite mean and a std above '
-                        '0 are needed. A constant channel says nothing: leave it out, or give its std')
-    return mean, std
 
 # %% ../nbs/4_training/03_data.ipynb #fc9b28b9
 def tensor_dls(
