@@ -10,7 +10,7 @@ __all__ = ['hard_sign', 'plain_tensor', 'in_transform', 'ste_sign', 'approx_sign
 import torch
 from torch import Tensor
 
-# %% ../../nbs/1_one_bit/00_binarize.ipynb #1fb9318a
+# %% ../../nbs/1_one_bit/00_binarize.ipynb #4712962d
 def _sign_(y, zero):
     "the sign of `y`, in place; the first line makes the smallest subnormal number normal"
     if zero not in (0, 1): raise ValueError(f'zero={zero}: the value of sign(0) is 1 or 0')
@@ -19,7 +19,6 @@ def _sign_(y, zero):
     if zero: y.add_(1)
     return y.clamp_(-1, 1)
 
-# %% ../../nbs/1_one_bit/00_binarize.ipynb #4712962d
 def hard_sign(
     x:Tensor, # any shape, any floating dtype
     zero:float=1., # the value at 0: 1 (one bit) or 0 (as in BNN_NoBN's layers.py)
@@ -86,7 +85,6 @@ def ste_sign(
     "Sign with the straight-through gradient: 1 where |x| < 1, else 0 (1602.02830, section 2.3)."
     return _sign(x, shift, factor, zero, _box_, ste_sign)
 
-# %% ../../nbs/1_one_bit/00_binarize.ipynb #cdb0d9e3
 def approx_sign(
     x:Tensor, # any shape
     zero:float=1., # the value at 0
@@ -96,7 +94,6 @@ def approx_sign(
     "Sign with the gradient max(0, 2 - 2|x|) of a piecewise quadratic (Bi-Real Net, 1808.00278)."
     return _sign(x, shift, factor, zero, _tent_, approx_sign)
 
-# %% ../../nbs/1_one_bit/00_binarize.ipynb #185afb2f
 def soft_sign(
     x:Tensor, # any shape
     sign=approx_sign, # `ste_sign` or `approx_sign`

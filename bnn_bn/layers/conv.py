@@ -55,6 +55,14 @@ def _padded(conv, x):
     mode = 'constant' if conv.padding_mode == 'zeros' else conv.padding_mode
     return F.pad(x, conv._reversed_padding_repeated_twice, mode=mode), (0, 0)
 
+def _convolve(conv, x, w, scale):
+    "kernel, scale and bias applied to images, or to one image without a batch dimension"
+    images, padding = _padded(conv, _as_batch(x))
+    geometry = conv.stride, padding, conv.dilation, conv.groups
+    y = scaled_conv2d(images, w, scale, *geometry, signs=(conv.signs, scale is not None))
+    if conv.bias is not None: y = y + conv.bias.view(1, -1, 1, 1)
+    return y if images.dim() == x.dim() else y[0]
+
 # %% ../../nbs/1_one_bit/02_conv.ipynb #ecb78118
 class QuantConv2d(nn.Conv2d):
     "A convolution whose kernel is its latent weights or, if `binary`, their signs times mean|W|."
@@ -80,15 +88,10 @@ class QuantConv2d(nn.Conv2d):
         "Kernel and scale a channel; what is convolved is their product."
         if self.binary: return sign_and_scale(self.latent(), self.zero)
         return self.latent(), None
-
     def forward(self, x:Tensor, factor:float=1.)->Tensor: # (B,C_in,H,W) to (B,C_out,H',W')
         w, scale = self.kernel()
         if factor != 1: w, scale = (w*factor, None) if scale is None else (w, scale*factor)
-        images, padding = _padded(self, _as_batch(x))
-        geometry = self.stride, padding, self.dilation, self.groups
-        y = scaled_conv2d(images, w, scale, *geometry, signs=(self.signs, scale is not None))
-        if self.bias is not None: y = y + self.bias.view(1, -1, 1, 1)
-        return y if images.dim() == x.dim() else y[0]
+        return _convolve(self, x, w, scale)
     def extra_repr(self): return f'{super().extra_repr()}, binary={self.binary}'
 
 # %% ../../nbs/1_one_bit/02_conv.ipynb #e6f78ab5
@@ -157,7 +160,6 @@ def _convolved(x, w, scale, *geometry_and_signs):
     y = F.conv2d(x, w, None, *geometry_and_signs[0])
     return y if scale is None else y*scale.view(1, -1, 1, 1)
 
-# %% ../../nbs/1_one_bit/02_conv.ipynb #df4bc0a2
 def scaled_conv2d(
     x:Tensor, # (B,C_in,H,W)
     w:Tensor, # kernel, (C_out, C_in/groups, k, k)

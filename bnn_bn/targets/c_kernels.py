@@ -152,7 +152,6 @@ typedef struct {
 } pool;
 '''
 
-# %% ../../nbs/5_packed/36_c_kernels.ipynb #7b5df8c3
 PLACES = r'''typedef struct { /* what a step reads: one of the three */
     const uint32_t *signs;
     const float *numbers;
