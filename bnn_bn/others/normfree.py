@@ -11,7 +11,7 @@ from torch import nn, Tensor
 from ..layers.activations import RSign
 from ..layers.conv import ScaledStdConv2d
 from .netgraph import module_of, op
-from .variance import Plan
+from .variance import SignalPlan
 
 # %% ../../nbs/6_any_network/39b_normfree.ipynb #607dedc8
 class NFConv2d(ScaledStdConv2d):
@@ -100,7 +100,7 @@ def _ledger_scale(new, job):
 @torch.no_grad()
 def put_modules(
     model:nn.Module, # the network that was read; it changes
-    plan:Plan, # from `plan_network`
+    plan:SignalPlan, # from `plan_network`
     binary:str=None, # 'act': signs before all convolutions but the first; 'both': 1-bit weights too
     bias:bool=True, # give a convolution the shift that its batch norm had learned?
 ):
