@@ -280,7 +280,6 @@ def graph_of(
     raise ValueError(f'{type(source).__name__}: a trained network, a Learner, a packed network, '
                      'the path of a .bnn file, or the Graph of fold(model) is needed')
 
-# %% ../nbs/5_packed/33_export.ipynb #25b870d1
 def _graph_of_file(path):
     "of a packed network; other files are refused with what to do"
     if Path(path).suffix != '.safetensors': return read_bnn(path)

@@ -34,7 +34,7 @@ def dead_channels(
     xb:Tensor, yb=None, # images (B,C,H,W); targets are not needed
 )->pd.DataFrame: # a row a channel: layer (name of the sign), channel (its index), always (1 or -1)
     "The channels whose sign is the same for all these images, by layer and index."
-    model, rows = get_model(model), []
+    model, rows = bare(model), []
     layers = {m: n for n, m in model.named_modules() if isinstance(m, RSign)}
     def note(m, args):
         z = _sign_input(m, args).transpose(0, 1).flatten(1)
