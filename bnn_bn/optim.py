@@ -39,12 +39,7 @@ class DecayWrapper(OptimWrapper):
     ):
         super().__init__(opt=wrapper.opt)
         self.fwd_map, self.bwd_map = wrapper.fwd_map, wrapper.bwd_map
-        ids, groups, self.parts = {id(p) for p in exempt}, [], []
-        for g in self.opt.param_groups:
-            parts = _split(g, ids)
-            self.parts.append(range(len(groups), len(groups) + len(parts)))
-            groups += parts
-        self.opt.param_groups = groups
+        self.opt.param_groups, self.parts = _split_all(self.opt.param_groups, exempt)
 
     def groups(self, part): return [self.opt.param_groups[i] for i in part]
 
@@ -78,6 +73,15 @@ def _split(group, exempt):
     parts = [dict(group, params=decays)] if decays or not rests else []
     no_decay = {'weight_decay': 0.} if 'weight_decay' in group else {}
     return parts + ([dict(group, params=rests, exempt=True, **no_decay)] if rests else [])
+
+def _split_all(groups, exempt):
+    "groups of torch, each split, and which of them each one became"
+    ids, found, parts = {id(p) for p in exempt}, [], []
+    for g in groups:
+        new = _split(g, ids)
+        parts.append(range(len(found), len(found) + len(new)))
+        found += new
+    return found, parts
 
 # %% ../nbs/4_training/20d_optim.ipynb #44b026ef
 class OptFunc:

@@ -151,19 +151,19 @@ def before_step(self:Autocast):
     if self.kept is not None: raise CancelFitException # lr_find has seen enough
     raise FloatingPointError(_no_overflow.format(self, scale))
 
-# %% ../../nbs/4_training/20a_autocast.ipynb #bdefeabf
-@patch
-def state_dict(self:Autocast)->dict: # numbers, and the state of the scaler or None
-    "Scale and counts, for an exact resume."
-    scaler = self.loaded if self.scaler is None else self.scaler.state_dict()
-    return dict(scaler=scaler, skipped=self.skipped, in_a_row=self.in_a_row)
-
 @patch
 def after_fit(self:Autocast):
     _put_back(self.learn)
     if self.kept is None: return
     self.scaler, state = self.kept # a trial leaves no trace
     self.load_state_dict(state)
+
+# %% ../../nbs/4_training/20a_autocast.ipynb #bdefeabf
+@patch
+def state_dict(self:Autocast)->dict: # numbers, and the state of the scaler or None
+    "Scale and counts, for an exact resume."
+    scaler = self.loaded if self.scaler is None else self.scaler.state_dict()
+    return dict(scaler=scaler, skipped=self.skipped, in_a_row=self.in_a_row)
 
 @patch
 def load_state_dict(self:Autocast, state:dict): # of `state_dict`

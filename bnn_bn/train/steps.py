@@ -263,6 +263,7 @@ def fit_two_step(self:Learner,
         results.append(step_result(self, keep, i + 1))
     return results
 
+# %% ../../nbs/2_no_norm/25_steps.ipynb #63e47673
 def _binarise(learn, binary, weights):
     "the Learner's network, binarised as a step wants it, with the weights that it begins with"
     if bare(learn.model).cfg['binary'] != binary: learn.model = with_binary(learn.model, binary, weights)
