@@ -39,6 +39,7 @@ schedules = {
     'constant': lambda epoch, n, share: 1.,
 }
 
+# %% ../../nbs/2_no_norm/25_steps.ipynb #9e1912d9
 class Schedule(Callback):
     "Set the learning rate before each step from the place in the training; it has no state."
     order = 60
