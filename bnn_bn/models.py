@@ -36,6 +36,18 @@ class Backbone:
     parts:tuple = ()          # arguments of `Spec` that belong to the shape
     pool:bool = False         # a 2x2 max pool after each stage?
 
+def register_backbone(
+    name:str, # for `binary_net(name)` and `create_model(name + '_nobn')`
+    row:Backbone, # its stages and its block
+):
+    "Add a row to the table; ValueError if the name is taken or the row is none."
+    if not isinstance(row, Backbone): raise ValueError(f'{name}: a Backbone is needed, not {row!r}')
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f'backbone name {name!r}: letters, digits and _ are needed')
+    if backbones.get(name, row) != row:
+        raise ValueError(f'backbone {name!r} is there already; choose another name')
+    backbones[name] = row
+
 # %% ../nbs/2_no_norm/12_models.ipynb #93781d1d
 def _resnet(*depths):
     "stages of a ResNet: channels double, and each stage but the first halves the sides"
@@ -63,18 +75,6 @@ backbones = {
     'vgg16': _vgg(2, 2, 3, 3, 3),
     'vgg19': _vgg(2, 2, 4, 4, 4),
 }
-
-def register_backbone(
-    name:str, # for `binary_net(name)` and `create_model(name + '_nobn')`
-    row:Backbone, # its stages and its block
-):
-    "Add a row to the table; ValueError if the name is taken or the row is none."
-    if not isinstance(row, Backbone): raise ValueError(f'{name}: a Backbone is needed, not {row!r}')
-    if not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(f'backbone name {name!r}: letters, digits and _ are needed')
-    if backbones.get(name, row) != row:
-        raise ValueError(f'backbone {name!r} is there already; choose another name')
-    backbones[name] = row
 
 # %% ../nbs/2_no_norm/12_models.ipynb #5b974646
 class BinaryNet(nn.Sequential):
@@ -184,7 +184,8 @@ def same_thing(**named):
         raise TypeError(f'{b} and {a} are the same thing: give one of them')
     return y if x is None else x
 
-def _check(backbone, n_out, in_chans, width, alpha, **named):
+def _check(backbone, stem, n_out, in_chans, width, alpha, **named):
+    _check_stem(stem)
     if backbone not in backbones:
         raise ValueError(f'backbone={backbone!r}{did_you_mean(backbone, backbones)}: allowed are '
                          f'{list(backbones)}')
@@ -248,25 +249,21 @@ def binary_net(
     num_classes:int=None, # timm's word for `n_out`
 )->BinaryNet: # (B,in_chans,H,W) to (B,n_out)
     "A binary network of any backbone, norm and quantisation (2104.08215)."
-    n_out = n_out if num_classes is None else num_classes
-    _check(backbone, n_out, in_chans, width, alpha, norm=norm, binary=binary, shortcut=shortcut)
-    _check_stem(stem)
+    if num_classes is not None: n_out = num_classes
+    _check(backbone, stem, n_out, in_chans, width, alpha, norm=norm, binary=binary, shortcut=shortcut)
     n_out, in_chans, width = int(n_out), int(in_chans), float(width) # of numpy too
     row, rules = _row(backbone, block), get_rules(rules)
     own = dict(shortcut=shortcut, quantizer=quantizer, act=act, block=block)
     spec = Spec(norm, binary, alpha, gamma, rules, **dict(row.parts) | _parts(own))
-    first = max(8, 8*round(row.stem_channels*width/8))
-    stages = _plan(row, first)
-    body = _body(row, spec, _stem(spec, in_chans, first, *stem_shape(row, stem)), stages)
-    nf = stages[-1][-1].nf
-    head = _plain_head(nn.Linear(nf, n_out))
-    cfg = dict(backbone=backbone, norm=norm, binary=binary, n_out=n_out, in_chans=in_chans, width=width,
-               stem=stem if isinstance(stem, str) else list(stem),
-               alpha=alpha, gamma=gamma, rules=rules.name if rules in known_rules else asdict(rules))
-    cfg |= {k: v for k, v in own.items() if v is not None}
-    return init_binary(BinaryNet(body, head, cfg), rules)
+    body, head = _assemble(row, spec, stem, in_chans, width, n_out)
+    cfg = dict(backbone=backbone, norm=norm, binary=binary, n_out=n_out, in_chans=in_chans,
+               width=width, stem=stem if isinstance(stem, str) else list(stem), alpha=alpha,
+               gamma=gamma, rules=rules.name if rules in known_rules else asdict(rules))
+    return init_binary(BinaryNet(body, head, cfg | _chosen(own)), rules)
 
 # %% ../nbs/2_no_norm/12_models.ipynb #5fc59bf1
+def _chosen(own): return {k: v for k, v in own.items() if v is not None}
+
 def _parts(own):
     "fields of `Spec` for what was chosen by name"
     found = {}
@@ -274,6 +271,13 @@ def _parts(own):
     if own['quantizer'] is not None: found['quantizer'] = find_part('quantizer', own['quantizer'])
     if own['act'] is not None: found['own_act'] = find_part('act', own['act'])
     return found
+
+def _assemble(row, spec, stem, in_chans, width, n_out):
+    "body and head"
+    first = max(8, 8*round(row.stem_channels*width/8))
+    stages = _plan(row, first)
+    body = _body(row, spec, _stem(spec, in_chans, first, *stem_shape(row, stem)), stages)
+    return body, _plain_head(nn.Linear(stages[-1][-1].nf, n_out))
 
 def _is_transition(layer, branches):
     return layer.stride > 1 or (branches == 1 and layer.ni != layer.nf)
@@ -293,6 +297,14 @@ def init_binary(model, rules):
             m.weight.uniform_(0, 1e-3)
     return model
 
+def _holds_linear(m): return any(isinstance(part, nn.Linear) for part in m.modules())
+
+def _classifier_name(head):
+    "the name of the part with the last linear layer; the last part where there is none"
+    parts = list(head.named_children())
+    found = [name for name, m in parts if _holds_linear(m)] or [name for name, _ in parts]
+    return found[-1] if found else ''
+
 # %% ../nbs/2_no_norm/12_models.ipynb #8d215c07
 @patch
 def forward_features(self:BinaryNet,
@@ -309,9 +321,8 @@ def forward_head(self:BinaryNet,
     "Pooling and classifier."
     if not pre_logits: return self.head(x)
     for name, part in self.head.named_children():
-        if name == _classifier_name(self.head): break
+        if name == _classifier_name(self.head): return x
         x = part(x)
-    return x
 
 @patch
 def get_classifier(self:BinaryNet)->nn.Module:
@@ -324,14 +335,6 @@ def num_features(self:BinaryNet)->int:
     linear = [m for m in self.head.modules() if isinstance(m, nn.Linear)]
     if linear: return linear[0].in_features
     with torch.device('meta'): return binary_net(**self.args).head.fc.in_features
-
-def _holds_linear(m): return any(isinstance(part, nn.Linear) for part in m.modules())
-
-def _classifier_name(head):
-    "the name of the part with the last linear layer; the last part where there is none"
-    parts = list(head.named_children())
-    found = [name for name, m in parts if _holds_linear(m)] or [name for name, _ in parts]
-    return found[-1] if found else ''
 
 # %% ../nbs/2_no_norm/12_models.ipynb #ae77f22b
 @patch
