@@ -211,6 +211,7 @@ from fastcore.script import Param, call_parse
 from .onebit.graph import read_bnn
 from .train.run import readable
 from .weights import cards
+from .core.errors import DataError, ExportError
 from .deploy import classify, load_packed, pack
 from .export import to_onnx, to_qonnx
 from .targets.export_c import to_c
@@ -233,7 +234,7 @@ def _in_folder(folder):
     "its pictures, by their endings"
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES)
     if files: return files
-    raise ValueError(f'{folder}: no picture in this folder; endings are {", ".join(_SUFFIXES)}')
+    raise DataError(f'{folder}: no picture in this folder; endings are {", ".join(_SUFFIXES)}')
 
 # %% ../nbs/5_packed/36d_targets.ipynb #0db8825d
 @call_parse
@@ -256,7 +257,7 @@ def bnn_classify(
 def _of(name):
     "an error that names its picture"
     try: yield
-    except ValueError as e: raise ValueError(str(e) if name in str(e) else f'{name}: {e}') from None
+    except ValueError as e: raise DataError(str(e) if name in str(e) else f'{name}: {e}') from None
 
 def _answer(name, answers, to_json):
     "a line for a picture"
@@ -277,9 +278,9 @@ def bnn_export(
     with readable('bnn_export'):
         out = Path(out)
         if out.suffix not in ('.onnx', '.qonnx', '.c'):
-            raise ValueError(f'{out}: the ending says the form; .onnx, .qonnx and .c are known')
+            raise ExportError(f'{out}: the ending says the form; .onnx, .qonnx and .c are known')
         if out.exists() and not force:
-            raise ValueError(f'{out}: is there already; --force replaces it')
+            raise ExportError(f'{out}: is there already; --force replaces it')
         graph = _graph(source, which)
         if out.suffix == '.c': to_c(graph, out, (size, size) if size else None, ram or None)
         else: dict([('.onnx', to_onnx), ('.qonnx', to_qonnx)])[out.suffix](graph, out)

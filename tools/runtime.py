@@ -21,9 +21,9 @@ build-backend = "setuptools.build_meta"
 [project]
 name = "bnn_runtime"
 version = "{version}"
-description = "Runs the packed binary networks of bnn_bn on numpy and numba, without torch"
+description = "Runs the packed binary networks of bnn_bn on numpy, numba and Pillow, without torch"
 requires-python = ">={min_python}"
-dependencies = ["numpy>=2", "numba"]
+dependencies = ["numpy>=2", "numba", "pillow"]
 license = {{text = "MIT"}}
 urls = {{source = "{git_url}"}}
 

@@ -53,7 +53,7 @@ class Module:
         return [base, *(f'{base}.{a.name}' for a in node.names)]
 
 # %% ../../nbs/5_packed/36c_runtime.ipynb #a426ee43
-ALLOWED = 'numpy', 'numba', 'llvmlite'
+ALLOWED = 'numpy', 'numba', 'llvmlite', 'PIL'
 
 def package_folder():
     return Path(importlib.util.find_spec('bnn_bn').submodule_search_locations[0])
@@ -129,7 +129,7 @@ def renamed(module, names):
     return ''.join(lines)
 
 # %% ../../nbs/5_packed/36c_runtime.ipynb #3924701d
-INIT = '''"Packed binary networks (`.bnn`) on numpy and numba, without torch: made from bnn_bn."
+INIT = '''"Packed binary networks (`.bnn`) on numpy, numba and Pillow, without torch: made from bnn_bn."
 __version__ = '$version'
 from pathlib import Path
 from .$start import PackedNet, classify
