@@ -276,7 +276,7 @@ def half_precision(file, n=None):
     dls = make_dls(make_recipe('fashion', bs=32), device='cpu', images=128)
     kw = dict(n_out=10, in_chans=1, width=.125)
     net, teacher = (binary_net('reactnet_mini', binary=b, **kw) for b in ('both', 'real'))
-    cast = Autocast(torch.float16, init_scale=2.**40, growth_interval=3)
+    cast = Autocast(torch.float16, init_scale=2.**20, growth_interval=3)
     stop = [StopAfter(n)] if n else []
     learn = bnn_learner(dls, net, cbs=[cast, EMA(.9), Distill(teacher), *stop])
     resume = ExactResume(file, stop=stop[0].stop if stop else None)
@@ -286,7 +286,7 @@ def half_precision(file, n=None):
 def test_half_precision_resumes(tmp_path):
     "scale, skipped steps and averaged weights go on too"
     whole = half_precision(tmp_path/'whole.safetensors')
-    assert whole.autocast.skipped > 0 and all(p.isfinite().all() for p in whole.model.parameters())
+    assert 0 < whole.autocast.skipped < 12 and all(p.isfinite().all() for p in whole.model.parameters())
     for _ in range(3):
         with pytest.raises(Interrupted): half_precision(tmp_path/'parts.safetensors', 3)
     parts = half_precision(tmp_path/'parts.safetensors')
