@@ -47,10 +47,10 @@ def test_all_that_is_imported_is_found(tmp_path):
 
 
 @pytest.mark.parametrize('line', ('import torch', 'from fastai.vision.all import *',
-                                  'if 1:\n    import torch.nn as nn', 'import os, PIL'))
+                                  'if 1:\n    import torch.nn as nn', 'import os, pandas'))
 def test_a_foreign_package_is_an_error(line, tmp_path):
     root = package(tmp_path, **{'one/tiles.py': line})
-    with pytest.raises(ValueError, match=r'pkg.one.tiles imports (torch|fastai|PIL)'):
+    with pytest.raises(ValueError, match=r'pkg.one.tiles imports (torch|fastai|pandas)'):
         needed_modules('pkg.one.start', root)
 
 
@@ -81,7 +81,8 @@ def test_only_imports_change(tmp_path):
 
 def test_the_engine_needs_no_more():
     found = needed_modules()
-    assert PackedNet.__module__ in found and len(found) < 12
+    packages = [n for n, m in found.items() if m.path.name == '__init__.py']
+    assert PackedNet.__module__ in found and len(found) - len(packages) < 12
     assert not {'fold', 'packable', 'models', 'weights'} & {n.split('.')[-1] for n in found}
 
 
@@ -225,11 +226,11 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize('change,word', (
-    (dict(size=None), 'size'), (dict(mean=None), 'mean'),
-    (dict(std=None, mean=None), 'mean and std')))
+    (['size'], 'size'), (['mean'], 'mean'), (['mean', 'std'], 'mean and std')))
 def test_pictures_must_be_known(change, word, tmp_path):
     graph = load_packed(NAME).graph
-    net = PackedNet(Graph(graph.channels, graph.nodes, {**graph.info, **change}))
+    info = {k: v for k, v in graph.info.items() if k not in change}
+    net = PackedNet(Graph(graph.channels, graph.nodes, info))
     refused = pytest.raises(ValueError, match=f'does not say the {word}')
     with refused: deploy_folder(net, tmp_path/'new')
     assert not list(tmp_path.iterdir())
@@ -240,8 +241,8 @@ def test_pictures_must_be_known(change, word, tmp_path):
     (dict(size=[1, 1]), '1x1 pixels'), (dict(classes=['a']), 'classes=')))
 def test_what_the_file_says_must_fit(change, word, tmp_path):
     graph = load_packed(NAME).graph
-    net = PackedNet(Graph(graph.channels, graph.nodes, {**graph.info, **change}))
-    with pytest.raises(ValueError, match=word): deploy_folder(net, tmp_path/'new')
+    changed = Graph(graph.channels, graph.nodes, {**graph.info, **change})
+    with pytest.raises(ValueError, match=word): deploy_folder(PackedNet(changed), tmp_path/'new')
     assert not list(tmp_path.iterdir())
 
 
