@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fastai.basics import Adam
 from bnn_bn.images.augment import pca_lighting
 from bnn_bn.layers.binarize import magnitude_aware_sign
 from bnn_bn.checkpoint import reference_names
@@ -31,13 +32,13 @@ def binary_convs(model):
 
 def rate(epoch, kind='linear-reference'):
     "what the callback sets before the first batch of an epoch"
-    hypers = {}
+    opt = Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.)
     schedule = Schedule(BASE, kind)
     schedule.learn = SimpleNamespace(
-        training=True, epoch=epoch, n_epoch=EPOCHS, iter=0, n_iter=1,
-        opt=SimpleNamespace(set_hypers=lambda **kwargs: hypers.update(kwargs)))
+        training=True, epoch=epoch, n_epoch=EPOCHS, iter=0, n_iter=1, opt=opt)
+    schedule.before_fit()
     schedule.before_batch()
-    return hypers['lr']
+    return opt.hypers[-1]['lr']
 
 def test_schedule_is_the_authors():
     trap = TRAPS['lr_schedule_E256_base5e-4']
