@@ -116,8 +116,8 @@ def pack(
     if dls is not None:
         batch = first_images(dls)
         info, images = _known(dls, batch, info), batch[:8] if images is None else images
+    info = check_info(info, plain.in_chans, plain.n_out)
     packed = PackedNet(fold(plain, **info), threads, way)
-    packed.info.update(check_info(info, packed.graph.channels, packed.n_out))
     if images is None: images = noise_images(plain)
     check_logits(plain, packed, images.detach().cpu().float())
     return packed

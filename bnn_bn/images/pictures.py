@@ -255,6 +255,7 @@ def check_info(
     out = dict(info)
     if len(out.get('classes', range(n_out))) != n_out:
         raise ValueError(f"classes: {len(out['classes'])} names, the network has {n_out} outputs")
+    if 'classes' in out: out['classes'] = [str(name) for name in out['classes']]
     if ('mean' in out) != ('std' in out): raise ValueError('mean and std: give both or neither')
     for k in {'mean', 'std'} & set(out): out[k] = _per_channel(k, out[k], channels)
     if out.get('channels', channels) != channels:
