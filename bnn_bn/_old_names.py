@@ -7,7 +7,6 @@ __all__ = ['OldNames', 'find_old_names']
 
 # %% ../nbs/7_appendix/05c_old_names.ipynb #491f7e66
 import sys
-import warnings
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -26,7 +25,7 @@ moved |= dict(sigprop='signal.ledger', bnnfile='onebit.graph')
 
 # %% ../nbs/7_appendix/05c_old_names.ipynb #a98391fc
 class OldNames(MetaPathFinder, Loader):
-    "Finds `bnn_bn.conv` as `bnn_bn.layers.conv`: the same module, with a DeprecationWarning."
+    "Finds `bnn_bn.conv` as `bnn_bn.layers.conv`: the same module."
     def find_spec(self,
         name, # full name of the module that is wanted
         path=None, target=None, # as Python's import gives them
@@ -38,7 +37,6 @@ class OldNames(MetaPathFinder, Loader):
         spec, # what `find_spec` gave
     ):
         new = f"bnn_bn.{moved[spec.name.rpartition('.')[2]]}"
-        warnings.warn(f'{spec.name} is {new} now', DeprecationWarning, stacklevel=2)
         module = import_module(new)
         spec.loader_state = module.__spec__
         return module

@@ -49,10 +49,15 @@ def bnn(
     command = commands.get(words[0])
     if command is None: _unknown(words[0])
     function = getattr(import_module(f'bnn_bn.{command.module}'), command.function)
-    before = sys.argv
-    sys.argv = [f'bnn {words[0]}', *words[1:]]
-    try: function()
-    finally: sys.argv = before
+    _run(function, words[1:], f'bnn {words[0]}')
+
+def _run(function, words, name):
+    "call a command with its words; `bnn_train` reads them itself, fastcore reads those of the others"
+    plain = getattr(function, '__wrapped__', None)
+    if plain is None: return function(words)
+    from fastcore.script import anno_parser
+    given = vars(anno_parser(plain, name).parse_args(words))
+    plain(**{k: v for k, v in given.items() if k not in ('pdb', 'xtra')})
 
 def _unknown(word):
     "end with the nearest name"

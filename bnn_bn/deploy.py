@@ -98,6 +98,14 @@ def _known(dls, images, given):
                       stacklevel=3)
     return found.info | given
 
+def _as_lists(info, channels):
+    "names in one word, and numbers for all channels, as the lists that a file holds"
+    out = dict(info)
+    if isinstance(out.get('classes'), str): out['classes'] = list(out['classes'])
+    for k in {'mean', 'std'} & set(out):
+        if isinstance(out[k], Real): out[k] = [float(out[k])]*channels
+    return out
+
 # %% ../nbs/5_packed/32_deploy.ipynb #a45dc15a
 def pack(
     model, # a trained network with binary='both', see `fold.fold`; or a `Learner` with one
@@ -116,8 +124,8 @@ def pack(
     if dls is not None:
         batch = first_images(dls)
         info, images = _known(dls, batch, info), batch[:8] if images is None else images
-    info = check_info(info, plain.in_chans, plain.n_out)
-    packed = PackedNet(fold(plain, **info), threads, way)
+    packed = PackedNet(fold(plain, **_as_lists(info, plain.in_chans)), threads, way)
+    packed.info.update(check_info(packed.info, packed.graph.channels, packed.n_out))
     if images is None: images = noise_images(plain)
     check_logits(plain, packed, images.detach().cpu().float())
     return packed
