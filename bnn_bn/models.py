@@ -31,7 +31,7 @@ class Backbone:
     block:type                # class of the blocks
     stages:tuple              # (channels, blocks, stride of the first) for each stage
     stem_channels:int = 64
-    imagenet:tuple = (7, 2, True) # kernel, stride, 3x3 max pool of stride 2? of the stem for ImageNet
+    imagenet:tuple = (7, 2, True) # stem for ImageNet: kernel, stride, 3x3 max pool of stride 2?
     cifar:tuple = (3, 1, False)   # the same for small images
     parts:tuple = ()          # arguments of `Spec` that belong to the shape
     pool:bool = False         # a 2x2 max pool after each stage?
@@ -59,17 +59,16 @@ def _vgg(*depths):
     return Backbone(BiRealBlock, stages, imagenet=(3, 1, False), pool=True)
 
 _plain = (('rprelu', False), ('binary_shortcut', False))
+_straight_through = (('quantizer', ste_sign),)
+_stages_of_a = (64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2)
 backbones = {
     'reactnet18': Backbone(BiRealBlock, _resnet(4, 4, 4, 4)),
     'reactnet34': Backbone(BiRealBlock, _resnet(6, 8, 12, 6)),
-    'reactnet_a': Backbone(ReActBlock, ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024,
-                                                                                            2, 2)),
-                           stem_channels=32, imagenet=(3, 2, False)),
+    'reactnet_a': Backbone(ReActBlock, _stages_of_a, stem_channels=32, imagenet=(3, 2, False)),
     'reactnet_mini': Backbone(BiRealBlock, ((64, 2, 1), (128, 2, 2))),
     'birealnet18': Backbone(BiRealBlock, _resnet(4, 4, 4, 4), parts=_plain),
     'birealnet34': Backbone(BiRealBlock, _resnet(6, 8, 12, 6), parts=_plain),
-    'xnornet18': Backbone(XnorBlock, _resnet(2, 2, 2, 2), parts=_plain + (('quantizer',
-                                                                           ste_sign),)),
+    'xnornet18': Backbone(XnorBlock, _resnet(2, 2, 2, 2), parts=_plain + _straight_through),
     'vgg11': _vgg(1, 1, 2, 2, 2),
     'vgg13': _vgg(2, 2, 2, 2, 2),
     'vgg16': _vgg(2, 2, 3, 3, 3),
@@ -101,10 +100,11 @@ class BinaryNet(nn.Sequential):
     def forward(self, x:Tensor)->Tensor: # (B,in_chans,H,W) to (B,n_out)
         if isinstance(x, Tensor): x = plain_tensor(x)
         _check_images(self, x)
-        for side in x.shape[-2:]: check_side(self.args['backbone'], self.args['stem'], side, self.args.get('block'))
         return super().forward(x)
 
-    def __getitem__(self, i): return nn.Sequential(*list(self)[i]) if isinstance(i, slice) else super().__getitem__(i)
+    def __getitem__(self, i): # a part of it is no `BinaryNet`
+        if isinstance(i, slice): return nn.Sequential(*list(self)[i])
+        return super().__getitem__(i)
 
 # %% ../nbs/2_no_norm/12_models.ipynb #3d4bc0d8
 def stem_shape(row, stem):
@@ -121,14 +121,16 @@ def _odd_side(row, stem, side):
     k, stride, pool = stem_shape(row, stem)
     side = (side + 2*(k//2) - k)//stride + 1
     if pool: side = (side - 1)//2 + 1
+    pooled = not getattr(row.block, 'any_side', False)
     for _, _, s in row.stages:
-        if s == 2 and side % 2 and side != 3 and not getattr(row.block, 'any_side', False): return side
+        if s == 2 and side % 2 and side != 3 and pooled: return side
         side = (side + s - 1)//s
 
 def _check_images(model, x):
-    "ValueError unless these are pictures (B,C,H,W) in the dtype of the weights, or real under autocast"
+    "ValueError unless these are pictures (B,C,H,W) in the weights' dtype, or real under autocast"
     if not isinstance(x, Tensor):
-        raise ValueError(f'images are a {type(x).__module__}.{type(x).__name__}: a torch tensor is needed; '
+        kind = f'{type(x).__module__}.{type(x).__name__}'
+        raise ValueError(f'images are a {kind}: a torch tensor is needed; '
                          'torch.as_tensor(x) makes one')
     dtype = next((p.dtype for p in model.parameters()), x.dtype)
     fits = x.is_floating_point() if torch.is_autocast_enabled(x.device.type) else x.dtype == dtype
@@ -136,9 +138,11 @@ def _check_images(model, x):
         raise ValueError(f'images of dtype {x.dtype}, weights of {dtype}: normalise bytes, and use '
                          f'images.to({dtype})')
     if x.dim() != 4 or x.shape[1] != model.in_chans:
-        raise ValueError(f'images of shape {tuple(x.shape)}: this network takes (B,{model.in_chans},H,W); '
-                         'change in_chans or the images')
+        raise ValueError(f'images of shape {tuple(x.shape)}: this network takes '
+                         f'(B,{model.in_chans},H,W); change in_chans or the images')
     if 0 in x.shape[-2:]: raise ValueError(f'images of shape {tuple(x.shape)}: there are no pixels')
+    cfg = model.args
+    for side in x.shape[-2:]: check_side(cfg['backbone'], cfg['stem'], side, cfg.get('block'))
 
 
 
@@ -148,7 +152,7 @@ def check_side(
     side:int, # height or width of the images, pixels
     block:str=None, # as in `binary_net`
 ):
-    "Raise ValueError where a pool and a stride-2 convolution would disagree on a map, or where nothing would be left."
+    "ValueError where a pool and a stride-2 convolution disagree on a map, or none is left."
     row = _row(backbone, block)
     halvings = len(row.stages)
     if row.pool and side >> halvings == 0:
@@ -184,7 +188,8 @@ def same_thing(**named):
         raise TypeError(f'{b} and {a} are the same thing: give one of them')
     return y if x is None else x
 
-def _check(backbone, stem, n_out, in_chans, width, alpha, **named):
+def _checked(backbone, stem, n_out, in_chans, width, alpha, **named):
+    "classes, channels and width as plain numbers, of numpy's too"
     _check_stem(stem)
     if backbone not in backbones:
         raise ValueError(f'backbone={backbone!r}{did_you_mean(backbone, backbones)}: allowed are '
@@ -195,6 +200,7 @@ def _check(backbone, stem, n_out, in_chans, width, alpha, **named):
         if not _is_count(v): raise ValueError(f'{k}={v!r}: a whole number from 1 on is needed')
     for k, v in dict(width=width, alpha=alpha).items():
         if not v > 0: raise ValueError(f'{k}={v}: must be > 0')
+    return int(n_out), int(in_chans), float(width)
 
 # %% ../nbs/2_no_norm/12_models.ipynb #a26e510a
 @dataclass(frozen=True)
@@ -238,11 +244,11 @@ def binary_net(
     n_out:int=1000, # classes
     stem='imagenet', # 'imagenet' (224 pixels), 'cifar' (32), or (kernel, stride, max pool?)
     in_chans:int=3, # channels of the images
-    width:float=1., # factor of all channels; the stem's become a multiple of 8, the others multiples of them
+    width:float=1., # factor of all channels; the stem has a multiple of 8, the others of the stem's
     alpha:float=.2, # weight of the residual branches of 'nobn'
-    gamma:float=1., # gain of the standardised convolutions that become binary, see `sigprop.gamma_of`
+    gamma:float=1., # gain of standardised convolutions that become binary, see `ledger.gamma_of`
     rules='default', # 'default', 'reference' or a `Rules`, see `blocks`
-    shortcut:str=None, # weights of the 1x1 shortcuts: 'binary' or 'real'; None: as the backbone has them
+    shortcut:str=None, # weights of 1x1 shortcuts: 'binary' or 'real'; None: the backbone's
     quantizer:str=None, # sign of the activations by name, see `layers.parts`; None: the backbone's
     act:str=None, # activation behind each sum, likewise
     block:str=None, # residual block, likewise
@@ -250,8 +256,8 @@ def binary_net(
 )->BinaryNet: # (B,in_chans,H,W) to (B,n_out)
     "A binary network of any backbone, norm and quantisation (2104.08215)."
     if num_classes is not None: n_out = num_classes
-    _check(backbone, stem, n_out, in_chans, width, alpha, norm=norm, binary=binary, shortcut=shortcut)
-    n_out, in_chans, width = int(n_out), int(in_chans), float(width) # of numpy too
+    n_out, in_chans, width = _checked(backbone, stem, n_out, in_chans, width, alpha,
+                                      norm=norm, binary=binary, shortcut=shortcut)
     row, rules = _row(backbone, block), get_rules(rules)
     own = dict(shortcut=shortcut, quantizer=quantizer, act=act, block=block)
     spec = Spec(norm, binary, alpha, gamma, rules, **dict(row.parts) | _parts(own))
@@ -291,7 +297,7 @@ def _betas(block, layers, spec):
 
 @torch.no_grad()
 def init_binary(model, rules):
-    "First latent weights of the binary convolutions: torch's default (zero-centred), or the authors' all-positive ones"
+    "first latent weights: torch's default (zero-centred), or the authors' all-positive ones"
     for m in model.modules():
         if rules.positive_init and isinstance(m, QuantConv2d) and m.binary:
             m.weight.uniform_(0, 1e-3)
@@ -390,7 +396,7 @@ def _make(backbone, norm, pretrained, kwargs):
 
 # %% ../nbs/2_no_norm/12_models.ipynb #67496e22
 def _differs(config, given):
-    "the first argument that the user gave and that the weights were not trained with; n_out and in_chans may differ"
+    "the first argument given that the weights were not trained with; n_out and in_chans may differ"
     for k, v in given.items():
         if k in ('n_out', 'in_chans'): continue
         theirs = config.get(k)
@@ -413,8 +419,8 @@ def _pick(pretrained, given):
     known, names = cards(), _candidates(pretrained, given)
     net = f"{given['backbone']}_{given['norm']}"
     if not names:
-        near = '' if pretrained is True else did_you_mean(pretrained, [*known,
-                                                                       *{c.data for c in known.values()}])
+        words = [*known, *{c.data for c in known.values()}]
+        near = '' if pretrained is True else did_you_mean(pretrained, words)
         there = ', '.join(known) or 'none'
         raise ValueError(f'pretrained={pretrained!r}: no such weights of {net}{near}; there are '
                          f'{there}')
@@ -428,22 +434,23 @@ def _pick(pretrained, given):
     return names[0]
 
 def _trained(name, given):
-    "the network of that name; `unpack` stands above this module, so it is looked up when it is needed"
-    return import_module('bnn_bn.onebit.unpack').load_pretrained(name, given.get('n_out'),
-                                                          given.get('in_chans'))
+    "the network of that name; `unpack` stands above this module: it is looked up when it is needed"
+    load = import_module('bnn_bn.onebit.unpack').load_pretrained
+    return load(name, given.get('n_out'), given.get('in_chans'))
 
 # %% ../nbs/2_no_norm/12_models.ipynb #e95b2cbb
 _reactnet = {'18': 'reactnet18', '34': 'reactnet34', 'A': 'reactnet_a', 'mini': 'reactnet_mini'}
 
 def _react(arch, norm, pretrained, kwargs):
     if str(arch) not in _reactnet:
-        raise ValueError(f'arch={arch!r}{did_you_mean(arch, _reactnet)}: allowed are {list(_reactnet)}')
+        near = did_you_mean(arch, _reactnet)
+        raise ValueError(f'arch={arch!r}{near}: allowed are {list(_reactnet)}')
     return _make(_reactnet[str(arch)], norm, pretrained, kwargs)
 
 def reactnet_nobn(
     arch:str='18', # '18', '34', 'A' or 'mini'
-    pretrained=False, # a name of `list_models(pretrained=True)`, its data, or True where there is one only
-    **kwargs # `n_out`, `stem`, `binary`, `in_chans`, `width`, `alpha`, `gamma`, `rules` of `binary_net`
+    pretrained=False, # a name of `list_models(pretrained=True)`, its data, or True for the only one
+    **kwargs # other arguments of `binary_net`: `n_out`, `stem`, `binary`, `width`, ...
 )->BinaryNet: # pretrained: in evaluation mode; its latent weights are rebuilt from signs and scales
     "ReActNet without batch norm: standardised weights, alpha and beta (2104.08215)."
     return _react(arch, 'nobn', pretrained, kwargs)
@@ -478,8 +485,8 @@ def _torchvision_vgg(name, n_out=None, dropout=.5, num_classes=None, **other):
     if not _is_count(n_out):
         raise ValueError(f'n_out={n_out!r}: a whole number from 1 on is needed')
     from torchvision.models import vgg
-    return getattr(vgg, name.removesuffix('_real'))(weights=None, num_classes=n_out,
-                                                    dropout=dropout)
+    make = getattr(vgg, name.removesuffix('_real'))
+    return make(weights=None, num_classes=n_out, dropout=dropout)
 
 # %% ../nbs/2_no_norm/12_models.ipynb #f739d154
 def list_models(
@@ -498,10 +505,9 @@ def create_model(
     "The network of that name; pretrained, its latent weights are rebuilt from signs and scales."
     if name in cards():
         config = cards()[name].config
-        given = dict(kwargs) if pretrained else {k: v for k,
-                                                 v in config.items() if k in _free} | kwargs
+        fresh = {} if pretrained else {k: v for k, v in config.items() if k in _free}
         return _make(config['backbone'], config['norm'],
-                     name if pretrained is True else pretrained, given)
+                     name if pretrained is True else pretrained, fresh | kwargs)
     if name not in list_models():
         known = list_models() + list_models(pretrained=True)
         raise ValueError(f'no network {name!r}{did_you_mean(name, known)}; list_models() has '
@@ -519,7 +525,7 @@ _norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 def assert_bn_free(
     model:nn.Module, # any network
 ):
-    "Raise AssertionError with the name of the first normalising module: batch, instance, layer, group, RMS, local response."
+    "AssertionError names the first norm: batch, instance, layer, group, RMS, local response."
     for name, m in model.named_modules():
         if isinstance(m, _norms):
             raise AssertionError(f'{name or "the model"} is a {type(m).__name__}: this network is '
@@ -535,7 +541,7 @@ def decay_groups(
     model:BinaryNet,
     wd:float=1e-5, # weight decay of the first group
 )->list: # two parameter groups for a torch optimizer
-    "Parameters with and without weight decay: real weights decay; under the reference rules all 4-dimensional ones."
+    "Parameters with and without decay: real weights decay; by reference rules all of 4 dimensions."
     model = bare(model)
     four_dims = get_rules(model.cfg['rules']).decay_4d
     groups = [], []
@@ -548,8 +554,9 @@ def decay_groups(
 def exempt_parameters(
     model:nn.Module, # a network of this package, or any that has layers of it
 )->list: # parameters
-    "Those that never decay: the second of `decay_groups`; in other networks, of our layers all but real weights."
+    "Those that never decay, as in `decay_groups`; elsewhere, of our layers all but real weights."
     model = bare(model)
     if isinstance(model, BinaryNet): return decay_groups(model)[1]['params']
     ours = [m for m in model.modules() if isinstance(m, (QuantConv2d, RSign, RPReLU))]
-    return [p for m in ours for name, p in m.named_parameters(recurse=False) if not _is_real_weight(m, name)]
+    named = [(m, name, p) for m in ours for name, p in m.named_parameters(recurse=False)]
+    return [p for m, name, p in named if not _is_real_weight(m, name)]

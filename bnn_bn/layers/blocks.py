@@ -22,7 +22,7 @@ class Rules:
     zero:float = 1.           # sign(0)
     floor:float = .01         # see `conv.standardize`
     eps:float = 0.            # see `conv.standardize`
-    variance:str = 'nf'       # see `sigprop.expected_variance`
+    variance:str = 'nf'       # see `ledger.expected_variance`
     positive_init:bool = False # first latent weights of binary convolutions in [0, 0.001)?
     decay_4d:bool = False     # weight decay on all 4-dimensional parameters?
 

@@ -18,7 +18,7 @@ def _wide(w):
 
 def standardize(
     w:Tensor, # latent weights, (C_out, C_in/groups, k, k)
-    gamma:float=1., # gain of the activation before, see `sigprop.gamma_of`
+    gamma:float=1., # gain of the activation before, see `ledger.gamma_of`
     floor:float=.01, # least standard deviation, in units of 1/sqrt(fan-in)
     eps:float=0., # added to the standard deviation (BNN_NoBN: 1e-5, with floor=0)
     eps_in_root:bool=False, # sqrt(variance + eps^2), not std + eps (BNN_NoBN's layer-norm switch)

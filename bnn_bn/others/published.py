@@ -31,15 +31,16 @@ def load_strictly(
 
 # %% ../../nbs/4_training/12d_published.ipynb #956545fe
 def check_weights(model, state, rename=None):
-    "do these weights fit? The model may be without memory (device meta); CheckpointError lists what does not"
+    "CheckpointError lists the weights that do not fit; the model may be on device meta"
     own, rename = model.state_dict(), rename or {}
     def label(n): return rename.get(n, n)
+    def is_count(n): return n.endswith('num_batches_tracked')
     def shapes(n): return f'{label(n)} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}'
     def kinds(n): return f'{label(n)} {_kind(state[n])} instead of {_kind(own[n])}'
     both = [n for n in own if n in state]
     alike = [n for n in both if _kind(state[n]) in (_kind(own[n]), _may_be.get(_kind(own[n])))]
     found = {
-        'missing': [label(n) for n in own if n not in state and not n.endswith('num_batches_tracked')],
+        'missing': [label(n) for n in own if n not in state and not is_count(n)],
         'unexpected': [label(n) for n in state if n not in own],
         'wrong shape': [shapes(n) for n in both if state[n].shape != own[n].shape],
         'wrong kind': [kinds(n) for n in both if n not in alike],
@@ -56,7 +57,8 @@ def _kind(t):
     "what a tensor holds, in a word"
     dense = t.layout == torch.strided and not t.is_quantized
     if not dense: return 'not dense'
-    if not t.is_meta and t.untyped_storage().nbytes() < t.numel()*t.element_size(): return 'repeated'
+    needed = t.numel()*t.element_size()
+    if not t.is_meta and t.untyped_storage().nbytes() < needed: return 'repeated'
     if t.dtype in _REAL: return 'real'
     return 'whole' if t.dtype in _WHOLE else str(t.dtype).removeprefix('torch.')
 
@@ -76,9 +78,11 @@ _names = {
         'shortcut.conv': 'downsample.1', 'shortcut.norm': 'downsample.2'},
     ReActBlock: {
         'sign1.shift': 'move11.bias', 'conv1': 'binary_3x3', 'norm1': 'bn1',
-        'act1.shift_in': 'move12.bias', 'act1.slope': 'prelu1.weight', 'act1.shift_out': 'move13.bias',
+        'act1.shift_in': 'move12.bias', 'act1.slope': 'prelu1.weight',
+        'act1.shift_out': 'move13.bias',
         'sign2.shift': 'move21.bias',
-        'act2.shift_in': 'move22.bias', 'act2.slope': 'prelu2.weight', 'act2.shift_out': 'move23.bias'}}
+        'act2.shift_in': 'move22.bias', 'act2.slope': 'prelu2.weight',
+        'act2.shift_out': 'move23.bias'}}
 _second = {1: {'conv2.0': 'binary_pw', 'norm2.0': 'bn2'},
            2: {'conv2.0': 'binary_pw_down1', 'norm2.0': 'bn2_1', 'conv2.1': 'binary_pw_down2',
                'norm2.1': 'bn2_2'}}
@@ -112,12 +116,13 @@ def reference_names(
 
 # %% ../../nbs/4_training/12d_published.ipynb #408b3727
 def weights_of(state):
-    "the tensors of a state dict or checkpoint by name, without the prefixes of wrappers; ValueError says what to pass"
-    how = "pass the dict of weights, such as torch.load(path, map_location='cpu', weights_only=True)['state_dict']"
+    "the tensors of a state dict or checkpoint by name, without the prefixes of wrappers"
+    how = ("pass the dict of weights, such as "
+           "torch.load(path, map_location='cpu', weights_only=True)['state_dict']")
+    kind = type(state).__name__
     if isinstance(state, nn.Module):
-        raise CheckpointError(f'state is a network ({type(state).__name__}): pass its weights, '
-                              f'state.state_dict()')
-    if not isinstance(state, Mapping): raise CheckpointError(f'state is a {type(state).__name__}: {how}')
+        raise CheckpointError(f'state is a network ({kind}): pass its weights, state.state_dict()')
+    if not isinstance(state, Mapping): raise CheckpointError(f'state is a {kind}: {how}')
     weights = without_prefixes(state)
     wrong = [k for k, v in weights.items() if not isinstance(v, torch.Tensor)]
     if wrong: raise CheckpointError(f'not tensors: {", ".join(map(str, wrong))}; {how}')
@@ -144,17 +149,17 @@ def _check_choice(**choices):
 
 # %% ../../nbs/4_training/12d_published.ipynb #7a78cb8f
 def from_reference(
-    state:dict, # tensors under the authors' names, or their checkpoint with 'state_dict'; a `module.` prefix is stripped
+    state:dict, # tensors under the authors' names, or their checkpoint with 'state_dict'
     arch:str, # '18' or 'A'
     norm:str='nobn', # 'nobn', 'bn' or 'naive' (the authors' bf, bn, none)
     binary:str='both', # 'act' or 'both' (the authors' Qa, Qaw)
     n_out:int=1000, # classes
     stem:str='imagenet', # 'cifar' or 'imagenet'; A has one stem only, which both names give
-    shortcut:str=None, # weights of the 1x1 shortcuts of 18: 'binary' (BNN_NoBN) or 'real' (ReActNet's release)
+    shortcut:str=None, # 1x1 shortcuts of 18: 'binary' (BNN_NoBN) or 'real' (ReActNet's release)
 )->BinaryNet: # in evaluation mode, in the state's floating dtype
-    "The authors' network (BNN_NoBN, commit d277784) with these weights, under `rules='reference'`; ValueError lists each name that does not fit."
-    _check_choice(arch=(arch, ('18', 'A')), binary=(binary, ('act', 'both')), stem=(stem, ('cifar',
-                                                                                           'imagenet')))
+    "The authors' network (BNN_NoBN, d277784), `rules='reference'`; ValueError lists what differs."
+    _check_choice(arch=(arch, ('18', 'A')), binary=(binary, ('act', 'both')),
+                  stem=(stem, ('cifar', 'imagenet')))
     state = weights_of(state)
     if arch == '18' and norm == 'bn' and binary == 'both' and shortcut is None: _ask_shortcut(n_out)
     model = binary_net({'18': 'reactnet18', 'A': 'reactnet_a'}[arch], norm, binary, n_out,
@@ -180,8 +185,8 @@ def from_reactnet(
     stem:str='imagenet', # 'cifar' or 'imagenet'
 )->BinaryNet: # in evaluation mode, in the state's floating dtype; batch norm, real 1x1 shortcuts
     "ReActNet as its authors released it; ValueError lists each name that does not fit."
-    _check_choice(arch=(arch, ('18', 'A')), binary=(binary, ('act', 'both')), stem=(stem, ('cifar',
-                                                                                           'imagenet')))
+    _check_choice(arch=(arch, ('18', 'A')), binary=(binary, ('act', 'both')),
+                  stem=(stem, ('cifar', 'imagenet')))
     model = binary_net({'18': 'reactnet18', 'A': 'reactnet_a'}[arch], 'bn', binary, n_out,
                        'imagenet' if arch == 'A' else stem,
                        rules='reference', shortcut='real')
@@ -215,21 +220,23 @@ def mmpretrain_names(
     for i, m in model.features.named_children():
         if isinstance(m, (nn.Conv2d, nn.MaxPool2d)): n += 1
         part = 'conv' if isinstance(m, nn.Conv2d) else 'bn'
-        names.update({f'features.{i}.{k}': f'backbone.features.{n}.{part}.{k}' for k in m.state_dict()})
-    return names | {f'classifier.{k}': f'backbone.classifier.{k}' for k in model.classifier.state_dict()}
+        theirs = f'backbone.features.{n}.{part}'
+        names.update({f'features.{i}.{k}': f'{theirs}.{k}' for k in m.state_dict()})
+    last = model.classifier.state_dict()
+    return names | {f'classifier.{k}': f'backbone.classifier.{k}' for k in last}
 
 # %% ../../nbs/4_training/12d_published.ipynb #a42d224e
 def from_mmpretrain(
     path, # `.pth` file of one of mmpretrain's VGGs: a state dict, or a checkpoint with 'state_dict'
 )->nn.Module: # torchvision's network, on the CPU, in evaluation mode
-    "A VGG with mmpretrain's weights; nothing but tensors and plain values is unpickled, and ValueError lists each name that does not fit."
+    "A VGG with mmpretrain's weights, of tensors alone; ValueError lists what does not fit."
     with named(path): state = without_prefixes(tensors_of(read_torch(path)))
     numbers = [k.split('.')[2] for k in state if k.startswith('backbone.features.')]
     convs = sorted({int(n) for n in numbers if n.isdigit()})
     if not convs or convs[-1] not in (11, 13, 16, 19):
         here = f'.{convs[-1]}' if convs else 'there is none'
-        raise CheckpointError(f'{path}: the last convolution of a VGG is backbone.features.11, .13, .16 '
-                              f'or .19, here {here}; '
+        raise CheckpointError(f'{path}: the last convolution of a VGG is backbone.features.11, '
+                              f'.13, .16 or .19, here {here}; '
                               f"{', '.join(list(state)[:3])}, ...")
     last = state.get('backbone.classifier.6.weight')
     name = f"vgg{convs[-1]}{'_bn' if any('.bn.' in k for k in state) else ''}_real"
@@ -254,9 +261,9 @@ def read_torch(path):
     except PermissionError: raise
     except Exception as e: # a damaged or foreign pickle raises errors of any kind
         raise CheckpointError(
-            f'not a whole torch file of tensors alone, or it holds more than tensors and plain values '
-            f'({type(e).__name__}); fetch it again, or where it comes from keep the weights alone: '
-            'torch.save(model.state_dict(), file)') from None
+            f'not a whole torch file of tensors alone, or it holds more than tensors and plain '
+            f'values ({type(e).__name__}); fetch it again, or where it comes from keep the weights '
+            'alone: torch.save(model.state_dict(), file)') from None
 
 def _check_zip(path):
     "refuse a zip that grows when it is read"
@@ -270,5 +277,6 @@ def tensors_of(state):
     state = plain_state(state) if isinstance(state, dict) else {}
     wrong = [str(k) for k, v in state.items() if not isinstance(v, torch.Tensor)]
     if state and not wrong: return state
-    raise CheckpointError(f'no dict of tensors (no tensors: {", ".join(wrong[:5]) or "nothing"}), nor a checkpoint '
-                          'with one under state_dict; write torch.save(model.state_dict(), file)')
+    names = ', '.join(wrong[:5]) or 'nothing'
+    raise CheckpointError(f'no dict of tensors (no tensors: {names}), nor a checkpoint with one '
+                          'under state_dict; write torch.save(model.state_dict(), file)')
