@@ -204,15 +204,11 @@ def plot_bench(rows, path=None):
     return ax
 
 # %% ../nbs/5_packed/36d_targets.ipynb #cb0c7d70
-import json, sys
+import sys
 from contextlib import contextmanager
-from pathlib import Path
-from fastcore.script import Param, call_parse
-from .onebit.graph import read_bnn
-from .train.run import readable
-from .weights import cards
+from fastcore.script import Param
 from .core.errors import DataError, ExportError
-from .deploy import classify, load_packed, pack
+from .deploy import classify, load_packed
 from .export import to_onnx, to_qonnx
 from .targets.export_c import to_c
 from .targets.runtime import deploy_folder

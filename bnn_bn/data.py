@@ -21,7 +21,6 @@ from .images.pictures import Preparation
 from .images.protocol import Finishing, Pairs, PictureDL, PictureLoaders, ShardedDL # noqa: F401
 from .images.protocol import checked_tensors, class_names, tensor_set
 from fastcore.basics import patch
-from .images.augment import random_crop # noqa: F401, for those who look for it here
 from .core.errors import DataError
 
 # %% ../nbs/4_training/03_data.ipynb #1ffe0e62

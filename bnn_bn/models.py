@@ -438,7 +438,6 @@ def _trained(name, given):
     load = import_module('bnn_bn.onebit.unpack').load_pretrained
     return load(name, given.get('n_out'), given.get('in_chans'))
 
-# %% ../nbs/2_no_norm/12_models.ipynb #e95b2cbb
 _reactnet = {'18': 'reactnet18', '34': 'reactnet34', 'A': 'reactnet_a', 'mini': 'reactnet_mini'}
 
 def _react(arch, norm, pretrained, kwargs):
@@ -447,6 +446,7 @@ def _react(arch, norm, pretrained, kwargs):
         raise ValueError(f'arch={arch!r}{near}: allowed are {list(_reactnet)}')
     return _make(_reactnet[str(arch)], norm, pretrained, kwargs)
 
+# %% ../nbs/2_no_norm/12_models.ipynb #e95b2cbb
 def reactnet_nobn(
     arch:str='18', # '18', '34', 'A' or 'mini'
     pretrained=False, # a name of `list_models(pretrained=True)`, its data, or True for the only one

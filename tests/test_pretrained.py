@@ -1,5 +1,5 @@
 "The weights that come with the package, the way from a run to a card, and what packing refuses."
-import csv, json, shutil, subprocess, sys
+import csv, json, re, shutil, subprocess, sys
 from fnmatch import fnmatch
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -222,3 +222,19 @@ def test_saved_as_it_is_or_refused(how, tmp_path):
     with torch.no_grad():
         assert torch.equal(back(x), m(x)), 'saved without a word as another network'
     assert back.cfg == m.cfg
+
+RUNS = {'cifar10-reactnet18-w50': 'results/cifar10_full/half_nobn-0.json'}
+
+@pytest.mark.parametrize('name', RUNS)
+def test_the_front_page_says_what_was_measured(name):
+    "accuracy, bytes, epochs and hours of a network stand there as in its card, and as its run had it"
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    line = next(x for x in text.splitlines() if f'`{name}`' in x)
+    said = line[line.index(f'`{name}`'):]
+    known, run = cards()[name], json.loads((ROOT/RUNS[name]).read_text(encoding='utf-8'))
+    last = run['steps'][-1]
+    assert (known.accuracy_last, known.accuracy_best) == (last['last'], last['best'])
+    found = re.search(r'(\d+) kB: ([\d.]+) % on .* after (\d+) epochs, ([\d.]+) hours', said)
+    want = (known.size/1e3, 100*known.accuracy_last, known.epochs, run['seconds']/3600)
+    places = (0, 1, 0, 1)
+    assert found.groups() == tuple(f'{v:.{p}f}' for v, p in zip(want, places))
