@@ -27,8 +27,8 @@ GIVE = { # how a user gives what was not found
 # %% ../../nbs/4_training/04b_loaders.ipynb #66c508eb
 def _stats(mean, std, channels):
     "plain numbers, one for each channel"
-    return {k: np.broadcast_to(np.ravel(_plain(v)), channels).tolist()
-            for k, v in (('mean', mean), ('std', std))}
+    def each(v): return np.broadcast_to(np.ravel(_plain(v)), channels).tolist()
+    return dict(mean=each(mean), std=each(std))
 
 def _plain(v): return np.asarray(v.detach().cpu() if hasattr(v, 'detach') else v, dtype=float)
 
@@ -85,17 +85,20 @@ def _fastai_batch(dl, shape, facts):
     "mean and deviation, from the transforms of batches"
     tfms = {_name(t): t for t in dl.after_batch.fs if not _only_training(t)}
     floats, norm = tfms.pop('IntToFloatTensor', None), tfms.pop('Normalize', None)
-    if floats is None or floats.div != 255 or tfms:
-        facts.lacks['mean'] = 'batches are not made of bytes/255' if not tfms else _unknown(tfms.values())
-    else: facts.info.update(_stats(0, 1, shape[1]) if norm is None
-                            else _stats(norm.mean, norm.std, shape[1]))
+    mean, std = (0, 1) if norm is None else (norm.mean, norm.std)
+    if tfms: facts.lacks['mean'] = _unknown(tfms.values())
+    elif floats is None or floats.div != 255:
+        facts.lacks['mean'] = 'batches are not made of bytes/255'
+    else: facts.info.update(_stats(mean, std, shape[1]))
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #c4bd020a
 SCALED = 'ToTensor', 'ConvertImageDtype' # these make floats in [0, 1] of bytes
-SILENT = ('PILToTensor', 'ToImage', 'ToPureTensor', 'Grayscale', 'RGB', 'Identity', 'MaybeToTensor',
-          'MaybePILToTensor')
+SILENT = ('PILToTensor', 'ToImage', 'ToPureTensor', 'Grayscale', 'RGB', 'Identity',
+          'MaybeToTensor', 'MaybePILToTensor')
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #8804213b
+def _pair(size): return tuple(np.broadcast_to(size, 2))
+
 @dataclass
 class _Way:
     "what a chain of torchvision's transforms does to a picture"
@@ -108,9 +111,9 @@ class _Way:
 
     def go(self, t):
         "one transform more"
-        name = _name(t)
-        if name == 'Resize' and getattr(t, 'max_size', None) is None: self.resize(t.size, t.interpolation)
-        elif name == 'CenterCrop' and self.resized is not None: self.cut = tuple(np.broadcast_to(t.size, 2))
+        name, limit = _name(t), getattr(t, 'max_size', None)
+        if name == 'Resize' and limit is None: self.resize(t.size, t.interpolation)
+        elif name == 'CenterCrop' and self.resized is not None: self.cut = _pair(t.size)
         elif name in SCALED or name == 'ToDtype' and t.scale: self.scaled = True
         elif name == 'Normalize': self.stats = t.mean, t.std
         elif name == 'ImageClassification': self.preset(t)
@@ -123,13 +126,13 @@ class _Way:
     def preset(self, t):
         "torchvision's transform of its own weights"
         self.resize(t.resize_size, t.interpolation)
-        self.cut, self.scaled, self.stats = tuple(np.broadcast_to(t.crop_size, 2)), True, (t.mean, t.std)
+        self.cut, self.scaled, self.stats = _pair(t.crop_size), True, (t.mean, t.std)
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #38849f0f
 def _chain(t):
     "single transforms, of one or of a composition"
-    if _name(t) in ('Compose', 'Sequential'): return [x for y in getattr(t, 'transforms', t) for x in _chain(y)]
-    return [t]
+    if _name(t) not in ('Compose', 'Sequential'): return [t]
+    return [x for part in getattr(t, 'transforms', t) for x in _chain(part)]
 
 def _dataset(dl):
     "the dataset with the transforms, also that of a subset"
@@ -140,9 +143,8 @@ def _dataset(dl):
 
 def _of_torch(dl, shape):
     "the facts of a torch loader"
-    facts, found, way = PictureFacts({}), _dataset(dl), _Way()
-    transform = getattr(found, 'transform', None)
-    for t in _chain(transform) if transform is not None else []: way.go(t)
+    facts, found = PictureFacts({}), _dataset(dl)
+    way = _way(getattr(found, 'transform', None))
     if getattr(found, 'classes', None): facts.info['classes'] = [str(c) for c in found.classes]
     if way.unknown or not way.scaled:
         why = _unknown(way.unknown) if way.unknown else f'a {_name(found)} does not say it'
@@ -150,8 +152,18 @@ def _of_torch(dl, shape):
         return facts
     facts.info.update(_stats(*way.stats, shape[1]))
     if way.resized is None: facts.lacks['resize'] = 'no transform resizes them'
-    else: facts.info.update(to_info(Preparation(way.cut or shape[2:], shape[1], 'crop', way.resized, way.filter)))
+    else: facts.info.update(to_info(_prepared(way, shape)))
     return facts
+
+def _way(transform):
+    "what all transforms do, one after the other"
+    way = _Way()
+    for t in [] if transform is None else _chain(transform): way.go(t)
+    return way
+
+def _prepared(way, shape):
+    "the preparation that a chain is, for batches of a shape (B,C,H,W)"
+    return Preparation(way.cut or shape[2:], shape[1], 'crop', way.resized, way.filter)
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #f7b52218
 def first_images(
@@ -182,11 +194,13 @@ def describe(
 # %% ../../nbs/4_training/04b_loaders.ipynb #2a5b6f87
 def _complete(facts, dls, shape):
     "size, channels and classes; what contradicts the batch is taken out"
-    rows, cols = facts.info.setdefault('size', list(shape[2:]))
-    if [rows, cols] != list(shape[2:]):
+    _, channels, *size = shape
+    rows, cols = facts.info.get('size', size)
+    if [rows, cols] != size:
         facts.info.pop('resize', None)
-        facts.lacks['resize'] = f'the transforms say {rows}x{cols} pixels, a batch has {shape[2]}x{shape[3]}'
-    facts.info.update(size=list(shape[2:]), channels=shape[1])
+        has = f'a batch has {size[0]}x{size[1]}'
+        facts.lacks['resize'] = f'the transforms say {rows}x{cols} pixels, {has}'
+    facts.info.update(size=size, channels=channels)
     vocab = getattr(dls, 'vocab', None)
     if vocab is not None: facts.info['classes'] = [str(v) for v in vocab]
     if 'classes' not in facts.info: facts.lacks['classes'] = 'the data do not name them'
