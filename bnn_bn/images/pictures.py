@@ -99,7 +99,7 @@ def _of_array(x):
 
 # %% ../../nbs/4_training/02c_pictures.ipynb #9a845dc5
 def read_picture(
-    picture, # a path, open file or its bytes; PIL; array (H,W,channels) or (H,W); tensor (channels,H,W)
+    picture, # path, open file or its bytes; PIL; array (H,W,channels), (H,W); tensor (channels,H,W)
     channels:int=3, # 1: grey, 3: colour; the picture may have either
 )->Image.Image: # upright, in mode L or RGB, 8 bits a channel
     "A picture as its maker saw it, in bytes; ValueError where that cannot be known."
@@ -134,7 +134,7 @@ def _of_file(file):
 
 # %% ../../nbs/4_training/02c_pictures.ipynb #668d522d
 def split_pictures(
-    pictures, # one, as `read_picture` takes it, or many: a list, an array or a tensor with a batch in front
+    pictures, # one, as `read_picture` takes it, or many: a list, or an array or tensor of a batch
 )->list: # of single pictures
     "One picture or many, as a list."
     if isinstance(pictures, Image.Image) or _is_file(pictures): return [pictures]
@@ -202,15 +202,15 @@ def _crop(im, inner, p, how):
     "the short side to `resized` pixels, then the middle; both rounded as torchvision does"
     (w, h), (cols, rows) = im.size, inner
     short = min(w, h)
-    wide, high = ([int(p.resized*s/short) for s in (w, h)] if np.isscalar(p.resized)
-                  else p.resized[::-1])
+    if np.isscalar(p.resized): wide, high = (int(p.resized*side/short) for side in (w, h))
+    else: high, wide = p.resized
     left, top = round((wide - cols)/2.), round((high - rows)/2.)
     right, low = left + cols, top + rows
     if wide*high <= 1e7: return im.resize((wide, high), how).crop((left, top, right, low))
     return im.resize(inner, how, box=(left*w/wide, top*h/high, right*w/wide, low*h/high))
 
 def _middle(im, inner, p, how):
-    "the largest middle (or with 'pad' the smallest surrounding) with these sides' ratio, as fastai does"
+    "fastai's: the largest middle with these sides' ratio, or with 'pad' the smallest surrounding"
     (w, h), (cols, rows) = im.size, inner
     m = (max if p.method == 'pad' else min)(w/cols, h/rows)
     wide, high = max(1, int(m*cols)), max(1, int(m*rows))
@@ -271,7 +271,8 @@ def _per_channel(name, values, channels):
     if len(values) not in (1, channels) or not np.isfinite(values).all():
         raise ValueError(f'{name}={values.tolist()}: {channels} finite numbers are needed, '
                          'one for each channel')
-    if name == 'std' and values.min() <= 0: raise ValueError(f'std={values.tolist()}: above 0 is needed')
+    if name == 'std' and values.min() <= 0:
+        raise ValueError(f'std={values.tolist()}: above 0 is needed')
     return np.broadcast_to(values, channels).tolist()
 
 
