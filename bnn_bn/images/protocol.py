@@ -70,8 +70,8 @@ class ClassOf(_Whole, Categorize):
 
 def picture_set(items, tfms, vocab, split_idx=None):
     "fastai's Datasets of pictures and classes"
-    return Datasets(tls=[TfmdLists(items, t, do_setup=False, types=[object], split_idx=split_idx)
-                         for t in (tfms, [ClassOf(vocab)])])
+    kw = dict(do_setup=False, types=[object], split_idx=split_idx)
+    return Datasets(tls=[TfmdLists(items, t, **kw) for t in (tfms, [ClassOf(vocab)])])
 
 # %% ../../nbs/4_training/02d_protocol.ipynb #10a64ed6
 class PictureDL(ShardedDL):
@@ -90,14 +90,16 @@ class PictureDL(ShardedDL):
         super().before_iter()
         own = [t for t in self.after_batch.fs if not isinstance(t, Finishing)]
         if more := [*self.after_item.fs, *self.before_batch.fs, *own]:
+            given = more[0].name.split(' ')[0]
             raise ValueError(f'{type(self).__name__} works on whole batches and has no place for '
-                             f"{more[0].name.split(' ')[0]}; give the factory of these DataLoaders augment=, "
-                             "a function of a batch of bytes, or build them by fastai's DataBlock")
+                             f'{given}; give the factory of these DataLoaders augment=, a function '
+                             "of a batch of bytes, or build them by fastai's DataBlock")
 
     def own(self, last, kwargs):
         "arguments for fastai's loader, with the transform `last` at the end of a batch"
-        more = getattr(kwargs.get('after_batch'), 'fs', kwargs.get('after_batch')) or []
-        return {**kwargs, 'after_batch': [last, *(t for t in more if not isinstance(t, Finishing))]}
+        given = kwargs.get('after_batch')
+        more = [t for t in getattr(given, 'fs', given) or [] if not isinstance(t, Finishing)]
+        return {**kwargs, 'after_batch': [last, *more]}
 
     def _pre_show_batch(self, b, max_n=9):
         "fastai's, once it knows how to show pictures side by side"
@@ -111,7 +113,9 @@ class Finishing(Transform):
     order, parameters = 99, ('mean', 'std')
     def __init__(self, mean, std): # tensors (1,C,1,1), for pixels in [0, 1]
         self.mean, self.std = mean, std
-    def decodes(self, x:TensorImage): return (x*self.std.to(x.device) + self.mean.to(x.device)).clamp(0, 1)
+    def decodes(self, x:TensorImage):
+        mean, std = self.mean.to(x.device), self.std.to(x.device)
+        return (x*std + mean).clamp(0, 1)
 
 # %% ../../nbs/4_training/02d_protocol.ipynb #bb30edfb
 class PictureLoaders(DataLoaders):
@@ -151,16 +155,19 @@ def tensor_set(x, y, vocab, prepare, split_idx):
 # %% ../../nbs/4_training/02d_protocol.ipynb #ec613c30
 def image_bytes(x, name):
     "a tensor of bytes (N,C,H,W), of a tensor or an array"
-    if isinstance(x, Tensor) and x.dtype == torch.uint8: bytes = x
-    else:
-        try: bytes = torch.from_numpy(pixel_bytes(np.asarray(x.cpu() if isinstance(x, Tensor) else x)))
-        except ValueError as e: raise ValueError(f'{name}: {e}') from None
+    bytes = _as_bytes(x, name)
     if bytes.dim() == 4 and len(bytes) and bytes.shape[1] > 4 >= bytes.shape[3]:
         raise ValueError(f'{name}: images of shape {tuple(bytes.shape)}: their channels come last; '
                          f'(N,C,H,W) is needed, {name}.permute(0, 3, 1, 2)')
     if bytes.dim() == 4 and len(bytes): return bytes
     raise ValueError(f'{name}: images of shape {tuple(bytes.shape)}: (N,C,H,W) with N > 0 is needed'
                      + f', {name}[:, None] for grey ones'*(bytes.dim() == 3))
+
+def _as_bytes(x, name):
+    if isinstance(x, Tensor) and x.dtype == torch.uint8: return x
+    pixels = np.asarray(x.cpu() if isinstance(x, Tensor) else x)
+    try: return torch.from_numpy(pixel_bytes(pixels))
+    except ValueError as e: raise ValueError(f'{name}: {e}') from None
 
 # %% ../../nbs/4_training/02d_protocol.ipynb #1619c001
 def class_numbers(y, name, n, most):
@@ -170,8 +177,9 @@ def class_numbers(y, name, n, most):
         raise ValueError(f'{name}: labels of shape {tuple(y.shape)} and {y.dtype}: {n} class '
                          'numbers are needed, one for each image, int64')
     if y.min() < 0 or most is not None and y.max() >= most:
-        raise ValueError(f'{name}: labels from {y.min()} to {y.max()}: classes are numbered from 0'
-                         + (f' to {most - 1}, as vocab names {most}' if most is not None else ''))
+        to = '' if most is None else f' to {most - 1}, as vocab names {most}'
+        raise ValueError(f'{name}: labels from {y.min()} to {y.max()}: '
+                         f'classes are numbered from 0{to}')
     return y.long()
 
 def _same_kind(x, xv):
