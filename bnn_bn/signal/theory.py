@@ -14,9 +14,9 @@ from .ledger import signal_stats
 
 # %% ../../nbs/3_measured/12b_theory.ipynb #bfb6e0ee
 class ConvLaw(nn.Module):
-    "A Gaussian field with the mean and the variance that a convolution with random filters would give."
+    "A Gaussian field with the mean and variance that a convolution with random filters would give."
     def __init__(self,
-        conv:QuantConv2d, # gives shape, mean square of its kernel and how well its filters are centred
+        conv:QuantConv2d, # gives shape, mean square of its kernel and how centred its filters are
         generator:torch.Generator, # where the randomness comes from
     ):
         if conv.groups > 1 or max(conv.dilation) > 1:
@@ -49,11 +49,11 @@ def _tap_means(law, means, power):
     k, q = law.shape[2], means.square().mean()
     taps = torch.randn(law.shape[0], 1, k, k, generator=law.generator)
     seen = law.centred*means.mean()**2/q.clamp(min=1e-30) # of a mean that all channels have
-    common = (1 - seen).clamp(min=0).sqrt()               # the share that filters pass
+    common = (1 - seen).clamp(min=0).sqrt() # the share that filters pass
     return (power*q).sqrt()*(taps + (common - 1)*taps.mean((2, 3), keepdim=True))
 
 def _field(law, x):
-    "unit noise correlated between pixels as a convolution of `x` is: a mix of another image's channels, less its blur"
+    "unit noise with the correlations of a convolution: another image's channels, less their blur"
     (no, ni, k, _), stride, padding = law.shape, law.stride[0], law.padding[0]
     z = F.conv2d(x.roll(1, 0), torch.randn(no, ni, 1, 1, generator=law.generator))
     blurred = F.avg_pool2d(F.avg_pool2d(z, k, 1, k//2), k, 1, k//2)
@@ -82,12 +82,12 @@ def predict_variance(
 
 # %% ../../nbs/3_measured/12b_theory.ipynb #161ceada
 def plot_theory(
-    predicted:pd.DataFrame, measured:pd.DataFrame, # variance: a row a draw of weights, a column a block
+    predicted:pd.DataFrame, measured:pd.DataFrame, # variance: a row a draw, a column a block
     expected=None, # the ledger, one number a block
     ax=None, # matplotlib axes; None: new ones
     title:str=None,
 ): # the axes
-    "Predicted (dashed) and measured variance (blue, with the range of the draws), and the ledger (dotted)."
+    "Variance: predicted (dashed), measured (blue, with the range of the draws), ledger (dotted)."
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(6, 3))[1]
     blocks, blue = range(measured.shape[1]), '#0072B2'
