@@ -164,24 +164,27 @@ def _check_model(model, parts, again, frozen_too):
     if not any(_has_gain(m) for m in model.modules()):
         raise ValueError(f"{kind} has no standardised convolutions to calibrate; norm='nobn' does")
     frozen = [n for n, p in start_parameters(model).items() if not p.requires_grad]
-    if frozen and not frozen_too: raise ValueError(f'{frozen[0]} is frozen: unfreeze the network, then calibrate it')
+    if frozen and not frozen_too:
+        raise ValueError(f'{frozen[0]} is frozen: unfreeze the network, then calibrate it')
     enough = torch.float32, torch.float64
     low = [(n, p.dtype) for n, p in start_parameters(model).items() if p.dtype not in enough]
     if low: raise ValueError(f'{low[0][0]} is {low[0][1]}: calibrate in float32, then convert')
     bad = [n for n, p in model.named_parameters() if not p.isfinite().all()]
     if bad: raise ValueError(f'{bad[0]} holds numbers that are not finite: make the network anew')
     if not again and not is_fresh(model):
-        raise ValueError('the network was calibrated or trained before: its gains or shifts are not '
-                         'the first ones. Calibrating overwrites them; say again=True if that is meant')
+        raise ValueError('the network was calibrated or trained before: its gains or shifts are '
+                         'not the first ones. Calibrating overwrites them; say again=True if that '
+                         'is meant')
 
+# %% ../../nbs/2_no_norm/12c_start.ipynb #210b39ac
 def _check_images(images):
     "a batch to calibrate on, or a ValueError that says what is wrong with it"
     if not isinstance(images, Tensor) or images.dim() != 4:
         shape = tuple(images.shape) if hasattr(images, 'shape') else type(images).__name__
         raise ValueError(f'images: {shape}; a tensor (B,C,H,W) is needed')
     if not images.is_floating_point():
-        raise ValueError(f'images are {images.dtype}: give them as the network sees them in training, '
-                         'normalised floats')
+        raise ValueError(f'images are {images.dtype}: give them as the network sees them in '
+                         'training, normalised floats')
     if len(images) < 2:
         raise ValueError(f'images: {len(images)}; statistics need at least 2, better 64 or more')
     if not images.isfinite().all():
@@ -189,7 +192,8 @@ def _check_images(images):
     if (images == images[:1]).all():
         raise ValueError('images are all the same: no channel has a variance; give real ones')
     flat = images.amax((1, 2, 3)) == images.amin((1, 2, 3))
-    if flat.all(): raise ValueError('every image is of one colour: there is no signal; give real ones')
+    if flat.all():
+        raise ValueError('every image is of one colour: there is no signal; give real ones')
 
 # %% ../../nbs/2_no_norm/12c_start.ipynb #75c52d34
 @torch.no_grad()
@@ -200,18 +204,20 @@ def calibrate(
     again:bool=False, # set a network that was calibrated or trained before?
     frozen:bool=False, # set parameters that are frozen, too?
 )->pd.DataFrame: # a row a module: what was set, channels, dead ones, deviation wanted and met
-    "Walk through the network once: centre each channel, give each branch and shortcut its variance."
+    "Walk through the network once: centre each channel, give each branch its variance."
     model = bare(model)
     _check_model(model, parts, again, frozen)
     _check_images(images)
-    saved, walk = {p: p.clone() for p in start_parameters(model).values()}, _Walk(model, parts)
+    saved = {p: p.clone() for p in start_parameters(model).values()}
+    walk = _Walk(model, parts)
     like = next(iter(saved))
     eager = torch.compiler.set_stance('force_eager')
     try:
         with keep_modes(model), torch.autocast(like.device.type, enabled=False), eager:
             with _hooks(model, walk): model(images.detach().as_subclass(Tensor).to(like))
         bad = [n for n, p in start_parameters(model).items() if not p.isfinite().all()]
-        if bad: raise ValueError(f'{bad[0]} would not be finite: the signal leaves {like.dtype} here')
+        if bad:
+            raise ValueError(f'{bad[0]} would not be finite: the signal leaves {like.dtype} here')
     except BaseException:
         for p, old in saved.items(): p.copy_(old)
         raise
