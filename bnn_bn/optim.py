@@ -62,9 +62,10 @@ class DecayWrapper(OptimWrapper):
 
 # %% ../nbs/4_training/20d_optim.ipynb #060bd10f
 def _check_absent(opt, k, values):
-    "momentum that an optimizer does not have is left out; a weight decay that it does not have is an error"
+    "a momentum that an optimizer lacks is left out; a weight decay that it lacks is an error"
     if k in ('mom', 'sqr_mom', 'eps') or k == 'wd' and not any(values): return
-    raise ValueError(f'{k}={values[-1]}: {type(opt).__name__} has no such setting; take another optimizer')
+    kind = type(opt).__name__
+    raise ValueError(f'{k}={values[-1]}: {kind} has no such setting; take another optimizer')
 
 def _split(group, exempt):
     "a group of torch as what decays and what does not; of an empty group, itself"
@@ -72,7 +73,8 @@ def _split(group, exempt):
     rests = [p for p in group['params'] if id(p) in exempt]
     parts = [dict(group, params=decays)] if decays or not rests else []
     no_decay = {'weight_decay': 0.} if 'weight_decay' in group else {}
-    return parts + ([dict(group, params=rests, exempt=True, **no_decay)] if rests else [])
+    if rests: parts.append(dict(group, params=rests, exempt=True, **no_decay))
+    return parts
 
 def _split_all(groups, exempt):
     "groups of torch, each split, and which of them each one became"
@@ -85,7 +87,7 @@ def _split_all(groups, exempt):
 
 # %% ../nbs/4_training/20d_optim.ipynb #44b026ef
 class OptFunc:
-    "What fastai calls with a splitter's groups: any optimizer, in which the exempt parameters rest."
+    "What fastai calls with a splitter's groups: any optimizer, whose exempt parameters rest."
     def __init__(self,
         opt, # torch optimizer class, or whatever fastai takes as `opt_func`
         learn=None, # the Learner, whose network at the time of a call says what is exempt
