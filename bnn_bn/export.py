@@ -75,7 +75,7 @@ def _search(nodes, known, where=''):
         what = f"{where}{n.op_type} '{n.name or n.output[0]}'"
         if n.op_type == 'Constant': known.keep(n)
         for rule in _rules:
-            if (reason := rule(n, known)): raise AssertionError(f'{what} {reason}')
+            if reason := rule(n, known): raise AssertionError(f'{what} {reason}')
         for graph in _graphs_inside(n): _search_graph(graph, known, f'{what}, in its graph: ')
         known.note(n)
 
@@ -276,18 +276,20 @@ def graph_of(
     if isinstance(source, (str, Path)): return _graph_of_file(source)
     learner = source if hasattr(source, 'dls') else None
     network = getattr(learner, 'model', source)
-    if hasattr(network, 'named_modules'): return import_module('bnn_bn.deploy').pack(learner or network).graph
+    if hasattr(network, 'named_modules'):
+        return import_module('bnn_bn.deploy').pack(learner or network).graph
     raise ValueError(f'{type(source).__name__}: a trained network, a Learner, a packed network, '
                      'the path of a .bnn file, or the Graph of fold(model) is needed')
 
 def _graph_of_file(path):
     "of a packed network; other files are refused with what to do"
     if Path(path).suffix != '.safetensors': return read_bnn(path)
-    raise ValueError(f'{path}: a file of weights; load_model(path) makes the network of it, give that')
+    raise ValueError(f'{path}: a file of weights; load_model(path) makes the network of it, '
+                     'give that')
 
 # %% ../nbs/5_packed/33_export.ipynb #2a3e6554
 def to_onnx(
-    graph, # of `fold`; or a packed network, the path of its file, a network, a Learner, see `graph_of`
+    graph, # of `fold`; or a packed network, its file's path, a network, a Learner, see `graph_of`
     path=None, # file to write, usually `*.onnx`, whole or not at all; None: none
     integers:bool=True, # count exactly; False: scales inside the weights, the fastest form
     shape:tuple=('batch', 'height', 'width'), # number of images, rows, columns; a name: any number
@@ -320,10 +322,11 @@ def _bipolar_function(onnx):
     "a definition of BipolarQuant: scale where x >= 0, else -scale"
     h = onnx.helper
     zero = onnx.numpy_helper.from_array(np.array(0, np.float32))
-    nodes = [h.make_node('Constant', [], ['zero'], value=zero),
-             h.make_node('GreaterOrEqual', ['x', 'zero'], ['b']),
-             h.make_node('Neg', ['scale'], ['minus']),
-             h.make_node('Where', ['b', 'scale', 'minus'], ['y'])]
+    nodes = [
+        h.make_node('Constant', [], ['zero'], value=zero),
+        h.make_node('GreaterOrEqual', ['x', 'zero'], ['b']),
+        h.make_node('Neg', ['scale'], ['minus']),
+        h.make_node('Where', ['b', 'scale', 'minus'], ['y'])]
     opsets = [h.make_opsetid('', OPSET)]
     return h.make_function(QONNX, 'BipolarQuant', ['x', 'scale'], ['y'], nodes, opsets)
 
@@ -345,9 +348,8 @@ def run_onnx(
     if any(d.domain == QONNX for d in model.opset_import): model = _with_bipolar(onnx, model)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = ort.InferenceSession(model.SerializeToString(), options,
-                                   providers=['CPUExecutionProvider'],
-                                   disabled_optimizers=[] if fuse else _fusions)
+    kw = dict(providers=['CPUExecutionProvider'], disabled_optimizers=[] if fuse else _fusions)
+    session = ort.InferenceSession(model.SerializeToString(), options, **kw)
     return session.run(None, {session.get_inputs()[0].name: images})[0]
 
 # %% ../nbs/5_packed/33_export.ipynb #59027a36
