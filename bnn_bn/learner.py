@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from functools import partial
 import torch
 from torch import nn
-from fastai.basics import (Callback, CancelFitException, CancelStepException,
-                           CrossEntropyLossFlat, L, Learner, accuracy)
+from fastai.basics import Callback, CancelFitException, CancelStepException
+from fastai.basics import CrossEntropyLossFlat, L, Learner, accuracy
 from fastai.callback.hook import Hooks
 from fastcore.basics import patch
 from .agc import AdaptiveGradClip
@@ -112,8 +112,8 @@ def after_epoch(self:DivergenceGuard):
     found = dict(zip(self.recorder.metric_names, self.recorder.log))
     loss = found.get('valid_loss')
     if loss is None or math.isfinite(loss): return
-    warnings.warn(f'validation loss {loss} in epoch {self.epoch}: {_where_bad(bare(self.learn.model))}',
-                  stacklevel=2)
+    where = _where_bad(bare(self.learn.model))
+    warnings.warn(f'validation loss {loss} in epoch {self.epoch}: {where}', stacklevel=2)
 
 def _where_bad(model):
     "what of a network is not finite, or that nothing is"
@@ -180,7 +180,7 @@ def bnn_learner(
     dls, # DataLoaders of images and classes
     model:nn.Module, # usually a `BinaryNet`
     clip_factor:float=.02, # of AGC (BNN_NoBN's scripts); None for no clipping
-    wd:float=None, # weight decay of what may decay (authors: 1e-5, 0 in step 2); None: the optimizer's
+    wd:float=None, # weight decay of what may decay (authors: 1e-5, then 0); None: the optimizer's
     patience:int=5, # of `DivergenceGuard`
     calibrated:bool=None, # calibrate on the first batch? None: if BN-free, not under 'reference'
     opt=None, # a torch optimizer class, or as fastai's `opt_func`; None: torch.optim.Adam
@@ -197,9 +197,9 @@ def bnn_learner(
     own = [DivergenceGuard(patience)]
     if calibrated: own.append(CalibratedStart())
     if clip_factor is not None: own.append(AdaptiveGradClip(clip_factor))
+    split = partial(split_bare, splitter or body_and_head)
     opt.learn = Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics,
-                        cbs=[*own, *L(cbs)], opt_func=opt, wd=wd,
-                        splitter=partial(split_bare, splitter or body_and_head), **kwargs)
+                        cbs=[*own, *L(cbs)], opt_func=opt, wd=wd, splitter=split, **kwargs)
     return opt.learn
 
 # %% ../nbs/2_no_norm/22_learner.ipynb #ee52058e
