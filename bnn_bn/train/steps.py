@@ -203,7 +203,7 @@ def _binary_net(model):
 # %% ../../nbs/2_no_norm/25_steps.ipynb #c5538b98
 @contextmanager
 def _for_step(learn, wd, step, histories):
-    "a fresh optimizer, and the number of a step, for the time of a fit; then the Learner's decay again"
+    "a fresh optimizer and a step's number while a fit lasts; then the Learner's own decay again"
     opt_func, numbers = learn.opt_func, [h.step for h in histories]
     if not isinstance(opt_func, OptFunc): learn.opt_func = OptFunc(opt_func, learn)
     for h in histories: h.step = step
@@ -267,7 +267,8 @@ def fit_two_step(self:Learner,
 # %% ../../nbs/2_no_norm/25_steps.ipynb #63e47673
 def _binarise(learn, binary, weights):
     "the Learner's network, binarised as a step wants it, with the weights that it begins with"
-    if bare(learn.model).cfg['binary'] != binary: learn.model = with_binary(learn.model, binary, weights)
+    other = bare(learn.model).cfg['binary'] != binary
+    if other: learn.model = with_binary(learn.model, binary, weights)
     elif weights is not None: load_strictly(bare(learn.model), weights)
 
 def _check_two_steps(learn, epochs, wd, select, monitor='accuracy', **others):
