@@ -92,13 +92,13 @@ def _fastai_batch(dl, shape, facts):
     else: facts.info.update(_stats(mean, std, shape[1]))
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #c4bd020a
+def _pair(size): return tuple(np.broadcast_to(size, 2))
+
 SCALED = 'ToTensor', 'ConvertImageDtype' # these make floats in [0, 1] of bytes
 SILENT = ('PILToTensor', 'ToImage', 'ToPureTensor', 'Grayscale', 'RGB', 'Identity',
           'MaybeToTensor', 'MaybePILToTensor')
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #8804213b
-def _pair(size): return tuple(np.broadcast_to(size, 2))
-
 @dataclass
 class _Way:
     "what a chain of torchvision's transforms does to a picture"
@@ -141,6 +141,7 @@ def _dataset(dl):
         found = found.dataset if hasattr(found, 'dataset') else found.datasets[0]
     return found
 
+# %% ../../nbs/4_training/04b_loaders.ipynb #ec7d5ca6
 def _of_torch(dl, shape):
     "the facts of a torch loader"
     facts, found = PictureFacts({}), _dataset(dl)
