@@ -31,8 +31,7 @@ def bare(
     return model
 
 # %% ../../nbs/7_appendix/05c_unwrap.ipynb #f45975e2
-_keys = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema', # averaged ones first
-         'state_dict', 'model_state_dict', 'model')
+_keys = 'state_dict_ema model_ema ema_state_dict ema state_dict model_state_dict model'.split()
 
 def _weights_in(state):
     "the innermost dict of weights"
