@@ -19,9 +19,9 @@ from .core.files import full_path, write_file
 from .models import BinaryNet, same_thing
 from .others.realnet import network_of
 from .core.unwrap import bare
-from .others.published import from_mmpretrain, from_reactnet, from_reference, load_strictly # noqa: F401, importable from here
-from .others.published import mmpretrain_names, reference_names, to_reference # noqa: F401, importable from here
-from .others.published import check_weights, named, read_torch, tensors_of
+from .others.published import check_weights, load_strictly, named, read_torch, tensors_of
+from .others.published import from_mmpretrain, from_reactnet, from_reference # noqa: F401
+from .others.published import mmpretrain_names, reference_names, to_reference # noqa: F401
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #7b608ead
 _all_ = ['from_mmpretrain', 'from_reactnet', 'from_reference', 'load_strictly', 'mmpretrain_names',
@@ -46,7 +46,8 @@ def write_tensors(
     "Write tensors, a header and a sha256 over both as one safetensors file."
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     text = json.dumps(dict(version=1, **head), sort_keys=True)
-    write_file(path, to_bytes(tensors, dict(bnn_bn=text, sha256=tensors_digest(tensors, text))), previous)
+    meta = dict(bnn_bn=text, sha256=tensors_digest(tensors, text))
+    write_file(path, to_bytes(tensors, meta), previous)
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #ab1a0b91
 def read_tensors(
@@ -55,8 +56,8 @@ def read_tensors(
     "A file's contents, once its sha256 and version are checked."
     meta, tensors = _read(path)
     if not isinstance(meta.get('bnn_bn'), str):
-        raise CheckpointError(f'{path}: a safetensors file without a bnn_bn header; write it with '
-                              f'save_model')
+        raise CheckpointError(f'{path}: a safetensors file without a bnn_bn header; '
+                              'write it with save_model')
     if tensors_digest(tensors, meta['bnn_bn']) != meta.get('sha256'):
         raise CheckpointError(f'{path}: altered, its sha256 does not fit; use another copy')
     return tensors, _head(path, meta['bnn_bn'])
@@ -70,7 +71,8 @@ def _head(path, text):
     if type(version) is not int or version < 1:
         raise CheckpointError(f'{path}: its header is not one of ours; use another copy')
     if version > 1:
-        raise CheckpointError(f'{path}: format version {version}, this bnn_bn reads 1; install a newer one')
+        raise CheckpointError(f'{path}: format version {version}, this bnn_bn reads 1; '
+                              'install a newer one')
     return head
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #ab678f13
@@ -83,8 +85,8 @@ def _read(path):
             return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except OSError: raise
     except Exception as e: # SafetensorError, or what torch says of an odd shape
-        raise CheckpointError(f'{path}: not a whole safetensors file ({e}); it is truncated or of '
-                              f'another kind') from None
+        raise CheckpointError(f'{path}: not a whole safetensors file ({e}); '
+                              'it is truncated or of another kind') from None
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #02f07124
 def read_weights(
@@ -99,26 +101,41 @@ def read_weights(
 
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #cd79d191
-_conv = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
+_conv = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups',
+         'padding_mode')
+_quant = _conv + ('binary', 'zero', 'signs')
 _described = {
-    nn.Linear: ('in_features', 'out_features'), nn.Dropout: ('p',), nn.Identity: (), nn.Flatten: ('start_dim', 'end_dim'),
-    nn.AdaptiveAvgPool2d: ('output_size',), nn.AdaptiveMaxPool2d: ('output_size',), nn.ReLU: (), nn.GELU: (), nn.SiLU: (), nn.Hardtanh: (),
-    nn.PReLU: ('num_parameters',), nn.Softmax: ('dim',), nn.LogSoftmax: ('dim',), nn.LayerNorm: ('normalized_shape', 'eps'),
-    nn.BatchNorm1d: ('num_features', 'eps', 'momentum'), nn.Conv2d: _conv + ('padding_mode',),
-    QuantConv2d: _conv + ('padding_mode', 'binary', 'zero', 'signs'),
-    ScaledStdConv2d: _conv + ('padding_mode', 'binary', 'zero', 'signs', 'gamma', 'floor', 'eps', 'eps_in_root')}
+    nn.Linear: ('in_features', 'out_features'),
+    nn.Dropout: ('p',),
+    nn.Identity: (),
+    nn.Flatten: ('start_dim', 'end_dim'),
+    nn.AdaptiveAvgPool2d: ('output_size',),
+    nn.AdaptiveMaxPool2d: ('output_size',),
+    nn.ReLU: (),
+    nn.GELU: (),
+    nn.SiLU: (),
+    nn.Hardtanh: (),
+    nn.PReLU: ('num_parameters',),
+    nn.Softmax: ('dim',),
+    nn.LogSoftmax: ('dim',),
+    nn.LayerNorm: ('normalized_shape', 'eps'),
+    nn.BatchNorm1d: ('num_features', 'eps', 'momentum'),
+    nn.Conv2d: _conv,
+    QuantConv2d: _quant,
+    ScaledStdConv2d: _quant + ('gamma', 'floor', 'eps', 'eps_in_root')}
 _types = {t.__name__: t for t in _described}
 _replaced = 'body.stem.conv', 'head' # what may be another part than the configuration says
 
+# %% ../nbs/4_training/13_checkpoint.ipynb #88c099e6
 def describe(module, name):
-    "types and arguments of a module and of those in it, as JSON can hold them; ValueError names a type that is not known"
+    "types and arguments of a module and of those in it, as JSON can hold them; or CheckpointError"
     kind = type(module)
     if kind is nn.Sequential: # a list, for a header's keys are sorted
-        return dict(type='Sequential', children=[[n, describe(m, f'{name}.{n}')] for n,
-                                                 m in module.named_children()])
+        children = [[n, describe(m, f'{name}.{n}')] for n, m in module.named_children()]
+        return dict(type='Sequential', children=children)
     if kind not in _described:
-        raise CheckpointError(f'{name} is a {kind.__name__}: a file can describe {", ".join(_types)} '
-                              f'and Sequential; '
+        raise CheckpointError(f'{name} is a {kind.__name__}: a file can describe '
+                              f'{", ".join(_types)} and Sequential; '
                               'save the state dict yourself, or replace it')
     args = {k: getattr(module, k) for k in _described[kind]}
     if 'bias' in inspect.signature(kind).parameters: args['bias'] = module.bias is not None
@@ -136,12 +153,12 @@ def built(spec):
 # %% ../nbs/4_training/13_checkpoint.ipynb #17d9665d
 def _numbers(m):
     "the plain attributes of a module that its arguments set"
-    plain = {k: v for k, v in vars(m).items() if not k.startswith('_') and isinstance(v, (bool,
-                                                                                          int, float, str, tuple))}
+    public = {k: v for k, v in vars(m).items() if not k.startswith('_')}
+    plain = {k: v for k, v in public.items() if isinstance(v, (bool, int, float, str, tuple))}
     return {k: v for k, v in plain.items() if k not in ('training', 'inplace')}
 
 def _parts(model):
-    "descriptions of the parts that differ from the configuration; ValueError where one has no description"
+    "descriptions of the parts that differ from the configuration, or a CheckpointError"
     with torch.device('meta'): twin = network_of(model.cfg)
     parts, live = {}, dict(model.named_modules())
     for name in _replaced:
@@ -152,8 +169,8 @@ def _parts(model):
         if name in parts or name.startswith(inside) or name == '': continue
         here = live.get(name)
         if type(here) is not type(there) or _numbers(here) != _numbers(there):
-            raise CheckpointError(f'{name} is {here}, and the configuration makes {there}: a file would '
-                                  f'not bring it back; '
+            raise CheckpointError(f'{name} is {here}, and the configuration makes {there}: '
+                                  'a file would not bring it back; '
                                   'only the head and body.stem.conv may be replaced')
     return parts
 
@@ -168,31 +185,31 @@ def save_model(
     path, # file to write, usually `*.safetensors`
     **info # anything JSON can hold, kept with the file: accuracy, seed, ...
 )->Path:
-    "Write weights, configuration and sha256 as one safetensors file; an existing file is replaced whole or not at all."
+    "Write weights, configuration and sha256 as one safetensors file, whole or not at all."
     model = bare(model)
     if not isinstance(model, BinaryNet):
-        raise CheckpointError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
-                              f'carry the configuration that rebuilds them')
+        raise CheckpointError(f'{type(model).__name__} is no BinaryNet: only networks of '
+                              'bnn_bn.models carry the configuration that rebuilds them')
     parts, weights = _parts(model), model.state_dict()
     bad = [n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad: raise CheckpointError(f'{path}: {", ".join(bad[:5])} not finite: nothing was written')
-    write_tensors(path, weights, config=model.cfg, info=info,
-                  **(dict(parts=parts) if parts else {}))
+    extra = dict(parts=parts) if parts else {}
+    write_tensors(path, weights, config=model.cfg, info=info, **extra)
     return full_path(path)
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #d6ca085e
 def load_model(
     path, # file that `save_model` wrote
     n_out:int=None, # classes; other than the file's: a fresh classifier, with a warning
-    in_chans:int=None, # channels of the images; other than the file's: a fresh first convolution, with a warning
+    in_chans:int=None, # of images; other than the file's: a fresh first convolution, with a warning
     num_classes:int=None, # timm's word for `n_out`
 )->BinaryNet: # on the CPU, in evaluation mode
-    "Rebuild the network of a file with its weights; the file is checked first and nothing is unpickled."
+    "Rebuild the network of a file with its weights; it is checked first, nothing is unpickled."
     n_out = same_thing(n_out=n_out, num_classes=num_classes)
     tensors, head = read_tensors(path)
     if 'config' not in head:
-        raise CheckpointError(f'{path}: holds the state of a training, not a network; a run keeps its '
-                              f'networks in best.safetensors and model.safetensors')
+        raise CheckpointError(f'{path}: holds the state of a training, not a network; '
+                              'a run keeps its networks in best.safetensors and model.safetensors')
     model = _described_network(path, head, tensors)
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
     load_strictly(model.to(dtype), tensors)
@@ -232,5 +249,5 @@ def _fresh(reset, path, unit, has, asked):
     "a part with first weights, and a warning that says so"
     reset(asked)
     part = 'classifier' if unit == 'classes' else 'first convolution'
-    warnings.warn(f'{path} has {has} {unit}: the {part} for {asked} is fresh, train it before '
-                  f'use', stacklevel=3)
+    warnings.warn(f'{path} has {has} {unit}: the {part} for {asked} is fresh, '
+                  'train it before use', stacklevel=3)

@@ -28,7 +28,7 @@ def compare(
     model, # the trained network
     packed, # what `pack` made of it
     batches, # of images (B,C,H,W)
-)->dict: # images; agree: share with the same first label; difference: of logits, the median over images of the greatest
+)->dict: # images; agree: share of equal labels; difference: greatest of an image's logits, median
     "How far do a network's answers and those of its packed form agree?"
     same, differences = 0, []
     for x in batches:
@@ -64,10 +64,10 @@ def _source(run, which):
 
 # %% ../nbs/5_packed/35_commands.ipynb #3464ee4e
 def data_of(recipe, path, images):
-    "what the data of a recipe say, and some validation images; nothing where the data are not at hand"
+    "what the data of a recipe say, and some validation images; nothing where they are not at hand"
     if recipe is None or not (path or recipe.data == 'fashion'): return {}, None
-    dls = make_dls(replace(recipe, bs=min(recipe.bs, 100), mixup=0., cutout=0), path, 'cpu',
-                   download=False)
+    plain = replace(recipe, bs=min(recipe.bs, 100), mixup=0., cutout=0)
+    dls = make_dls(plain, path, 'cpu', download=False)
     batches = -(-images//dls.valid.bs)
     x = torch.cat([b[0] for b, _ in zip(dls.valid, range(batches))])[:images]
     return facts(dls), x.split(100)
@@ -78,8 +78,8 @@ def check_data(source, known, batches):
     has = source.model.n_out, source.model.in_chans
     for what, a, b in zip(('classes', 'channels'), has, asked):
         if not b or a == b: continue
-        raise ValueError(f'{source.name}: a network of {a} {what}, and the data of its config.json have '
-                         f'{b}; give the network of this run, or move it elsewhere')
+        raise ValueError(f'{source.name}: a network of {a} {what}, and the data of its config.json '
+                         f'have {b}; give the network of this run, or move it elsewhere')
 
 def keep(packed, info):
     "what a network said of itself, where the packed file does not say it already"
@@ -90,20 +90,20 @@ def side_of(config): return 224 if config.get('stem') == 'imagenet' else 32
 def noise(model, images):
     "batches of one image each"
     side = side_of(model.cfg)
-    return (torch.randn(1, model.in_chans, side, side) for _ in range(min(images,
-                                                                          10 if side > 100 else 100)))
+    n = min(images, 10 if side > 100 else 100)
+    return (torch.randn(1, model.in_chans, side, side) for _ in range(n))
 
 # %% ../nbs/5_packed/35_commands.ipynb #02e9ee79
 @call_parse
 def bnn_pack(
-    run:str, # directory of a run, one of its networks (`*.safetensors`), or the name of a network in the package
+    run:str, # directory of a run, one of its networks (`*.safetensors`), or a packaged name
     out:str=None, # file to write; default: beside the network, with the ending .bnn
-    path:str=None, # directory of the run's data, to compare the answers there and to keep classes, mean and std; not needed for fashion
+    path:str=None, # the run's data, for answers, classes, mean and std; not needed for fashion
     which:str='best', # network of the run: best or model (the last epoch)
     images:int=1000, # so many are compared
     least:float=.99, # share of equal answers below which nothing is written
 ):
-    "Pack a trained network into one bit a weight, and compare the answers before the file is written."
+    "Pack a trained network into one bit a weight; answers are compared before it is written."
     with readable('bnn_pack'):
         source = _source(run, which)
         known, batches = data_of(source.recipe, path, images)
@@ -113,7 +113,7 @@ def bnn_pack(
         result = compare(source.model, packed, batches or noise(source.model, images))
         if result['agree'] < least:
             raise ValueError(f"{source.name}: only {result['agree']:.2%} of {result['images']} "
-                             f"answers agree; nothing was written, please report this")
+                             "answers agree; nothing was written, please report this")
         out = packed.save(out or source.out)
     size, where = out.stat().st_size, 'its data' if batches else 'noise'
     print(f"{out}: {size/1e6:.2f} MB, {source.bytes/size:.1f} times smaller; {result['agree']:.2%} "
@@ -125,7 +125,7 @@ def bnn_pack(
 
 # %% ../nbs/5_packed/35_commands.ipynb #9fd39d1a
 def packed_file(file):
-    "the path of a packed file: that path, or that of a network of the package once its bytes are checked"
+    "the path of a packed file, or that of a network of the package once its bytes are checked"
     if Path(file).exists(): return Path(file)
     if file not in cards():
         raise FileNotFoundError(f'{file}: no such file{did_you_mean(file, cards())}')
@@ -162,7 +162,7 @@ def bnn_bench(
     only:str='packed,eager,compiled,onnx', # runtimes
     out:str=None, # JSON file for the rows; a bar chart goes beside it
 ):
-    "Latency and throughput of a packed network on this machine, beside torch, torch.compile and ONNX Runtime."
+    "Latency and throughput of a packed network here, beside torch, torch.compile, ONNX Runtime."
     with readable('bnn_bench'):
         file, names = packed_file(file), only.split(',')
         info = read_bnn(file).info
@@ -193,8 +193,8 @@ def plot_bench(rows, path=None):
     fig, ax = plt.subplots(figsize=(6, .5 + .4*len(rows)))
     colours = ['0.7']*(len(rows) - 1) + ['tab:blue']
     bars = ax.barh([r['name'] for r in rows], [r['times_first'] for r in rows], color=colours)
-    ax.bar_label(bars, [f"{r['times_first']:.1f} ({r['seconds']*1e3:.2g} "
-                        f"ms)" for r in rows], padding=3, fontsize=8)
+    labels = [f"{r['times_first']:.1f} ({r['seconds']*1e3:.2g} ms)" for r in rows]
+    ax.bar_label(bars, labels, padding=3, fontsize=8)
     ax.set_xlabel(f'time of a call, in units of {rows[-1]["name"]}')
     ax.margins(x=.25)
     ax.spines[['top', 'right']].set_visible(False)

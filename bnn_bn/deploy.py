@@ -21,15 +21,15 @@ class PackedNet:
     def __init__(self,
         graph:Graph,
         threads:int=1, # CPU threads of a call; never more
-        way:str=None, # how signs are counted, see `kernels.get_way`; None: the fastest on this CPU. All give the same bits
+        way:str=None, # how signs are counted, always to the same bits; None: the fastest (`get_way`)
     ):
         self.graph, self.engine = checked_facts(graph), Engine(graph, threads, way)
 
-    info = property(lambda self: self.graph.info, doc="What was kept with the network: configuration, classes, mean and std, ...")
+    info = property(lambda self: self.graph.info, doc="Configuration, classes, mean, std, ...")
     n_out = property(lambda self: self.engine.n_out, doc="Classes.")
 
     def __call__(self,
-        x, # images (B,channels,H,W), float32, normalised as in training: an array, or a tensor on the CPU
+        x, # images (B,channels,H,W), float32, normalised as in training: array, or CPU tensor
     ): # logits (B,n_out), as `x`
         "Run the network."
         if isinstance(x, np.ndarray): return self.engine(x)
@@ -43,21 +43,24 @@ class PackedNet:
         return write_bnn(checked_facts(self.graph), path)
 
     def __repr__(self):
-        size = len(to_bytes(self.graph))/1e6
-        return f'PackedNet({self.graph.channels} channels to {self.n_out}, {size:.2f} MB, {self.engine.threads} threads)'
+        size, n = f'{len(to_bytes(self.graph))/1e6:.2f} MB', self.engine.threads
+        return f'PackedNet({self.graph.channels} channels to {self.n_out}, {size}, {n} threads)'
 
 # %% ../nbs/5_packed/32_deploy.ipynb #e871f0d5
 def checked_facts(graph):
     "the graph; PackedFormatError if classes, mean, std or size are none, or contradict it"
     info, channels, n_out = graph.info, graph.channels, graph.n_out
-    needed = dict(mean=f'{channels} finite numbers are', std=f'{channels} finite numbers above 0 are',
+    numbers = f'{channels} finite numbers'
+    needed = dict(mean=f'{numbers} are', std=f'{numbers} above 0 are',
                   size='two whole numbers above 0 are', classes=f'{n_out} names are')
-    good = dict(mean=lambda v: _reals(v, channels), size=lambda v: _reals(v, 2) and _whole(v),
+    good = dict(mean=lambda v: _reals(v, channels),
                 std=lambda v: _reals(v, channels) and np.min(v) > 0,
+                size=lambda v: _reals(v, 2) and _whole(v),
                 classes=lambda v: isinstance(v, (list, tuple)) and len(v) == n_out)
     for k in good.keys() & info.keys():
         if good[k](info[k]): continue
-        raise PackedFormatError(f'info says {k}={info[k]!r}; {needed[k]} needed: pack the network anew')
+        raise PackedFormatError(f'info says {k}={info[k]!r}; {needed[k]} needed: '
+                                'pack the network anew')
     return graph
 
 def _reals(v, n):
@@ -72,14 +75,14 @@ def _whole(v): return all(isinstance(x, Integral) and x > 0 for x in np.ravel(v)
 def _check_tensor(x, channels):
     "images are a tensor on the CPU, or a ValueError says what they are"
     if not hasattr(x, 'detach'):
-        raise ValueError(f'images are a {type(x).__name__}; a numpy array or a torch tensor '
-                         f'(B,{channels},H,W) is needed')
+        raise ValueError(f'images are a {type(x).__name__}; '
+                         f'a numpy array or a torch tensor (B,{channels},H,W) is needed')
     if x.device.type != 'cpu':
-        raise ValueError(f'images lie on {x.device}: a packed network runs on the CPU; x.cpu() '
-                         'mends that')
+        raise ValueError(f'images lie on {x.device}: a packed network runs on the CPU; '
+                         'x.cpu() mends that')
     if str(x.dtype) != 'torch.float32' or str(x.layout) != 'torch.strided':
-        raise ValueError(f'images of dtype {x.dtype} and layout {x.layout}: dense float32 is needed; '
-                         'x.float() mends the dtype')
+        raise ValueError(f'images of dtype {x.dtype} and layout {x.layout}: '
+                         'dense float32 is needed; x.float() mends the dtype')
 
 # %% ../nbs/5_packed/32_deploy.ipynb #8da9010b
 def facts(dls, images=None):
@@ -94,8 +97,8 @@ def _known(dls, images, given):
     lacks = {k: why for k, why in found.lacks.items() if k not in given}
     if lacks:
         which = '; '.join(f'{k} ({why}): pack(..., {GIVE[k]})' for k, why in lacks.items())
-        warnings.warn(f'pack: the data do not say what `classify` needs to know of a picture. Give {which}',
-                      stacklevel=3)
+        warnings.warn('pack: the data do not say what `classify` needs to know of a picture. '
+                      f'Give {which}', stacklevel=3)
     return found.info | given
 
 def _as_lists(info, channels):
@@ -109,11 +112,11 @@ def _as_lists(info, channels):
 # %% ../nbs/5_packed/32_deploy.ipynb #a45dc15a
 def pack(
     model, # a trained network with binary='both', see `fold.fold`; or a `Learner` with one
-    dls=None, # its data, ours, fastai's or torch's: what they do to pictures is kept; None: the Learner's
+    dls=None, # its data, ours, fastai's or torch's, for how pictures are made; None: the Learner's
     threads:int=1, way:str=None, # as in `PackedNet`
-    zero_is_plus:bool=False, # pack a network of the reference rules, with +1 where its sign(0) is 0?
+    zero_is_plus:bool=False, # pack a network of the reference rules, its sign(0) = 0 taken as +1?
     images=None, # (B,C,H,W), on which logits are compared; None: a few of the data, else noise
-    **info # anything JSON can hold; of pictures: classes, mean, std, size, resize, see `loaders.GIVE`
+    **info # for JSON; of pictures: classes, mean, std, size, resize, see `loaders.GIVE`
 )->PackedNet: # its logits are those of the network, or ValueError
     "Fold a network and pack its signs."
     from bnn_bn.onebit.fold import fold
@@ -169,15 +172,15 @@ def _prepared(packed, pictures):
 # %% ../nbs/5_packed/32_deploy.ipynb #4afa8d90
 def classify(
     packed:PackedNet, # packed with its data: `pack(learn)`
-    pictures, # one or many: paths, PIL, arrays (H,W,channels) or tensors (channels,H,W), or a batch of these
+    pictures, # one, many or a batch: paths, PIL, arrays (H,W,channels), tensors (channels,H,W)
     top:int=1, # so many labels, the most likely first
 )->list: # for each picture a list of pairs (label, probability)
     "The labels of pictures."
     info = packed.info
     for k in ('mean', 'std', 'size'):
         if k not in info:
-            raise ValueError(f'this file does not say the {k} of its images; pack it with its '
-                             f'data, pack(learn), or with {k}=, '
+            raise ValueError(f'this file does not say the {k} of its images; '
+                             f'pack it with its data, pack(learn), or with {k}=, '
                              'or normalise yourself and call the network')
     if type(top) is not int or top < 1:
         raise ValueError(f'top={top!r}: a whole number of labels is needed, at least 1')

@@ -26,41 +26,46 @@ def _check_kinds(live, known):
         here, there = live.get(name), known.get(name)
         if here is there: continue
         found = 'is missing' if here is None else f'is a {here.__name__}'
-        wanted = 'none is known' if there is None else f'a {there.__name__} is'
-        raise ExportError(f'{name} {found}, where {wanted if there is None else wanted + " known"}: '
-                          'a packed network has no place for it; only the head and the first '
-                          'convolution may be replaced')
+        wanted = 'none' if there is None else f'a {there.__name__}'
+        raise ExportError(f'{name} {found}, where {wanted} is known: '
+                          'a packed network has no place for it; '
+                          'only the head and the first convolution may be replaced')
     if list(live) != list(known):
-        raise ExportError('the modules of the body stand in another order than their configuration '
-                          'says')
+        raise ExportError('the modules of the body stand in another order than '
+                          'their configuration says')
 
 def _check_calls(model):
     "ValueError names the first module whose call does more than its class says"
     for name, m in model.named_modules():
+        name = name or 'the network'
         if m._forward_hooks or m._forward_pre_hooks:
-            raise ExportError(f'{name or "the network"} has a hook: what it does would be lost in a '
-                              f'packed network; remove it')
+            raise ExportError(f'{name} has a hook: what it does would be lost in a packed network; '
+                              'remove it')
         if 'forward' in vars(m):
-            raise ExportError(f'{name or "the network"} has a forward of its own: it would be lost '
-                              f'in a packed network')
+            raise ExportError(f'{name} has a forward of its own: '
+                              'it would be lost in a packed network')
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #adaa2852
+def _has_children(module): return next(module.children(), None) is not None
+
 def _leaves(module):
     "modules without children, in order"
-    return [m for m in module.modules() if not any(True for _ in m.children())]
+    return [m for m in module.modules() if not _has_children(m)]
 
 def _plain_head(head):
     "pool, flatten and one linear layer, or a ValueError that names what else there is"
     if type(head) is not nn.Sequential:
-        raise ExportError(f'head is a {type(head).__name__}: pooling, Flatten and one Linear are '
-                          f'needed')
+        raise ExportError(f'head is a {type(head).__name__}: '
+                          'pooling, Flatten and one Linear are needed')
     parts = [m for m in _leaves(head) if type(m) not in (nn.Dropout, nn.Identity)]
     kinds = [type(m) for m in parts]
     if kinds != [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear]:
-        raise ExportError(f'head holds {", ".join(k.__name__ for k in kinds)}: a packed network has '
-                          f'AdaptiveAvgPool2d, Flatten and one Linear; '
+        found = ', '.join(k.__name__ for k in kinds)
+        raise ExportError(f'head holds {found}: a packed network has '
+                          'AdaptiveAvgPool2d, Flatten and one Linear; '
                           'Dropout and Identity may stand between')
-    others = [type(m).__name__ for m in head.modules() if any(True for _ in m.children()) and type(m) is not nn.Sequential]
+    parents = [m for m in head.modules() if _has_children(m)]
+    others = [type(m).__name__ for m in parents if type(m) is not nn.Sequential]
     if others: raise ExportError(f'head holds a {others[0]}: a Sequential is needed')
     pool, flatten, fc = parts
     if fc.bias is None: fc.bias = nn.Parameter(torch.zeros(fc.out_features))
@@ -68,33 +73,33 @@ def _plain_head(head):
         raise ExportError(f'head pools to {pool.output_size}: one pixel (1) is needed')
     return nn.Sequential(OrderedDict(pool=pool, flatten=flatten, fc=fc))
 
+# %% ../../nbs/5_packed/31e_packable.ipynb #c3736933
 def _plain_conv(conv):
     "the first convolution as one of ours"
     if type(conv) not in (nn.Conv2d, QuantConv2d, ScaledStdConv2d) or conv.padding_mode != 'zeros':
-        raise ExportError(f'body.stem.conv is a {type(conv).__name__}: a convolution with zero '
-                          f'padding is needed')
+        raise ExportError(f'body.stem.conv is a {type(conv).__name__}: '
+                          'a convolution with zero padding is needed')
     if isinstance(conv.padding, str):
         raise ExportError(f'body.stem.conv has padding={conv.padding!r}: numbers are needed')
     if type(conv) is not nn.Conv2d: return conv
     ours = QuantConv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride,
-                       conv.padding, conv.dilation,
-                       groups=conv.groups, bias=conv.bias is not None)
+                       conv.padding, conv.dilation, groups=conv.groups, bias=conv.bias is not None)
     ours.load_state_dict(conv.state_dict())
     return ours
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #0a4a476f
 def as_packable(
     model, # a `BinaryNet`, maybe compiled or wrapped; it is not changed
-    zero_is_plus:bool=False, # take +1 where the network's sign(0) is 0 (reference rules), in signals and weights?
+    zero_is_plus:bool=False, # take sign(0) = 0 (reference rules) as +1, in signals and weights?
 )->BinaryNet: # a copy on the CPU, in float32 and evaluation mode
-    "The network as folding reads it; ValueError names the first module that has no place in a packed network."
+    "The network as folding reads it; ValueError names the first module that cannot be packed."
     model = bare(model)
     if not isinstance(model, BinaryNet):
-        raise ExportError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
-                          f'can be folded')
+        raise ExportError(f'{type(model).__name__} is no BinaryNet: '
+                          'only networks of bnn_bn.models can be folded')
     if type(model) is not BinaryNet:
-        raise ExportError(f'{type(model).__name__} is derived from BinaryNet: its forward may do '
-                          f'more, which would be lost')
+        raise ExportError(f'{type(model).__name__} is derived from BinaryNet: '
+                          'its forward may do more, which would be lost')
     _check_calls(model)
     with torch.device('meta'): twin = binary_net(**model.cfg)
     if list(model._modules) != ['body', 'head']:
@@ -125,10 +130,9 @@ def check_logits(
     want, got = model(images), packed(images)
     off = (want - got).abs().amax(1).median()/want.abs().max().clamp(min=1e-30)
     if not off <= BOUND:
-        raise ExportError(f'the packed network answers otherwise than the trained one: logits of '
-                          f'{len(images)} images are off by {off:.2g} '
-                          f'of the largest, more than {BOUND:g}; nothing was made, please report '
-                          f'this network')
+        raise ExportError('the packed network answers otherwise than the trained one: logits of '
+                          f'{len(images)} images are off by {off:.2g} of the largest, '
+                          f'more than {BOUND:g}; nothing was made, please report this network')
     return off.item()
 
 def noise_images(

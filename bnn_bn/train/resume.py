@@ -40,8 +40,8 @@ def pack_tree(
     return walk(tree, place), tensors
 
 def _not_plain(o, at):
-    return CheckpointError(f'{at} is a {type(o).__name__}: a state holds tensors, numbers, strings, '
-                           'lists, tuples and dicts only')
+    return CheckpointError(f'{at} is a {type(o).__name__}: a state holds '
+                           'tensors, numbers, strings, lists, tuples and dicts only')
 
 # %% ../../nbs/4_training/24_resume.ipynb #0e314332
 def unpack_tree(
@@ -80,7 +80,8 @@ def load_state(
             if f.exists(): return _said(_read_state(f), f, errors)
         except _NotWhole as e: errors.append(str(e))
     if not errors: return None
-    raise CheckpointError(f"no state can be read: {'; '.join(errors)}; start again without resuming")
+    why = '; '.join(errors)
+    raise CheckpointError(f'no state can be read: {why}; start again without resuming')
 
 # %% ../../nbs/4_training/24_resume.ipynb #af3e3388
 class _NotWhole(Exception): pass
@@ -185,8 +186,8 @@ class ExactResume(Callback):
         self.saved, self.failed = (epoch, batch), None
         if rank_distrib(): return
         now = now or random_states(self.dls)
-        try: save_state(self.file, dict(epoch=epoch, batch=batch, settings=self.settings(),
-                                        start=self.start, now=now, **state_of(self.learn)))
+        place = dict(epoch=epoch, batch=batch, settings=self.settings(), start=self.start, now=now)
+        try: save_state(self.file, place | state_of(self.learn))
         except OSError as e: _warn(self, e)
 
 # %% ../../nbs/4_training/24_resume.ipynb #7483d4ba
@@ -218,7 +219,7 @@ def before_fit(self:ExactResume):
 
 # %% ../../nbs/4_training/24_resume.ipynb #77616d16
 def _check_state(cb, state):
-    "CheckpointError unless a state has all its parts and belongs to this training; nothing was changed"
+    "CheckpointError unless a state has all its parts and belongs to this training"
     lacks = _STATE - set(state if isinstance(state, dict) else ())
     if lacks: raise CheckpointError(f'{cb.file}: lacks {", ".join(sorted(lacks))}; start again')
     new = cb.settings()
@@ -226,7 +227,8 @@ def _check_state(cb, state):
     same_settings(unknown | state['settings'], new, cb.file)
     for k, most in dict(epoch=new['epochs'], batch=new['batches']).items():
         if type(state[k]) is int and 0 <= state[k] <= most: continue
-        raise CheckpointError(f'{cb.file}: {k}={state[k]!r}, from 0 to {most} is possible; start again')
+        raise CheckpointError(f'{cb.file}: {k}={state[k]!r}, from 0 to {most} is possible; '
+                              'start again')
     with named(cb.file): check_weights(bare(cb.learn.model), state['model'])
 
 SHA = 'sha256 of the ' # beginning of settings that a state of an earlier version may lack
@@ -350,8 +352,17 @@ def _opt_state(learn):
 
 def _stateful(learn): return {c.name: c for c in learn.cbs if hasattr(type(c), 'state_dict')}
 
+def _recorder_state(r):
+    rows = [[float('nan') if v is None else float(v) for v in row] for row in r.values]
+    return dict(values=rows, iters=list(r.iters), count=r.smooth_loss.count, val=r.smooth_loss.val)
+
+def _restore_recorder(r, saved):
+    r.values, r.iters = [L(v) for v in saved['values']], saved['iters']
+    r.smooth_loss.count, r.smooth_loss.val = saved['count'], saved['val']
+
+# %% ../../nbs/4_training/24_resume.ipynb #93e8b635
 def _regrouped(opt, state, model):
-    "a state of an earlier version, with the two groups of `decay_groups`, for body and head times decay"
+    "an earlier state, with the two groups of `decay_groups`, for body and head times decay"
     earlier = len(state.get('param_groups', ())) == 2 < len(getattr(opt, 'param_groups', ()))
     if not earlier or not isinstance(model, BinaryNet): return state
     before = [p for g in decay_groups(model) for p in g['params']]
@@ -371,14 +382,6 @@ def _restore_opt(opt, state):
         if not p.dim(): continue
         moments = {k: v for k, v in values.items() if getattr(v, 'shape', None) == p.shape}
         values.update({k: torch.empty_like(p).copy_(v) for k, v in moments.items()})
-
-def _recorder_state(r):
-    rows = [[float('nan') if v is None else float(v) for v in row] for row in r.values]
-    return dict(values=rows, iters=list(r.iters), count=r.smooth_loss.count, val=r.smooth_loss.val)
-
-def _restore_recorder(r, saved):
-    r.values, r.iters = [L(v) for v in saved['values']], saved['iters']
-    r.smooth_loss.count, r.smooth_loss.val = saved['count'], saved['val']
 
 # %% ../../nbs/4_training/24_resume.ipynb #2488da3a
 def same_settings(

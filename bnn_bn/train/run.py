@@ -27,8 +27,10 @@ from ..core.errors import BnnError, CheckpointError
 from ..learner import bare
 from ..models import create_model
 from .processes import own_device, several_processes
-from .recipes import Recipe, datasets, make_dls, make_learner, make_model, make_recipe, recipes
-from .resume import SHA, Interrupted, random_states, restore_random_states, same_settings, stop_signals
+from .recipes import Recipe, datasets, make_dls, make_learner, make_model, make_recipe
+from .recipes import recipes
+from .resume import SHA, Interrupted, same_settings, stop_signals
+from .resume import random_states, restore_random_states
 from .sizes import parse_sizes
 from .speed import Payback, bf16_is_fast, compile_seconds, has_compiler, step_seconds
 from .steps import History, step_result
@@ -111,25 +113,26 @@ def train(
     download:bool=True, # fetch CIFAR where it is missing?
     writer=None, command:str='', # TensorBoard's SummaryWriter; words that are kept with the result
 )->dict: # as result.json
-    "Train by a recipe, in one or several processes; after a kill, `resume` ends with the same bits."
+    "Train by a recipe, in one or more processes; after a kill, `resume` ends with the same bits."
     out, device = full_path(out), device or own_device()
     set_seed(seed, reproducible=torch.device(device).type == 'cpu')
     dls = make_dls(r, path, device, images, download, seed, holdout)
     amp, compiled = _choose(r, dls, amp, compiled, _config_of(out, resume))
-    config = dict(recipe=asdict(r), seed=seed, images=images, holdout=holdout)
-    config.update(amp=amp, compiled=compiled)
+    config = dict(recipe=asdict(r), seed=seed, images=images, holdout=holdout, amp=amp,
+                  compiled=compiled)
     _prepare(out, config, torch.device(device).type)
     learn = make_learner(r, dls, teacher_file, amp, compiled, [History(out/'history.csv', writer)])
-    result = _run(learn, r, out=out, resume=resume, steps=save_steps, info=config | fingerprints(learn))
+    result = _run(learn, r, config, out=out, resume=resume, steps=save_steps)
     about = dict(command=command, **config, versions=versions(dls.device))
     return _finish(learn, r, out, result | about)
 
 # %% ../../nbs/4_training/28_run.ipynb #423ed68e
-def _run(learn, r, **kwargs):
+def _run(learn, r, config, **kwargs):
     "train in all processes; the figures of the run"
+    info = config | fingerprints(learn)
     start = time.perf_counter()
     with stop_signals() as stop, several_processes(learn), show_progress(learn):
-        steps = _fit(learn, r, stop=stop, **kwargs)
+        steps = _fit(learn, r, stop=stop, info=info, **kwargs)
     last, rows = steps[-1], learn.history.rows
     return dict(
         steps=steps, accuracy=round(last['last'], 6), best_accuracy=round(last['best'], 6),
@@ -208,10 +211,9 @@ def _prepare(out, config, device):
     old = _read_config(file)
     before = old.pop('threads', threads)
     same_settings(_flat(old), _flat(config), file)
-    if device == 'cpu' and before != threads: print(_other_threads.format(before, threads), flush=True)
-
-_other_threads = ('begun with {} CPU threads, goes on with {}: sums are rounded in another order, so the '
-                  'bits will differ from those of one piece')
+    if device != 'cpu' or before == threads: return
+    print(f'begun with {before} CPU threads, goes on with {threads}: sums are rounded in another '
+          'order, so the bits will differ from those of one piece', flush=True)
 
 def _read_config(file, needed=frozenset({'recipe', 'amp', 'compiled'})):
     "what a config.json holds"
@@ -465,7 +467,8 @@ def _measured(run, which):
     file = network_in(full_path(run), which)
     if file.suffix == '.pth':
         return _Measured(from_mmpretrain(file), str(file), recipe=Recipe('imagenet'))
-    if not file.exists(): raise FileNotFoundError(f'{file}: no such file{did_you_mean(run, cards())}')
+    if not file.exists():
+        raise FileNotFoundError(f'{file}: no such file{did_you_mean(run, cards())}')
     recorded = load_info(file)['info'].get('accuracy')
     recorded = recorded if isinstance(recorded, (int, float)) else None
     return _Measured(load_model(file), str(file), recorded, recipe_beside(file))
@@ -477,7 +480,7 @@ def _classes(model):
 # %% ../../nbs/4_training/28_run.ipynb #ab66c7db
 @call_parse
 def bnn_eval(
-    run:str, # a run's directory, one of its networks, a .pth of mmpretrain's VGGs, or a packaged name
+    run:str, # a run's directory, a network of it, a .pth of mmpretrain's VGGs, or a packaged name
     path:str=None, # directory of the data
     which:str='best', # network of the run: best, model (the last epoch) or step1
     data:str=None, # cifar10, cifar100, imagenet or fashion; default: as trained; for .pth imagenet
