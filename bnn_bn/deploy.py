@@ -21,7 +21,7 @@ class PackedNet:
     def __init__(self,
         graph:Graph,
         threads:int=1, # CPU threads of a call; never more
-        way:str=None, # how signs are counted, always to the same bits; None: the fastest (`get_way`)
+        way:str=None, # how signs are counted (`get_way`), to the same bits; None: the fastest
     ):
         self.graph, self.engine = checked_facts(graph), Engine(graph, threads, way)
 
