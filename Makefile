@@ -12,7 +12,7 @@ ASK = import sys; v = sys.version_info[:2]; \
   sys.exit(0 if $(1) <= v <= $(2) else 'this needs Python %s to %s and has %s; \
   choose one with: make PYTHON=python3.12 ...' % ('%d.%d' % $(1), '%d.%d' % $(2), '%d.%d' % v))
 
-.PHONY: install demo seeds test quick coverage docs readme runtime clean
+.PHONY: install demo seeds wheel test quick coverage docs readme runtime clean
 install: $(VENV)/installed
 
 $(VENV)/installed: settings.ini setup.py constraints-tested.txt
@@ -26,6 +26,10 @@ demo: install
 
 seeds: install
 	$(BIN)/bnn_demo --seeds 3 --out runs/seeds
+
+# the package for another environment: pip install dist/bnn_bn-*.whl
+wheel: install
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
 
 test: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 1 --do_print

@@ -34,6 +34,17 @@ def from_root(source):
         return f']({os.path.relpath(file)}{mark}{anchor})' if path and file.exists() else match[0]
     return re.sub(r'\]\(([^)\s]+)\)', moved, source)
 
+CHAPTERS = re.compile(r'^(\*\*.+\*\*)\n\n\| \| \|\n\|---\|---\|\n((?:\|.*\n?)+)', re.M)
+
+def one_line(part):
+    "a part's name and the links of its chapters; what each is about stands in the part's page"
+    rows = part[2].strip().splitlines()
+    return f'{part[1]}: ' + ', '.join(row.split('|')[1].strip() for row in rows) + '\n'
+
+def short(source):
+    "every table of chapters as one line"
+    return CHAPTERS.sub(one_line, source)
+
 def processed():
     "the first page as nbdev leaves it"
     proc_nbs(force=True, n_workers=0)
@@ -44,7 +55,7 @@ def processed():
         is_hidden = cell.source.startswith('#| echo: false')
         if is_hidden: cell.metadata['transient'] = dict(remove_source=True)
         cell.source = without_links(cell.source)
-        if cell.cell_type == 'markdown': cell.source = from_root(cell.source)
+        if cell.cell_type == 'markdown': cell.source = short(from_root(cell.source))
     return nb
 
 def tidy(body):
