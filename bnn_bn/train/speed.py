@@ -162,8 +162,8 @@ def compile_seconds(
     shapes:int, # shapes of batches that are compiled
 )->float:
     "About how long torch.compile takes on one thread, with nothing in its cache."
-    kernels = sum(p.dim() == 4 for p in model.parameters())
-    return 4.5*kernels*shapes
+    convolutions = sum(isinstance(m, nn.Conv2d) for m in model.modules())
+    return 4.5*convolutions*shapes
 
 # %% ../../nbs/4_training/21_speed.ipynb #7fdbeeee
 half_types = {'bf16': torch.bfloat16, 'fp16': torch.float16}
