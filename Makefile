@@ -31,10 +31,12 @@ seeds: install
 wheel: install
 	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
 
+# two notebooks or test files at a time, each on one thread
+test: export OMP_NUM_THREADS = 1
 test: install
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 1 --do_print
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 2 --do_print
 	$(BIN)/ruff check -q nbs tests tools bench docs setup.py
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 # what most mistakes break, in a few minutes
 quick: install
