@@ -6,7 +6,7 @@
 __all__ = ['GREATEST', 'first_nonfinite', 'DivergenceGuard', 'all_finite', 'any_process', 'bnn_learner', 'DivergenceError',
            'OptFunc', 'bare']
 
-# %% ../nbs/2_no_norm/22_learner.ipynb #0b8634ff
+# %% ../nbs/2_no_norm/22_learner.ipynb #4a12a8df
 import inspect, math, warnings
 from contextlib import ExitStack
 from functools import partial

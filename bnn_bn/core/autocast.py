@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bf16_is_fast', 'unscale', 'Autocast']
 
-# %% ../../nbs/4_training/20a_autocast.ipynb #58b5bdd6
+# %% ../../nbs/4_training/20a_autocast.ipynb #fd3c6a0f
 import copy, os, warnings
 from pathlib import Path
 import torch

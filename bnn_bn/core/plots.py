@@ -6,7 +6,7 @@
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'PINK', 'YELLOW', 'GREY', 'COLORS', 'NAMES', 'COLOR_OF', 'open_axes', 'label_lines',
            'thread_rows', 'plot_thread']
 
-# %% ../../nbs/7_appendix/05d_plots.ipynb #69e8f0dc
+# %% ../../nbs/7_appendix/05d_plots.ipynb #de38b169
 import json
 from pathlib import Path
 

@@ -6,7 +6,7 @@
 __all__ = ['quantizers', 'acts', 'blocks', 'OwnSign', 'check_quantizer', 'register_quantizer', 'register_act', 'register_block',
            'find_part']
 
-# %% ../../nbs/2_no_norm/11c_parts.ipynb #e8797694
+# %% ../../nbs/2_no_norm/11c_parts.ipynb #700ce612
 import math
 from difflib import get_close_matches
 from functools import partial

@@ -6,7 +6,7 @@
 __all__ = ['MOST_PLANS', 'engines', 'Layout', 'layouts', 'repeated', 'Value', 'images', 'out_size', 'check_size', 'values_of',
            'mark_readers', 'Plan', 'make_plan', 'Helpers', 'Engine', 'after_fork', 'signs_seen']
 
-# %% ../../nbs/5_packed/31f_engine.ipynb #d9b369c8
+# %% ../../nbs/5_packed/31f_engine.ipynb #017589df
 import os, threading, weakref
 from dataclasses import dataclass, field
 import numpy as np

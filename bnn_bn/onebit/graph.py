@@ -6,7 +6,7 @@
 __all__ = ['MAGIC', 'VERSION', 'FIELDS', 'NOT_OURS', 'Node', 'Graph', 'check_graph', 'to_bytes', 'write_bnn', 'from_bytes',
            'read_bnn']
 
-# %% ../../nbs/5_packed/31_graph.ipynb #7f312cea
+# %% ../../nbs/5_packed/31_graph.ipynb #5b3d5c34
 import hashlib, json, math, struct
 from dataclasses import dataclass, field
 from pathlib import Path

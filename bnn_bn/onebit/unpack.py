@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['unpack', 'compare_graphs', 'load_pretrained']
 
-# %% ../../nbs/5_packed/31f_unpack.ipynb #8c85a422
+# %% ../../nbs/5_packed/31f_unpack.ipynb #b6795d4a
 import warnings
 import numpy as np, torch
 from torch import nn

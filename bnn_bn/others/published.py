@@ -6,7 +6,7 @@
 __all__ = ['load_strictly', 'reference_names', 'from_reference', 'from_reactnet', 'to_reference', 'mmpretrain_names',
            'from_mmpretrain']
 
-# %% ../../nbs/4_training/12d_published.ipynb #417c6045
+# %% ../../nbs/4_training/12d_published.ipynb #6b491d3a
 import warnings, zipfile
 from collections.abc import Mapping
 from contextlib import contextmanager

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ema_decay', 'EMA']
 
-# %% ../../nbs/4_training/20b_ema.ipynb #1bc9baa1
+# %% ../../nbs/4_training/20b_ema.ipynb #d78b6286
 from contextlib import contextmanager
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn

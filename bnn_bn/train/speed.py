@@ -6,7 +6,7 @@
 __all__ = ['has_compiler', 'keep_compiled', 'Compile', 'Payback', 'step_seconds', 'compile_seconds', 'fused', 'Autocast',
            'bf16_is_fast', 'unscale', 'EMA', 'ema_decay', 'Throughput', 'rates']
 
-# %% ../../nbs/4_training/21_speed.ipynb #445c8ca2
+# %% ../../nbs/4_training/21_speed.ipynb #88e4d147
 import copy, math, os, shutil, sys, time, warnings
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -6,7 +6,7 @@
 __all__ = ['schedules', 'cosine', 'Schedule', 'History', 'write_scalars', 'write_rows', 'Best', 'with_binary', 'step_result',
            'final']
 
-# %% ../../nbs/2_no_norm/25_steps.ipynb #316cbaca
+# %% ../../nbs/2_no_norm/25_steps.ipynb #3e02f0eb
 import csv, io, math, time, warnings
 from contextlib import contextmanager
 from itertools import accumulate
