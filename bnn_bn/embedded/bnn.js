@@ -93,7 +93,7 @@ var bnn = (function () {
     time(least = 30) { // milliseconds of a picture, over at least that many milliseconds
       let n = 0, passed = 0;
       const begun = performance.now();
-      do { this.compute(); n++; passed = performance.now() - begun; } while (passed < least);
+      do { this.compute(); n++; passed = performance.now() - begun; } while (passed < least && n < 1000);
       return passed / n;
     }
   }

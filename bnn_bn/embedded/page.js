@@ -3,7 +3,7 @@
 (function () {
   const at = id => document.getElementById(id);
   const pad = at("pad"), ink = pad.getContext("2d", {willReadFrequently: true});
-  const TOP = 5;
+  const TOP = 5, MOST = 20; // classes of an answer; names in the first sentence
   let network = null, net = null, video = null;
 
   function say(text, bad = true) {
@@ -89,6 +89,7 @@
     const p = network.probabilities(network.run(pixels));
     const order = p.map((v, i) => i).sort((a, b) => p[b] - p[a]).slice(0, TOP);
     at("answers").replaceChildren(...order.map(i => row(net.classes[i], p[i])));
+    at("nothing").textContent = "";
   }
 
   function row(name, p) {
@@ -144,6 +145,8 @@
     ink.fillStyle = "#000";
     ink.fillRect(0, 0, pad.width, pad.height);
     at("answers").replaceChildren();
+    at("nothing").textContent = `No picture yet. Known: ${net.classes.slice(0, MOST).join(", ")}${
+      net.classes.length > MOST ? " and more" : ""}.`;
   }
 
   function drawing() { // white on black, with a finger or a mouse
