@@ -12,7 +12,7 @@ ASK = import sys; v = sys.version_info[:2]; \
   sys.exit(0 if $(1) <= v <= $(2) else 'this needs Python %s to %s and has %s; \
   choose one with: make PYTHON=python3.12 ...' % ('%d.%d' % $(1), '%d.%d' % $(2), '%d.%d' % v))
 
-.PHONY: install demo seeds wheel test quick coverage docs readme runtime clean
+.PHONY: install demo seeds wheel test quick coverage docs readme runtime web clean
 install: $(VENV)/installed
 
 $(VENV)/installed: settings.ini setup.py constraints-tested.txt
@@ -72,5 +72,9 @@ readme: install
 runtime: install
 	$(BIN)/python tools/runtime.py
 
+# two networks as pages: _web/fashion/index.html and _web/cifar10/index.html
+web: install
+	$(BIN)/python tools/web.py
+
 clean:
-	rm -rf $(VENV) $(SITE) _proc _site build *.egg-info runs
+	rm -rf $(VENV) $(SITE) _proc _site _web build *.egg-info runs

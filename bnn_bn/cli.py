@@ -26,7 +26,7 @@ commands = dict(
     runs=Command('train.runs', 'bnn_runs', 'list the runs of a folder; --clean frees their disk'),
     pack=Command('commands', 'bnn_pack', 'a trained network as a file of one bit a weight'),
     classify=Command('commands', 'bnn_classify', 'name what is on pictures, by a packed network'),
-    export=Command('commands', 'bnn_export', 'a network as ONNX, QONNX or one C file'),
+    export=Command('commands', 'bnn_export', 'a network as ONNX, QONNX, one C file or a page'),
     deploy=Command('commands', 'bnn_deploy', 'a folder that runs a network without torch'),
     bench=Command('commands', 'bnn_bench', 'its speed on this machine, beside torch and ONNX'))
 

@@ -212,6 +212,7 @@ from .deploy import classify, load_packed
 from .export import to_onnx, to_qonnx
 from .targets.export_c import to_c
 from .targets.runtime import deploy_folder
+from .targets.web import to_web
 
 # %% ../nbs/5_packed/36d_targets.ipynb #70c6481c
 _SUFFIXES = '.png', '.jpg', '.jpeg', '.bmp', '.gif', '.tif', '.tiff', '.webp'
@@ -264,14 +265,16 @@ def _answer(name, answers, to_json):
 @call_parse
 def bnn_export(
     source:str, # a `.bnn` file, a network's file, a run's directory, or a name in the package
-    out:str, # file to write: `*.onnx`, `*.qonnx` or `*.c`
+    out:Param('file to write: `*.onnx`, `*.qonnx` or `*.c`', str, opt=False, nargs='?')=None,
+    web:str=None, # folder to write instead: a page that runs it in a browser
     which:str='best', # network of a run: best or model (the last epoch)
-    size:int=0, # of a C file: rows and columns of the pictures; 0: as in training
+    size:int=0, # of a C file or a page: rows and columns of the pictures; 0: as in training
     ram:int=0, # of a C file: bytes there are; more needed is an error; 0: any
-    force:bool=False, # replace a file that is there?
+    force:bool=False, # replace what is there?
 ):
     "Write a network in another form."
     with readable('bnn_export'):
+        if web or not out: return _export_web(source, out, web, which, size, force)
         out = Path(out)
         if out.suffix not in ('.onnx', '.qonnx', '.c'):
             raise ExportError(f'{out}: the ending says the form; .onnx, .qonnx and .c are known')
@@ -289,6 +292,14 @@ def _graph(source, which):
     if source in cards() and not Path(source).exists(): return load_packed(source).graph
     found = _source(source, which)
     return pack(found.model, **found.info).graph
+
+def _export_web(source, out, web, which, size, force):
+    "a page; its size is told"
+    if out or not web:
+        raise ExportError('one of a file to write and --web DIR is needed, not both or none')
+    folder = to_web(_graph(source, which), web, (size, size) if size else None, force=force)
+    kB = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())/1e3
+    print(f'{folder}: {kB:.0f} kB; open index.html in it with a browser')
 
 # %% ../nbs/5_packed/36d_targets.ipynb #09ccfaa3
 @call_parse

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ways', 'PROBES', 'TABLE_PRODUCTS', 'PRODUCTS', 'words', 'pack_signs', 'unpack_signs', 'make_table', 'Portable',
-           'Neon', 'Avx2', 'Avx512', 'assembly', 'has_instruction', 'has_way', 'fastest_way', 'get_way', 'way_for',
-           'CheckedFile', 'stamps', 'CheckedCache', 'jit_on', 'jit']
+           'Neon', 'Avx2', 'Wasm', 'Avx512', 'assembly', 'has_instruction', 'has_way', 'fastest_way', 'get_way',
+           'way_for', 'CheckedFile', 'stamps', 'CheckedCache', 'jit_on', 'jit']
 
 # %% ../../nbs/5_packed/31c_counting.ipynb #3524a9e9
 import functools, hashlib, pickle, platform, sys
@@ -58,6 +58,9 @@ class Neon(NamedTuple):
     unused:int = 0
 class Avx2(NamedTuple):
     "Count by table."
+    unused:int = 0
+class Wasm(NamedTuple):
+    "Count by table, in a browser."
     unused:int = 0
 class Avx512(NamedTuple):
     "Count by popcount of words, with more registers."

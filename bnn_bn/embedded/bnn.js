@@ -1,0 +1,134 @@
+// A packed network in a browser or in node: load(net, kernels), then run(pixels).
+"use strict";
+var bnn = (function () {
+  const GOOD = "the newest Chrome, Edge, Firefox or Safari can do it";
+
+  function fail(text) { throw new Error(text); }
+
+  async function unpack(text) { // the bytes of gzip in base64
+    const packed = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  }
+
+  function crc32(bytes) {
+    let crc = -1;
+    for (const b of bytes) {
+      crc ^= b;
+      for (let k = 0; k < 8; k++) crc = crc >>> 1 ^ (crc & 1 ? 0xedb88320 : 0);
+    }
+    return (crc ^ -1) >>> 0;
+  }
+
+  async function whole(part, name) { // the bytes, if they are those that were written
+    let bytes = null;
+    try { bytes = await unpack(part.gzip); } catch (e) { /* told below */ }
+    if (bytes && bytes.length === part.bytes && crc32(bytes) === part.crc32) return bytes;
+    return fail(`${name} is damaged: its checksum is wrong. Copy the folder again.`);
+  }
+
+  function checkBrowser() {
+    if (typeof WebAssembly !== "object") fail(`This browser has no WebAssembly; ${GOOD}.`);
+    if (typeof DecompressionStream !== "function")
+      fail(`This browser cannot unpack gzip; ${GOOD}.`);
+  }
+
+  async function start(code, net, image) { // memory with the network in it, and its functions
+    const memory = new WebAssembly.Memory({initial: Math.ceil(net.memory / 65536)});
+    const top = new WebAssembly.Global({value: "i32", mutable: true}, net.start); // stack below
+    const env = {__linear_memory: memory, __stack_pointer: top};
+    const {instance} = await WebAssembly.instantiate(code, {env});
+    new Uint8Array(memory.buffer).set(image, net.start);
+    return {memory, functions: instance.exports};
+  }
+
+  function valuesOf(net) { // the number that each byte stands for, for each channel
+    return net.mean.map((mean, c) =>
+      Float32Array.from({length: 256}, (_, v) => (v / 255 - mean) / net.std[c]));
+  }
+
+  class Network {
+    constructor(net, kind, {memory, functions}) {
+      Object.assign(this, {net, kind, functions, values: valuesOf(net)});
+      this.input = new Float32Array(memory.buffer, net.input, net.channels * net.height * net.width);
+      this.output = new Float32Array(memory.buffer, net.output, net.outputs);
+    }
+
+    // logits of bytes, row by row with the channels last
+    run(pixels, height = this.net.height, width = this.net.width) {
+      const {net, input, values} = this, plane = net.height * net.width;
+      this.check(pixels, height, width);
+      for (let i = 0; i < input.length; i++)
+        input[i] = values[Math.floor(i / plane)][pixels[i % plane * net.channels + Math.floor(i / plane)]];
+      return this.compute();
+    }
+
+    // logits of normalised numbers, channel by channel
+    runFloats(numbers, height = this.net.height, width = this.net.width) {
+      this.check(numbers, height, width);
+      this.input.set(numbers);
+      return this.input.some(Number.isNaN) ? new Float32Array(this.net.outputs).fill(NaN)
+                                           : this.compute();
+    }
+
+    check(pixels, height, width) {
+      const {net, input} = this;
+      if (height === net.height && width === net.width && pixels.length === input.length) return;
+      fail(`a picture of ${height}x${width} pixels, ${pixels.length} numbers: this page was made ` +
+           `for ${net.height}x${net.width}x${net.channels}; resize it or export for that size`);
+    }
+
+    compute() {
+      const {rows, count, table, scratch} = this.net;
+      this.functions.run(rows, count, table, scratch);
+      return this.output.slice();
+    }
+
+    probabilities(logits) {
+      const most = Math.max(...logits), e = Array.from(logits, v => Math.exp(v - most));
+      const sum = e.reduce((a, b) => a + b);
+      return e.map(v => v / sum);
+    }
+
+    time(least = 30) { // milliseconds of a picture, over at least that many milliseconds
+      let n = 0, passed = 0;
+      const begun = performance.now();
+      do { this.compute(); n++; passed = performance.now() - begun; } while (passed < least && n < 1000);
+      return passed / n;
+    }
+  }
+
+  function testPicture(n) { // the same bytes as in Python
+    let state = 1;
+    return Uint8Array.from({length: n}, () => {
+      state = Math.imul(state, 1664525) + 1013904223 >>> 0;
+      return state >>> 24;
+    });
+  }
+
+  function isExact(network) { // does it compute the bits of Python?
+    const half = 2 ** -12, {functions, net} = network;
+    if (functions.fused(1 + half, 1 + half, -1 - 2 * half) !== half * half) return false;
+    const got = new Uint32Array(network.run(testPicture(network.input.length)).buffer);
+    return net.test.every((bits, i) => bits === got[i]);
+  }
+
+  // The network, by the fastest kernels that pass the test; an Error with a sentence otherwise
+  async function load(net, kernels, kinds = ["relaxed", "exact"]) {
+    checkBrowser();
+    const image = await whole(net.image, "net.js");
+    let valid = 0;
+    for (const kind of kinds) {
+      const code = await whole(kernels[kind], "kernels.js");
+      if (!WebAssembly.validate(code)) continue;
+      valid++;
+      const network = new Network(net, kind, await start(code, net, image));
+      if (isExact(network)) return network;
+    }
+    return fail(valid ? "This browser computes other bits than the engine; please report this."
+                      : `This browser has no WebAssembly SIMD; ${GOOD}.`);
+  }
+
+  return {load, testPicture};
+})();
+if (typeof module === "object") module.exports = bnn;

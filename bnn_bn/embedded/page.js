@@ -1,0 +1,253 @@
+// The page: pictures in, classes out.
+"use strict";
+(function () {
+  const at = id => document.getElementById(id);
+  const pad = at("pad"), ink = pad.getContext("2d", {willReadFrequently: true});
+  const TOP = 5, MOST = 20; // classes of an answer; names in the first sentence
+  let network = null, net = null, video = null;
+
+  function say(text, bad = true) {
+    at("told").textContent = text;
+    at("told").className = bad ? "bad" : "quiet";
+    at("told").hidden = !text;
+  }
+
+  function canvas(width, height) {
+    const made = Object.assign(document.createElement("canvas"), {width, height});
+    return [made, made.getContext("2d", {willReadFrequently: true})];
+  }
+
+  // Pictures ---------------------------------------------------------------------------------
+
+  function part(width, height) { // of a picture: what is taken of it, and where that goes
+    const {border, method, resized} = net.resize;
+    const w = net.width - 2 * border, h = net.height - 2 * border;
+    const crop = method === "crop" && typeof resized === "number";
+    if (method === "squish") return [0, 0, width, height, border, border, w, h];
+    if (method === "pad") {
+      const scale = Math.min(w / width, h / height), a = width * scale, b = height * scale;
+      return [0, 0, width, height, border + (w - a) / 2, border + (h - b) / 2, a, b];
+    }
+    const scale = crop ? Math.min(width, height) / resized : Math.min(width / w, height / h);
+    const a = w * scale, b = h * scale;
+    return [(width - a) / 2, (height - b) / 2, a, b, border, border, w, h];
+  }
+
+  function halved(source, box) { // in steps of two, since one large step leaves pixels out
+    let [x, y, w, h, , , to_w, to_h] = box;
+    while (w > 2 * to_w && h > 2 * to_h) {
+      const [half, pen] = canvas(Math.ceil(w / 2), Math.ceil(h / 2));
+      pen.drawImage(source, x, y, w, h, 0, 0, half.width, half.height);
+      [source, x, y, w, h] = [half, 0, 0, half.width, half.height];
+    }
+    return [source, x, y, w, h, ...box.slice(4)];
+  }
+
+  function fitted(source, width, height) { // the pixels that the network takes, RGBA
+    const [small, pen] = canvas(net.width, net.height);
+    const same = width === net.width && height === net.height;
+    const box = same ? [0, 0, width, height, 0, 0, width, height] : part(width, height);
+    pen.fillRect(0, 0, net.width, net.height);
+    pen.fillStyle = "#fff"; // behind what is transparent
+    pen.fillRect(...box.slice(4));
+    pen.imageSmoothingQuality = "high";
+    pen.imageSmoothingEnabled = !same;
+    pen.drawImage(...halved(source, box));
+    return pen.getImageData(0, 0, net.width, net.height).data;
+  }
+
+  function bytes(rgba) { // grey as Pillow makes it, or the three colours
+    const n = net.width * net.height, out = new Uint8Array(n * net.channels);
+    for (let i = 0; i < n; i++) {
+      const [r, g, b] = rgba.subarray(4 * i, 4 * i + 3);
+      if (net.channels === 1) out[i] = r * 19595 + g * 38470 + b * 7471 + 0x8000 >> 16;
+      else out.set([r, g, b], 3 * i);
+    }
+    return out;
+  }
+
+  function show(pixels, on = pad, pen = ink) { // bytes, enlarged
+    const [small, to] = canvas(net.width, net.height);
+    const image = to.createImageData(net.width, net.height);
+    for (let i = 0; i < net.width * net.height; i++)
+      for (let c = 0; c < 4; c++)
+        image.data[4 * i + c] = c === 3 ? 255 : pixels[net.channels === 1 ? i : 3 * i + c];
+    to.putImageData(image, 0, 0);
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(small, 0, 0, on.width, on.height);
+  }
+
+  function take(source, width, height) {
+    const pixels = bytes(fitted(source, width, height));
+    show(pixels);
+    classify(pixels);
+  }
+
+  // Answers ----------------------------------------------------------------------------------
+
+  function classify(pixels) {
+    const p = network.probabilities(network.run(pixels));
+    const order = p.map((v, i) => i).sort((a, b) => p[b] - p[a]).slice(0, TOP);
+    at("answers").replaceChildren(...order.map(i => row(net.classes[i], p[i])));
+    at("nothing").textContent = "";
+  }
+
+  function row(name, p) {
+    const li = document.createElement("li"), texts = [name, `${(100 * p).toFixed(1)} %`];
+    li.style.setProperty("--p", `${100 * p}%`);
+    li.append(...texts.map(t => Object.assign(document.createElement("span"), {textContent: t})));
+    return li;
+  }
+
+  function facts() {
+    const ms = network.time(), kB = n => `${Math.round(n / 1000)} kB`;
+    const kind = {relaxed: "relaxed SIMD", exact: "SIMD without relaxed instructions"}[network.kind];
+    const known = [["Time", `${ms < 1 ? ms.toFixed(2) : ms.toFixed(1)} ms a picture, one thread`],
+                   ["Kernels", kind], ["Packed file", kB(net.file)],
+                   ["Same bits", "as the engine in Python, on a test picture at this start"]];
+    if (net.accuracy) known.push(["Accuracy", `${(100 * net.accuracy).toFixed(1)} % on its test set`]);
+    const cells = known.flatMap(([k, v]) => [["dt", k], ["dd", v]]);
+    at("facts").replaceChildren(...cells.map(([tag, text]) =>
+      Object.assign(document.createElement(tag), {textContent: text})));
+  }
+
+  // Input ------------------------------------------------------------------------------------
+
+  async function takeFile(file) {
+    stopCamera();
+    try {
+      const image = await createImageBitmap(file);
+      take(image, image.width, image.height);
+      say("");
+    } catch (e) { say(`${file.name || "This"} is not a picture that this browser can read.`); }
+  }
+
+  function dropping() {
+    const area = at("work"), over = on => pad.classList.toggle("over", on);
+    area.addEventListener("dragover", e => { e.preventDefault(); over(true); });
+    area.addEventListener("dragleave", () => over(false));
+    area.addEventListener("drop", e => {
+      e.preventDefault();
+      over(false);
+      if (e.dataTransfer.files.length) takeFile(e.dataTransfer.files[0]);
+    });
+    document.addEventListener("paste", e => {
+      if (e.clipboardData.files.length) takeFile(e.clipboardData.files[0]);
+    });
+    at("file").addEventListener("change", e => {
+      if (e.target.files.length) takeFile(e.target.files[0]);
+      e.target.value = "";
+    });
+  }
+
+  function clear() {
+    stopCamera();
+    ink.fillStyle = "#000";
+    ink.fillRect(0, 0, pad.width, pad.height);
+    at("answers").replaceChildren();
+    at("nothing").textContent = `No picture yet. Known: ${net.classes.slice(0, MOST).join(", ")}${
+      net.classes.length > MOST ? " and more" : ""}.`;
+  }
+
+  function drawing() { // white on black, with a finger or a mouse
+    let last = null, waiting = false;
+    const place = e => {
+      const box = pad.getBoundingClientRect(), scale = pad.width / box.width;
+      return [(e.clientX - box.left) * scale, (e.clientY - box.top) * scale];
+    };
+    const look = () => { waiting = false; classify(bytes(fitted(pad, pad.width, pad.height))); };
+    const stroke = e => {
+      if (!last) return;
+      const next = place(e);
+      Object.assign(ink, {strokeStyle: "#fff", lineWidth: pad.width / 12, lineCap: "round"});
+      ink.beginPath();
+      ink.moveTo(...last);
+      ink.lineTo(...next);
+      ink.stroke();
+      last = next;
+      if (!waiting) requestAnimationFrame(look);
+      waiting = true;
+    };
+    pad.addEventListener("pointerdown", e => {
+      stopCamera();
+      pad.setPointerCapture(e.pointerId);
+      last = place(e);
+      stroke(e);
+    });
+    pad.addEventListener("pointermove", stroke);
+    for (const end of ["pointerup", "pointercancel"]) pad.addEventListener(end, () => { last = null; });
+    at("clear").addEventListener("click", clear);
+    at("clear").hidden = false;
+    pad.classList.add("draws");
+  }
+
+  function stopCamera() {
+    if (!video) return;
+    for (const track of video.srcObject.getTracks()) track.stop();
+    video = null;
+    at("camera").textContent = "Camera";
+  }
+
+  function nextFrame() {
+    if (!video) return;
+    if (video.videoWidth) take(video, video.videoWidth, video.videoHeight);
+    requestAnimationFrame(nextFrame);
+  }
+
+  async function toggleCamera() {
+    if (video) return stopCamera();
+    try {
+      const stream = await navigator.mediaDevices.getUserMedia({video: true});
+      video = Object.assign(document.createElement("video"), {srcObject: stream, muted: true});
+      await video.play();
+      at("camera").textContent = "Stop";
+      nextFrame();
+    } catch (e) { say(`The camera cannot be used: ${e.message}.`); }
+  }
+
+  function addSamples() {
+    const size = net.width * net.height * net.channels;
+    const all = Uint8Array.from(atob(net.samples), c => c.charCodeAt(0));
+    for (let i = 0; i < all.length / size; i++) {
+      const pixels = all.subarray(i * size, (i + 1) * size);
+      const [small, pen] = canvas(net.width, net.height), button = document.createElement("button");
+      show(pixels, small, pen);
+      button.type = "button";
+      button.setAttribute("aria-label", `sample ${i + 1}`);
+      button.append(small);
+      button.addEventListener("click", () => { stopCamera(); show(pixels); classify(pixels); say(""); });
+      at("samples").append(button);
+    }
+  }
+
+  // Start ------------------------------------------------------------------------------------
+
+  function hint() {
+    const ways = ["choose, drop or paste a picture"];
+    if (net.channels === 1) ways.unshift("draw white on black");
+    const text = ways.join(", or ");
+    return `${text[0].toUpperCase()}${text.slice(1)}. The network sees ${net.height}×${net.width} pixels.`;
+  }
+
+  async function start() {
+    for (const [name, file] of [["bnn_kernels", "kernels.js"], ["bnn_net", "net.js"], ["bnn", "bnn.js"]])
+      if (!window[name]) return say(`${file} is missing or damaged. Copy the folder again.`);
+    net = window.bnn_net;
+    at("title").textContent = document.title = net.title;
+    try { network = await window.bnn.load(net, window.bnn_kernels); }
+    catch (e) { return say(e.message); }
+    say("");
+    at("work").hidden = false;
+    at("hint").textContent = hint();
+    at("camera").hidden = !(navigator.mediaDevices && navigator.mediaDevices.getUserMedia);
+    at("camera").addEventListener("click", toggleCamera);
+    clear();
+    dropping();
+    if (net.channels === 1) drawing();
+    addSamples();
+    facts();
+    if (at("samples").firstChild) at("samples").firstChild.click();
+  }
+
+  start();
+})();
