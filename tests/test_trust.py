@@ -330,41 +330,6 @@ def test_an_older_state_is_taken_with_a_word(tmp_path):
     previous_file(file).unlink()
     with pytest.raises(CheckpointError): load_state(file)
 
-class Killed(BaseException): pass
-
-class Kill(Callback):
-    "end everything after so many batches, as a kill does: without a word to the other callbacks"
-    order = 95
-    def __init__(self, at): self.left = at
-    def after_batch(self):
-        self.left -= 1
-        if self.left == 0: raise Killed
-
-def two_steps(out, *cbs):
-    "two steps with a mean of the weights and saves within the epoch; the Learner and what came out"
-    set_seed(0, reproducible=True)
-    dls = fashion_mini(bs=32, n=160, device='cpu')
-    dls.rng = dls.train.rng = random.Random(0)
-    dls.loaders[1] = dls.valid.new(x=dls.valid.x[:64], y=dls.valid.y[:64], bs=32)
-    learn = bnn_learner(dls, small('nobn', binary='act'), cbs=[EMA(.9), *cbs])
-    with learn.no_bar(), learn.no_logging():
-        return learn, learn.fit_two_step((2, 2), .01, out=out, steps=2)
-
-@pytest.fixture(scope='module')
-def in_one_piece(tmp_path_factory): return two_steps(tmp_path_factory.mktemp('whole'))
-
-# 5 batches of training and 2 of validation an epoch: 14 a step
-@pytest.mark.parametrize('kills', [(3,), (8, 5), (15, 2, 7), (20, 9), (27,)])
-def test_a_killed_training_ends_with_the_same_bits(kills, in_one_piece, tmp_path):
-    for at in kills:
-        with pytest.raises(Killed): two_steps(tmp_path, Kill(at))
-    learn, steps = two_steps(tmp_path)
-    whole, expected = in_one_piece
-    assert steps == expected
-    for a, b in ((learn.model, whole.model), (learn.ema.model, whole.ema.model)):
-        differ = [n for n, t in a.state_dict().items() if not torch.equal(t, b.state_dict()[n])]
-        assert not differ
-
 # Names and paths
 
 @pytest.mark.parametrize('which', ['../outside', '/etc/passwd', 'a/b', '..', ''])
