@@ -23,6 +23,18 @@ packages = dict(
 moved = {name: f'{package}.{name}' for package in packages for name in packages[package].split()}
 moved |= dict(sigprop='signal.ledger', bnnfile='onebit.graph')
 
+# %% ../nbs/7_appendix/05c_old_names.ipynb #fed6706b
+functions = {'distill._load_file': 'train.teachers._load_weights'}
+
+def _also(module, old):
+    "put functions that were in the module `old` back under their first names"
+    for name, new in functions.items():
+        place, _, function = new.rpartition('.')
+        if not name.startswith(f'{old}.'): continue
+        setattr(module, name.removeprefix(f'{old}.'), getattr(_module(place), function))
+
+def _module(name): return import_module(f'bnn_bn.{name}')
+
 # %% ../nbs/7_appendix/05c_old_names.ipynb #a98391fc
 class OldNames(MetaPathFinder, Loader):
     "Finds `bnn_bn.conv` as `bnn_bn.layers.conv`: the same module."
@@ -36,8 +48,9 @@ class OldNames(MetaPathFinder, Loader):
     def create_module(self,
         spec, # what `find_spec` gave
     ):
-        new = f"bnn_bn.{moved[spec.name.rpartition('.')[2]]}"
-        module = import_module(new)
+        old = spec.name.rpartition('.')[2]
+        module = _module(moved[old])
+        _also(module, old)
         spec.loader_state = module.__spec__
         return module
 

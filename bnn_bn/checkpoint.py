@@ -127,6 +127,36 @@ _types = {t.__name__: t for t in _described}
 _replaced = 'body.stem.conv', 'head' # what may be another part than the configuration says
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #88c099e6
+def _count(v): return type(v) is int and 1 <= v < 2**31
+def _pixels(v): return type(v) is int and 0 <= v < 2**31 or v in ('same', 'valid')
+def _axis(v): return v is None or type(v) is int and -4 <= v < 4
+def _real(v): return type(v) in (int, float) and abs(v) < 1e30
+def _flag(v): return type(v) is bool
+def _none_or(test): return lambda v: v is None or test(v)
+def _each(test): return lambda v: all(map(test, v)) if type(v) in (list, tuple) else test(v)
+def _name(v): return type(v) is str
+
+_tests = {
+    _count: 'in_channels out_channels groups in_features out_features num_parameters num_features',
+    _each(_count): 'kernel_size stride dilation normalized_shape',
+    _each(_none_or(_count)): 'output_size',
+    _each(_pixels): 'padding',
+    _axis: 'start_dim end_dim dim',
+    _real: 'p zero gamma floor eps',
+    _none_or(_real): 'momentum',
+    _flag: 'bias binary signs eps_in_root',
+    _name: 'padding_mode'}
+_test_of = {name: test for test, names in _tests.items() for name in names.split()}
+
+def _checked(kind, args, where):
+    "the arguments; CheckpointError if one is unknown or of no use"
+    for k, v in args.items():
+        known = k in _described[kind] or k == 'bias'
+        if known and _test_of[k](v): continue
+        raise CheckpointError(f'{where} says {k}={v!r}: no argument of {kind.__name__}')
+    return args
+
+# %% ../nbs/4_training/13_checkpoint.ipynb #95eed27b
 def describe(module, name):
     "types and arguments of a module and of those in it, as JSON can hold them; or CheckpointError"
     kind = type(module)
@@ -139,7 +169,7 @@ def describe(module, name):
                               'save the state dict yourself, or replace it')
     args = {k: getattr(module, k) for k in _described[kind]}
     if 'bias' in inspect.signature(kind).parameters: args['bias'] = module.bias is not None
-    return dict(type=kind.__name__, args=args)
+    return dict(type=kind.__name__, args=_checked(kind, args, name))
 
 def built(spec):
     "a module with first weights, from its description"
@@ -147,8 +177,9 @@ def built(spec):
         parts = nn.Sequential()
         for n, s in spec['children']: parts.add_module(n, built(s))
         return parts
-    args = {k: tuple(v) if isinstance(v, list) else v for k, v in spec['args'].items()}
-    return _types[spec['type']](**args)
+    kind = _types[spec['type']]
+    args = _checked(kind, spec['args'], 'a description')
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in args.items()})
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #17d9665d
 def _numbers(m):

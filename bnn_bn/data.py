@@ -9,7 +9,6 @@ __all__ = ['FASHION_CLASSES', 'CIFAR10_CLASSES', 'CIFAR10_STATS', 'CIFAR100_STAT
 # %% ../nbs/4_training/03_data.ipynb #8cb34841
 import hashlib, math
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 import numpy as np, torch
@@ -20,7 +19,7 @@ from .images.augment import random_flip, flip_and_crop, seeded
 from .images.pictures import Preparation
 from .images.protocol import Finishing, Pairs, PictureDL, PictureLoaders, ShardedDL # noqa: F401
 from .images.protocol import checked_tensors, class_names, tensor_set
-from fastcore.basics import patch
+from fastcore.basics import AttrDict, patch
 from .core.errors import DataError
 
 # %% ../nbs/4_training/03_data.ipynb #1ffe0e62
@@ -199,27 +198,22 @@ CIFAR10_STATS = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616) # mean and de
 CIFAR100_STATS = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
 # %% ../nbs/4_training/03_data.ipynb #612ac004
-@dataclass
-class _Cifar:
-    "A set in its binary version."
-    name:str
-    folder:str     # in the archive
-    url:str        # of the archive
-    md5:str        # of the archive
-    labels:tuple   # number of classes of each label byte
-    files:dict     # name -> md5 or number of records; the test file last
-
-_cifar10 = _Cifar('CIFAR-10', 'cifar-10-batches-bin',
-    'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz', 'c32a1d4ab5d03f1284b67883e8d87530',
-    labels=(10,), files={'data_batch_1.bin': '5dd7e06a14cb22eb9f671a540d1b7c25',
-                         'data_batch_2.bin': '5ea93a67294ea407fff1d09f752e9692',
-                         'data_batch_3.bin': '942cd6a4bcdd0dd3c604fbe906cb4421',
-                         'data_batch_4.bin': 'ae636b3ba5c66a11e91e8cb52e771fcb',
-                         'data_batch_5.bin': '53f37980c15c3d472c316c40844f3f0d',
-                         'test_batch.bin': '803d5f7f4d78ea53de84dbe85f74fb6d'})
-_cifar100 = _Cifar('CIFAR-100', 'cifar-100-binary',
-    'https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz', '03b5dce01913d631647c71ecec9e9cb8',
-    labels=(20, 100), files={'train.bin': 50000, 'test.bin': 10000})
+# folder: in the archive; url and md5: of the archive; labels: classes of each label byte;
+# files: name -> md5 or number of records, the test file last
+_cifar10 = AttrDict(
+    name='CIFAR-10', folder='cifar-10-batches-bin', labels=(10,),
+    url='https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz',
+    md5='c32a1d4ab5d03f1284b67883e8d87530',
+    files={'data_batch_1.bin': '5dd7e06a14cb22eb9f671a540d1b7c25',
+           'data_batch_2.bin': '5ea93a67294ea407fff1d09f752e9692',
+           'data_batch_3.bin': '942cd6a4bcdd0dd3c604fbe906cb4421',
+           'data_batch_4.bin': 'ae636b3ba5c66a11e91e8cb52e771fcb',
+           'data_batch_5.bin': '53f37980c15c3d472c316c40844f3f0d',
+           'test_batch.bin': '803d5f7f4d78ea53de84dbe85f74fb6d'})
+_cifar100 = AttrDict(
+    name='CIFAR-100', folder='cifar-100-binary', labels=(20, 100),
+    url='https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz',
+    md5='03b5dce01913d631647c71ecec9e9cb8', files={'train.bin': 50000, 'test.bin': 10000})
 
 # %% ../nbs/4_training/03_data.ipynb #242ba133
 def _check_file(file, raw, size, check):
@@ -278,14 +272,14 @@ def read_cifar10(
     md5:dict=None, # file name -> md5, the test file last; None: the official ones
 )->tuple: # training images (50000,3,32,32), labels, the same 10000 for testing; uint8, int64
     "Read CIFAR-10's binary version; every file is checked first, and nothing is unpickled."
-    return _read_cifar(path, _cifar10 if md5 is None else replace(_cifar10, files=md5))
+    return _read_cifar(path, _cifar10 if md5 is None else AttrDict(_cifar10, files=md5))
 
 def read_cifar100(
     path, # directory of train.bin and test.bin, or its parent with `cifar-100-binary`
     n:tuple=(50000, 10000), # records in train.bin and test.bin
 )->tuple: # as `read_cifar10`, with the fine labels
     "Read CIFAR-100's binary version; number of records and labels are checked first."
-    return _read_cifar(path, replace(_cifar100, files=dict(zip(_cifar100.files, n))))
+    return _read_cifar(path, AttrDict(_cifar100, files=dict(zip(_cifar100.files, n))))
 
 # %% ../nbs/4_training/03_data.ipynb #d959672f
 def cifar10_dls(

@@ -139,12 +139,24 @@ def load_packed(
     threads:int=1, way:str=None, # as in `PackedNet`
 )->PackedNet:
     "Read a packed network; everything about the file is checked first."
-    if not isinstance(path, (str, Path)): return PackedNet(read_bnn(path), threads, way)
+    return PackedNet(_read_packed(path), threads, way)
+
+def _read_packed(path):
+    "the graph of a file or a name; what is wrong with its facts is said with the file"
+    graph, where = _graph_of(path)
+    try: return checked_facts(graph)
+    except PackedFormatError as e: raise PackedFormatError(f'{where}: {e}') from None
+
+def _graph_of(path):
+    "the graph, and how errors call the file"
+    if not isinstance(path, (str, Path)): return read_bnn(path), getattr(path, 'name', 'the data')
     if Path(path).is_file() or Path(path).name != str(path) or Path(path).suffix == '.bnn':
-        return PackedNet(read_bnn(path), threads, way)
+        return read_bnn(path), path
     from bnn_bn.weights import card, pretrained_bytes
-    data = pretrained_bytes(str(path))
-    return PackedNet(from_bytes(data, card(str(path)).file), threads, way)
+    file = card(str(path)).file
+    return from_bytes(pretrained_bytes(str(path)), file), file
+
+
 
 # %% ../nbs/5_packed/32_deploy.ipynb #39799cec
 def as_module(
@@ -184,7 +196,7 @@ def classify(
                              'or normalise yourself and call the network')
     if type(top) is not int or top < 1:
         raise ValueError(f'top={top!r}: a whole number of labels is needed, at least 1')
-    pictures = split_pictures(pictures)
+    pictures = split_pictures(pictures, packed.graph.channels)
     if not pictures: raise ValueError('pictures: none were given')
     names = info.get('classes') or [str(i) for i in range(packed.n_out)]
     parts = [pictures[i:i + 64] for i in range(0, len(pictures), 64)]

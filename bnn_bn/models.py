@@ -181,6 +181,8 @@ def _check_stem(stem):
 
 def _is_count(v): return isinstance(v, numbers.Integral) and not isinstance(v, bool) and v >= 1
 
+def _is_factor(v): return isinstance(v, numbers.Real) and not isinstance(v, bool) and 0 < v < 1e30
+
 def same_thing(**named):
     "the value of two arguments that mean the same; TypeError if both are given"
     (a, x), (b, y) = named.items()
@@ -188,7 +190,7 @@ def same_thing(**named):
         raise TypeError(f'{b} and {a} are the same thing: give one of them')
     return y if x is None else x
 
-def _checked(backbone, stem, n_out, in_chans, width, alpha, **named):
+def _checked(backbone, stem, n_out, in_chans, width, alpha, gamma, **named):
     "classes, channels and width as plain numbers, of numpy's too"
     _check_stem(stem)
     if backbone not in backbones:
@@ -198,8 +200,8 @@ def _checked(backbone, stem, n_out, in_chans, width, alpha, **named):
         if v not in _choices[k]: raise ValueError(f'{k}={v!r}: allowed are {_choices[k]}')
     for k, v in dict(n_out=n_out, in_chans=in_chans).items():
         if not _is_count(v): raise ValueError(f'{k}={v!r}: a whole number from 1 on is needed')
-    for k, v in dict(width=width, alpha=alpha).items():
-        if not v > 0: raise ValueError(f'{k}={v}: must be > 0')
+    for k, v in dict(width=width, alpha=alpha, gamma=gamma).items():
+        if not _is_factor(v): raise ValueError(f'{k}={v!r}: must be > 0, and finite')
     return int(n_out), int(in_chans), float(width)
 
 # %% ../nbs/2_no_norm/12_models.ipynb #a26e510a
@@ -256,7 +258,7 @@ def binary_net(
 )->BinaryNet: # (B,in_chans,H,W) to (B,n_out)
     "A binary network of any backbone, norm and quantisation (2104.08215)."
     if num_classes is not None: n_out = num_classes
-    n_out, in_chans, width = _checked(backbone, stem, n_out, in_chans, width, alpha,
+    n_out, in_chans, width = _checked(backbone, stem, n_out, in_chans, width, alpha, gamma,
                                       norm=norm, binary=binary, shortcut=shortcut)
     row, rules = _row(backbone, block), get_rules(rules)
     own = dict(shortcut=shortcut, quantizer=quantizer, act=act, block=block)

@@ -135,12 +135,23 @@ def _of_file(file):
 # %% ../../nbs/4_training/02c_pictures.ipynb #668d522d
 def split_pictures(
     pictures, # one, as `read_picture` takes it, or many: a list, or an array or tensor of a batch
+    channels:int=3, # of the network; with 1, an array (3,H,W) is three grey pictures
 )->list: # of single pictures
-    "One picture or many, as a list."
+    "One picture or many, as a list; ValueError for an array (3,H,W), which may be either."
     if isinstance(pictures, Image.Image) or _is_file(pictures): return [pictures]
-    if not _is_array(pictures): return list(pictures)
+    if not _is_array(pictures): return list(pictures) if _is_many(pictures) else [pictures]
+    if channels != 1 and not _is_tensor(pictures): _check_order(pictures.shape)
     rank = 3 if _is_tensor(pictures) or pictures.shape[-1] in (1, 3, 4) else 2
     return [pictures] if pictures.ndim <= rank else list(pictures)
+
+def _is_many(x): return hasattr(x, '__iter__') or hasattr(x, '__getitem__')
+
+def _check_order(shape):
+    "ValueError where the channels seem to come first"
+    if len(shape) != 3 or shape[0] not in (3, 4) or shape[-1] in (1, 3, 4): return
+    raise ValueError(f'an array of shape {shape}: the channels of an array come last, '
+                     f'.transpose(1, 2, 0) puts them there; {shape[0]} grey pictures are '
+                     f'{(*shape, 1)}, x[..., None]')
 
 # %% ../../nbs/4_training/02c_pictures.ipynb #341804b0
 METHODS = 'crop', 'middle', 'squish', 'pad', 'none'

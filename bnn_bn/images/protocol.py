@@ -125,7 +125,9 @@ class PictureLoaders(DataLoaders):
         rm_type_tfms=None, with_labels:bool=False, **kwargs # as in fastai's `test_dl`
     ):
         "A loader of new pictures, prepared as those of the training."
-        items = test_items if hasattr(test_items, 'iloc') else split_pictures(test_items)
+        channels = getattr(getattr(self.valid_ds, 'prepare', None), 'channels', 3)
+        items = test_items
+        if not hasattr(items, 'iloc'): items = split_pictures(items, channels)
         if len(items) == 0: raise ValueError('test_items: no pictures were given')
         return super().test_dl(items, rm_type_tfms, with_labels, **kwargs)
 

@@ -26,6 +26,16 @@ class Rules:
     positive_init:bool = False # first latent weights of binary convolutions in [0, 0.001)?
     decay_4d:bool = False     # weight decay on all 4-dimensional parameters?
 
+    def __post_init__(self): _check_rules(self)
+
+def _check_rules(rules):
+    "ValueError for a field that is none"
+    for k, v in vars(rules).items():
+        if k in ('zero', 'floor', 'eps'): good = type(v) in (int, float) and abs(v) < 1e30
+        elif k == 'variance': good = v in ('nf', 'reference')
+        else: good = isinstance(v, str if k == 'name' else bool)
+        if not good: raise ValueError(f'rules with {k}={v!r}: this is none of its values')
+
 default_rules = Rules()
 reference_rules = Rules('reference', zero=0., floor=0., eps=1e-5, variance='reference',
                         positive_init=True, decay_4d=True)

@@ -203,7 +203,8 @@ def _tagged(name, tag, known):
 def _timm(name, also=''):
     try: import timm
     except ImportError:
-        raise ImportError(f'{name}:{also} timm is not installed; pip install timm, '
+        said = name if also else f'timm/{name}'
+        raise ImportError(f'{said}:{also} timm is not installed; pip install timm, '
                           'or take a network of torchvision') from None
     if not timm.is_model(name): raise _unknown(name, 'timm', timm.list_models())
     cfg = timm.get_pretrained_cfg(name)
