@@ -6,7 +6,7 @@
 __all__ = ['choose_amp', 'choose_compiled', 'payback', 'work_of', 'span', 'Plan', 'plan_of', 'EpochLog']
 
 # %% ../../nbs/4_training/27b_plan.ipynb #ccf9fcc9
-import statistics, time
+import json, statistics, time
 from dataclasses import dataclass
 import torch
 from fastai.basics import Callback, CancelFitException, num_distrib, one_param, rank_distrib
@@ -129,13 +129,18 @@ class _Clock(Callback):
     def after_batch(self):
         if not self.training: return
         self.times.append(self.now() - self.last)
-        self.bytes = _bytes(state_of(self.learn))
+        chance = random_states(self.dls)
+        self.bytes = _bytes(dict(start=chance, now=chance, **state_of(self.learn)))
         if len(self.times) > self.n: raise CancelFitException
         self.last = self.now()
     def after_train(self): raise CancelFitException # an epoch of few batches
     def step(self): return statistics.median(self.times[1:] or self.times)
 
-def _bytes(tree): return sum(t.numel()*t.element_size() for t in pack_tree(tree)[1].values())
+def _bytes(tree):
+    "of a file that holds these tensors and a header of all else"
+    header, tensors = pack_tree(tree)
+    numbers = sum(t.numel()*t.element_size() for t in tensors.values())
+    return numbers + len(json.dumps(header)) + 100*len(tensors)
 
 @torch.no_grad()
 def _check_seconds(learn, n=2):
