@@ -77,7 +77,7 @@ _imagenet = dict(model='reactnet_a', stem='imagenet', teacher='timm/dm_nfnet_f0'
 _teacher = dict(model='resnet9', norm='bn', width=.75, epochs=24, steps=1, lr=.2, schedule='cosine',
                 wd=5e-4, clip=0., cutout=8, smoothing=.1, sizes='16,24,32')
 _own = dict(model='reactnet18', width=.5, alpha=.25, gamma=_gamma, schedule='cosine', wd=5e-6,
-            ema=.99, start='pretrained', steps=1, clip=0., epochs=20, bs=32, lr=.002, size=64)
+            ema=.99, start='pretrained', steps=1, clip=0., epochs=20, bs=32, lr=.004, size=64)
 recipes = {
     'cifar10': Recipe('cifar10', **_published),
     'cifar10-plus': Recipe('cifar10', **_cifar_plus),
