@@ -100,15 +100,19 @@ def prepared(
     **few # `images`, `holdout`, `valid_images`, `download` of `make_dls`
 )->tuple: # the recipe, with 'own' as data where the user gave them; its DataLoaders
     "Seeds and data of a training."
-    device = checked_device(device if dls is None else device or dls.device)
+    device = checked_device(device if dls is None else device or _device(dls))
     if not 0 <= seed < 2**32: raise ValueError(f'seed={seed}: from 0 to {2**32 - 1}')
     set_seed(seed, reproducible=device.type == 'cpu')
     if dls is None: return r, make_dls(r, path, device, seed=seed, **few)
-    given = _known(dict(few, path=path, mixup=r.mixup, cutout=r.cutout, download=None))
+    if device.type != _device(dls).type:
+        raise ValueError(f"device='{device}': dls are on {_device(dls)}")
+    given = dict(few, path=path, mixup=r.mixup, cutout=r.cutout, download=None)
     given = [k for k, v in given.items() if v]
     if given:
         raise ValueError(f'{given[0]}: works on the data of a recipe, not on dls; leave it out')
-    return replace(r, data='own', size=0, valid=0., skip_bad=0.), dls.to(device)
+    return replace(r, data='own', size=0, valid=0., skip_bad=0.), dls
+
+def _device(dls): return torch.device(getattr(dls, 'device', None) or 'cpu')
 
 # %% ../../nbs/4_training/28_run.ipynb #c31b5a92
 def _learner(r, dls, out, writer, **kwargs):
@@ -121,12 +125,11 @@ def _learner(r, dls, out, writer, **kwargs):
 
 def _train(learn, r, out, config, command, **kwargs):
     "a run whose settings are known"
-    _prepare(out, config, torch.device(learn.dls.device or 'cpu').type)
+    _prepare(out, config, _device(learn.dls).type)
     facts = facts_of(learn.dls)
     result = _run(learn, r, config, out=out, facts=facts, **kwargs)
     rates = rates_used(r.schedule, r.lr, r.epochs, len(learn.dls.train))
-    where = versions(learn.dls.device or 'cpu')
-    about = dict(rates=rates, command=command, **config, versions=where)
+    about = dict(rates=rates, command=command, **config, versions=versions(_device(learn.dls)))
     return _finish(learn, r, out, result | about, facts)
 
 def facts_of(dls):
@@ -228,10 +231,10 @@ def _config_of(out, resume, force=False):
 def _choose(r, dls, amp, compiled, old):
     "what 'auto' means: as in the run that goes on, or as this machine has it; it is said"
     if old and amp == 'auto': amp = old['amp']
-    amp = choose_amp(amp, dls.device)
+    amp = choose_amp(amp, _device(dls))
     if not old: compiled, why = choose_compiled(compiled, r, dls, amp)
     else: compiled, why = _as_before(compiled, old)
-    kind = torch.device(dls.device).type
+    kind = _device(dls).type
     if not rank_distrib(): print(f"{amp or 'float32'} on {kind}; {why}", flush=True)
     return amp, compiled
 
