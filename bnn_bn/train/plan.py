@@ -109,10 +109,11 @@ class Plan:
     def __str__(self):
         r = self.recipe
         twice = f'{r.steps} steps of {r.epochs} epochs' if r.steps > 1 else f'{r.epochs} epochs'
+        threads = torch.get_num_threads()
         return (f'{r.data}: {twice}, each of {self.batches} batches ({self.steps} optimizer steps '
                 f'in all); {self.images} images train, {self.valid} validate\n'
                 f'about {span(3600*self.hours)} ({self.hours:.2g} hours) on {self.device} with '
-                f'{torch.get_num_threads()} threads: {self.step:.2g} s a step (median of '
+                f'{threads} thread{"s"*(threads > 1)}: {self.step:.2g} s a step (median of '
                 f'{self.timed}), {self.check:.2g} s a validation\n'
                 f'about {self.bytes/1e6:.1f} MB of disk')
 

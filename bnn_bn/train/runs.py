@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from fastcore.script import call_parse
+from ..core.errors import DataError
 from .failures import readable
 
 # %% ../../nbs/4_training/28d_runs.ipynb #1543c763
@@ -54,8 +55,8 @@ def read_run(
     config = _read(folder/'config.json')
     recipe = config.get('recipe')
     if not isinstance(recipe, dict):
-        raise ValueError(f'{folder}: no run, for it has no config.json with a recipe; give the '
-                         'folder that bnn train wrote (--out)')
+        raise DataError(f'{folder}: no run, for it has no config.json with a recipe; give the '
+                        'folder that bnn train wrote (--out)')
     rows = _rows(folder, recipe.get('norm'))
     of_step = [float(r['accuracy']) for r in rows if r['step'] == rows[-1]['step']]
     return Run(
@@ -70,7 +71,7 @@ def list_runs(
     folder='runs', # searched with all that is below it
 )->list: # of Run
     "The runs below a folder, those with the best accuracy first."
-    if not Path(folder).is_dir(): raise ValueError(f'{folder}: no such folder')
+    if not Path(folder).is_dir(): raise DataError(f'{folder}: no such folder')
     found = [f.parent for f in sorted(Path(folder).rglob('config.json'))]
     runs = [read_run(f) for f in found if 'recipe' in _read(f/'config.json')]
     return sorted(runs, key=lambda r: -(r.best or 0))
