@@ -6,5 +6,7 @@ teachers, distill          trained networks of others, and a loss that follows t
 resume                     a state that ends with the same bits
 steps                      1-bit activations first, then weights too
 processes                  several GPUs
+own, plan                  own pictures; how long and how large a run will be
+failures                   what a command says when it fails
 recipes, run, runs, demo   trainings as rows of a table, and what a command makes of one
 """

@@ -14,17 +14,20 @@ from torch import nn
 from fastai.basics import set_seed
 import fastai.callback.schedule # noqa: F401, Learner.fit_one_cycle
 from fastai.callback.channelslast import ChannelsLast
+from fastcore.basics import patch
 from fastcore.script import call_parse
-from ..core.files import write_file
+from ..core.files import full_path, write_file
 from ..checkpoint import save_model, load_model
 from ..data import fashion_mini
 from ..core.errors import CheckpointError
 from ..learner import bnn_learner
 from ..models import create_model
 from ..core.plots import COLOR_OF, GREY, NAMES, label_lines, open_axes
-from .run import readable, show_progress, versions
+from .failures import or_nothing, readable, set_threads
+from .recipes import make_recipe
+from .run import facts_of, row_of, show_progress, versions
 from ..signal.ledger import gamma_of
-from .steps import History
+from .steps import Best, History, rates_used
 
 # %% ../../nbs/2_no_norm/29_demo.ipynb #ecfce908
 labels = dict(NAMES, linear='linear baseline')
@@ -44,20 +47,23 @@ def train_one(
     history=None, # `steps.History` for its rows
     alpha:float=.5, # of the BN-free network
     gamma:float=None, # likewise; None: what keeps the variance of a binary kernel
+    cbs=(), # more callbacks
 )->tuple: # the Learner, and a dict of its result
     "Train one contestant; the same seed on the same machine gives the same numbers."
     if kind not in labels: raise ValueError(f'kind={kind!r}: allowed are {list(labels)}')
     set_seed(seed, reproducible=True)
     dls.train.rng = random.Random(seed)
     if history: history.names = dict(network=kind, seed=seed)
-    learn = _learner(kind, dls, _network(kind, alpha, gamma), history)
+    more = [*cbs, *([history] if history else [])]
+    learn, lr = _learner(kind, dls, _network(kind, alpha, gamma), more), _rate(kind, lr)
     start = time.perf_counter()
-    with show_progress(learn): learn.fit_one_cycle(epochs, lr/10 if kind == 'linear' else lr)
+    with show_progress(learn): learn.fit_one_cycle(epochs, lr)
     seconds = time.perf_counter() - start
     return learn, dict(network=kind, seed=seed, epochs=epochs, lr=lr, **_result(learn, seconds))
 
-def _learner(kind, dls, model, history):
-    cbs = [history] if history else []
+def _rate(kind, lr): return lr/10 if kind == 'linear' else lr
+
+def _learner(kind, dls, model, cbs):
     if kind == 'linear': return bnn_learner(dls, model, clip_factor=None, cbs=cbs)
     return bnn_learner(dls, model, clip_factor=.02, cbs=[ChannelsLast(), *cbs])
 
@@ -118,6 +124,7 @@ class _Demo:
     "A run in its directory."
     out:Path
     settings:dict
+    force:bool = False # may other results be replaced?
     results:list = None # dicts as `train_one` returns them
     history:History = None
 
@@ -125,6 +132,7 @@ class _Demo:
         "results and rows of an unfinished run with the same settings, whole trainings only"
         file, rows = self.out/'results.json', self.out/'history.csv'
         old = _read_results(file)
+        if old and not self.force: self.check(old)
         unfinished = old.get('settings') == self.settings and not old.get('complete')
         self.results, self.history = old['results'] if unfinished else [], History(rows)
         self.history.rows = [r for r in _read_rows(rows) if self.has(r['network'], int(r['seed']))]
@@ -136,6 +144,48 @@ class _Demo:
     def write(self, complete):
         data = dict(settings=self.settings, complete=complete, results=self.results)
         write_file(self.out/'results.json', json.dumps(data, indent=1).encode())
+
+# %% ../../nbs/2_no_norm/29_demo.ipynb #433e6e5f
+@patch
+def check(self:_Demo, old):
+    "ValueError where results would be lost"
+    same = old['settings'] == self.settings
+    if same and not old.get('complete'): return
+    what = 'is there and complete' if same else 'with other settings is there'
+    raise ValueError(f'{self.out}: a demo {what}; --force replaces it, '
+                     'or give another directory with --out')
+
+@patch(as_prop=True)
+def kept(self:_Demo):
+    "the network whose run the folder is; None where only the linear classifier is trained"
+    return next((k for k in ('nobn', 'bn', 'naive') if k in self.settings['networks']), None)
+
+@patch(as_prop=True)
+def recipe(self:_Demo):
+    "the row of that run"
+    given = dict(self.settings['recipe'])
+    given['gamma'] = gamma_of(torch.sign, 'uniform') if given['gamma'] is None else given['gamma']
+    clip = dict(clip=.02, start='calibrated' if self.kept == 'nobn' else '', wd=0.)
+    return make_recipe('fashion', norm=self.kept, schedule='one-cycle', **given, **clip)
+
+# %% ../../nbs/2_no_norm/29_demo.ipynb #e87cf966
+@patch
+def begin(self:_Demo, dls):
+    "write what the run is"
+    self.facts = facts_of(dls)
+    if self.kept is None: return
+    config = dict(recipe=row_of(self.recipe), seed=0, images=self.settings['images'], holdout=0,
+                  amp='', compiled=False, threads=torch.get_num_threads(), demo=True)
+    self.config = dict(config, command='bnn_demo')
+    write_file(self.out/'config.json', json.dumps(self.config, indent=1).encode())
+
+@patch
+def keep(self:_Demo, learn, result):
+    "write its last network and its result"
+    save_model(learn.model, self.out/'model.safetensors', **{**self.facts, **result})
+    rates = rates_used('one-cycle', result['lr'], result['epochs'], len(learn.dls.train))
+    about = dict(result, rates=rates, **self.config)
+    write_file(self.out/'result.json', json.dumps(about, indent=1).encode())
 
 # %% ../../nbs/2_no_norm/29_demo.ipynb #4ee4cb92
 _go_anew = 'remove it, or give another directory with --out'
@@ -166,8 +216,11 @@ def _contest(demo, kind, seed, dls):
     title = f'{labels[kind]}, seed {seed}'
     if demo.has(kind, seed): return print(f'{title}: done before')
     print(title, flush=True)
-    learn, result = train_one(kind, dls, seed, history=demo.history, **demo.settings['recipe'])
-    if (kind, seed) == ('nobn', 0): save_model(learn.model, demo.out/'model.safetensors', **result)
+    cbs, kept = [], (kind, seed) == (demo.kept, 0)
+    if kept: cbs.append(Best(demo.out/'best.safetensors', facts=demo.facts))
+    learn, result = train_one(kind, dls, seed, history=demo.history, cbs=cbs,
+                              **demo.settings['recipe'])
+    if kept: demo.keep(learn, result)
     demo.results.append(result)
     demo.write(complete=False)
 
@@ -183,13 +236,18 @@ def bnn_demo(
     alpha:float=.5, # of the BN-free network (the paper: 0.2)
     gamma:float=None, # likewise (the paper: 1); default: 1.155, which keeps the variance
     only:str=None, # train this one alone: linear, nobn, bn or naive
+    force:bool=False, # replace the results of another demo?
+    debug:bool=False, # show the traceback of an error?
 ):
     "Train a small binary network BN-free, with batch norm and with plain removal, and compare."
-    kinds = _kinds(seeds, epochs, images, only)
-    if threads: torch.set_num_threads(threads)
-    recipe, dls = dict(epochs=epochs, lr=lr, alpha=alpha, gamma=gamma), fashion_mini(n=images)
-    settings = dict(recipe=recipe, seeds=seeds, images=images, networks=list(kinds))
-    with readable('bnn_demo'): _run(Path(out), dict(settings, versions=versions(dls.device)), dls)
+    recipe = dict(epochs=epochs, lr=lr, alpha=alpha, gamma=gamma)
+    with readable('bnn_demo', debug, locals()):
+        kinds = _kinds(seeds, epochs, images, only)
+        make_recipe('fashion', **{k: v for k, v in recipe.items() if v is not None})
+        set_threads(threads)
+        dls = fashion_mini(n=images)
+        settings = dict(recipe=recipe, seeds=seeds, images=images, networks=list(kinds))
+        _run(full_path(out), dict(settings, versions=versions(dls.device)), dls, force)
 
 # %% ../../nbs/2_no_norm/29_demo.ipynb #3ac8fcb9
 def _kinds(seeds, epochs, images, only):
@@ -202,16 +260,21 @@ def _kinds(seeds, epochs, images, only):
         raise SystemExit(f'bnn_demo: --only {only}: allowed are {", ".join(labels)}')
     return (only,) if only else ('linear', 'nobn', 'bn', 'naive')
 
-def _run(out, settings, dls):
-    out.mkdir(parents=True, exist_ok=True)
-    demo = _Demo(out, settings).resume()
+def _run(out, settings, dls, force=False):
+    demo = _Demo(out, settings, force).resume()
+    with or_nothing(out, goes_on='results.json'): _contests(demo, dls)
+    demo.write(complete=True)
+    plot_curves(out/'history.csv', out/'curves.png')
+    files = ', '.join(sorted(f.name for f in out.iterdir()))
+    print(f'{results_table(demo.results).to_string()} \n\n{out}: {files}')
+
+def _contests(demo, dls):
+    "all trainings that are not done"
+    out, settings = demo.out, demo.settings
+    demo.begin(dls)
     try:
         for seed in range(settings['seeds']):
             for kind in settings['networks']: _contest(demo, kind, seed, dls)
     except KeyboardInterrupt:
         raise SystemExit(f'bnn_demo: stopped; {out} keeps what is done, '
                          'and the same command goes on from there') from None
-    demo.write(complete=True)
-    plot_curves(out/'history.csv', out/'curves.png')
-    files = ', '.join(sorted(f.name for f in out.iterdir()))
-    print(f'{results_table(demo.results).to_string()} \n\n{out}: {files}')

@@ -10,6 +10,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from fastcore.script import call_parse
+from ..core.errors import DataError
+from .failures import readable
 
 # %% ../../nbs/4_training/28d_runs.ipynb #1543c763
 @dataclass(frozen=True)
@@ -26,16 +28,19 @@ class Run:
 
 # %% ../../nbs/4_training/28d_runs.ipynb #dbafb165
 def _read(file):
-    "what a JSON file holds; nothing where it is damaged or missing"
-    try: return json.loads(Path(file).read_text(encoding='utf-8'))
-    except (OSError, ValueError): return {}
+    "what a JSON file holds; nothing where it is damaged, missing or no object"
+    try: found = json.loads(Path(file).read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError): found = {}
+    return found if isinstance(found, dict) else {}
 
-def _rows(folder):
-    "the history as dicts of text"
+def _rows(folder, network):
+    "the history as dicts of text; of a demo, which trains several networks, the rows of one"
     import csv
     file = folder/'history.csv'
     if not file.exists(): return []
-    with open(file, newline='', encoding='utf-8') as f: return list(csv.DictReader(f))
+    with open(file, newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f))
+    mine = dict(network=network, seed='0')
+    return [r for r in rows if all(r.get(k, v) == v for k, v in mine.items())]
 
 def states(folder):
     "the files from which a run could go on"
@@ -47,11 +52,12 @@ def read_run(
 )->Run:
     "Read a run's folder, whether it goes on, has ended or was killed."
     folder = Path(folder)
-    if not (folder/'config.json').exists():
-        raise ValueError(f'{folder}: no run, for it has no config.json; give the folder that '
-                         'bnn train wrote (--out)')
-    config, rows = _read(folder/'config.json'), _rows(folder)
-    recipe = config.get('recipe', {})
+    config = _read(folder/'config.json')
+    recipe = config.get('recipe')
+    if not isinstance(recipe, dict):
+        raise DataError(f'{folder}: no run, for it has no config.json with a recipe; give the '
+                        'folder that bnn train wrote (--out)')
+    rows = _rows(folder, recipe.get('norm'))
     of_step = [float(r['accuracy']) for r in rows if r['step'] == rows[-1]['step']]
     return Run(
         folder=str(folder), recipe=' '.join(str(config.get('command', '')).split()[:2]),
@@ -65,8 +71,9 @@ def list_runs(
     folder='runs', # searched with all that is below it
 )->list: # of Run
     "The runs below a folder, those with the best accuracy first."
-    if not Path(folder).is_dir(): raise ValueError(f'{folder}: no such folder')
-    runs = [read_run(f.parent) for f in sorted(Path(folder).rglob('config.json'))]
+    if not Path(folder).is_dir(): raise DataError(f'{folder}: no such folder')
+    found = [f.parent for f in sorted(Path(folder).rglob('config.json'))]
+    runs = [read_run(f) for f in found if 'recipe' in _read(f/'config.json')]
     return sorted(runs, key=lambda r: -(r.best or 0))
 
 # %% ../../nbs/4_training/28d_runs.ipynb #4d3cfb1a
@@ -86,12 +93,12 @@ def bnn_runs(
     folder:str='runs', # searched with all that is below it
     clean:bool=False, # delete the states of runs that have ended?
     to_json:bool=False, # JSON instead of a table?
+    debug:bool=False, # show the traceback of an error?
 ):
     "List the runs below a folder, the best first."
-    try:
+    with readable('bnn runs', debug):
         freed = clean_runs(folder) if clean else None
         runs = list_runs(folder)
-    except ValueError as e: raise SystemExit(f'bnn runs: {e}') from None
     if to_json: return print(json.dumps([asdict(r) for r in runs], indent=1))
     for r in runs: print(_line(r))
     size = sum(r.state_bytes for r in runs)/1e6
