@@ -16,7 +16,7 @@ import fastai.callback.schedule # noqa: F401, Learner.fit_one_cycle
 from fastai.callback.channelslast import ChannelsLast
 from fastcore.script import call_parse
 from ..core.files import write_file
-from ..checkpoint import save_model, load_model
+from ..checkpoint import save_network, load_network
 from ..data import fashion_mini
 from ..core.errors import CheckpointError
 from ..learner import bnn_learner
@@ -167,7 +167,7 @@ def _contest(demo, kind, seed, dls):
     if demo.has(kind, seed): return print(f'{title}: done before')
     print(title, flush=True)
     learn, result = train_one(kind, dls, seed, history=demo.history, **demo.settings['recipe'])
-    if (kind, seed) == ('nobn', 0): save_model(learn.model, demo.out/'model.safetensors', **result)
+    if (kind, seed) == ('nobn', 0): save_network(learn.model, demo.out/'model.safetensors', **result)
     demo.results.append(result)
     demo.write(complete=False)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from fastai.basics import Callback, Learner, L, patch, rank_distrib
 from ..core.files import write_file
-from ..checkpoint import load_strictly, save_model
+from ..checkpoint import load_strictly, save_network
 from ..learner import DivergenceGuard
 from ..models import BinaryNet, binary_net
 from ..optim import OptFunc
@@ -178,7 +178,7 @@ class Best(Callback):
         weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         self.value, self.epoch_, self.weights = value, self.epoch + 1, weights
         if not self.file or rank_distrib(): return
-        save_model(model, self.file, epoch=self.epoch_, **{self.monitor: round(value, 6)})
+        save_network(model, self.file, epoch=self.epoch_, **{self.monitor: round(value, 6)})
 
 # %% ../../nbs/2_no_norm/25_steps.ipynb #4a0e6de2
 def with_binary(
