@@ -12,7 +12,7 @@ import numpy as np, torch
 from fastai.callback.hook import Hooks
 from fastprogress.fastprogress import progress_bar
 from bnn_bn.layers.activations import RSign
-from bnn_bn.checkpoint import load_model
+from bnn_bn.checkpoint import load_network
 from bnn_bn.data import cifar10_dls
 from bnn_bn.deploy import pack
 from bnn_bn.onebit.engine import signs_seen
@@ -71,7 +71,7 @@ def main():
     for f in a.networks:
         name = Path(f).parent.name
         if name not in rows:
-            rows[name] = compare(load_model(f), x, y, a.flips)
+            rows[name] = compare(load_network(f), x, y, a.flips)
             write_file(a.out, json.dumps(rows, indent=1).encode())
         print(name, rows[name], flush=True)
 

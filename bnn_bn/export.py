@@ -284,7 +284,7 @@ def graph_of(
 def _graph_of_file(path):
     "of a packed network; other files are refused with what to do"
     if Path(path).suffix != '.safetensors': return read_bnn(path)
-    raise ValueError(f'{path}: a file of weights; load_model(path) makes the network of it, '
+    raise ValueError(f'{path}: a file of weights; load_network(path) makes the network of it, '
                      'give that')
 
 # %% ../nbs/5_packed/33_export.ipynb #2a3e6554

@@ -19,7 +19,7 @@ from fastai.callback.tracker import SaveModelCallback
 from fastai.optimizer import ranger
 from fastai.torch_core import TensorImage
 from bnn_bn import cost
-from bnn_bn.checkpoint import load_model, save_model
+from bnn_bn.checkpoint import load_network, save_network
 from bnn_bn.layers.conv import QuantConv2d, ScaledStdConv2d
 from bnn_bn.data import fashion_mini
 from bnn_bn.deploy import load_packed, pack
@@ -207,7 +207,7 @@ def test_what_was_validated_is_saved_exported_and_packed(learner, capsys):
 
 DOORS = {
     'cost': lambda m, d: cost.summary(m, (1, 32, 32)).loc['total', 'ops'],
-    'save': lambda m, d: sorted(load_model(save_model(m, d/'m.safetensors')).state_dict()),
+    'save': lambda m, d: sorted(load_network(save_network(m, d/'m.safetensors')).state_dict()),
     'pack': lambda m, d: pack(m)(IMAGES).tolist(),
     'decay': lambda m, d: len(exempt_parameters(m)),
     'probe': lambda m, d: list(probe(m, IMAGES, torch.zeros(4).long()).index),
@@ -329,9 +329,9 @@ def test_the_words_of_timm(tmp_path):
                 binary_net('reactnet_mini', num_classes=7, in_chans=1, width=.25)):
         assert net.num_classes == net.n_out == 7
         assert net.reset_classifier(num_classes=5)(IMAGES).shape == (4, 5)
-    file = save_model(net, tmp_path/'five.safetensors')
-    with pytest.warns(UserWarning, match='fresh'): assert load_model(file, num_classes=3).num_classes == 3
-    with pytest.raises(TypeError, match='same thing'): load_model(file, n_out=3, num_classes=3)
+    file = save_network(net, tmp_path/'five.safetensors')
+    with pytest.warns(UserWarning, match='fresh'): assert load_network(file, num_classes=3).num_classes == 3
+    with pytest.raises(TypeError, match='same thing'): load_network(file, n_out=3, num_classes=3)
 
 def test_a_fresh_classifier_keeps_what_stands_behind_it():
     net, x = resnet9(width=.125), torch.randn(2, 3, 32, 32)
@@ -344,7 +344,7 @@ def test_a_fresh_classifier_keeps_what_stands_behind_it():
 def test_numbers_of_numpy(tmp_path):
     import numpy as np
     net = mini(n_out=np.int64(7), in_chans=np.int32(1), width=np.float32(.25))
-    assert load_model(save_model(net, tmp_path/'n.safetensors')).cfg == net.cfg
+    assert load_network(save_network(net, tmp_path/'n.safetensors')).cfg == net.cfg
     with pytest.raises(ValueError, match='n_out=True'): mini(n_out=True)
 
 @pytest.mark.parametrize('word,near', [('weight_decay', 'wd'), ('optimizer', 'opt'),
@@ -379,9 +379,9 @@ def test_tilde_is_home_at_every_door(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HOME', str(tmp_path/'home'))
     net = mini()
-    file, packed = save_model(net, '~/a/m.safetensors'), pack(net).save('~/a/m.bnn')
+    file, packed = save_network(net, '~/a/m.safetensors'), pack(net).save('~/a/m.bnn')
     for f in (file, packed): assert f.parent == tmp_path/'home/a' and f.is_file()
-    load_model('~/a/m.safetensors')
+    load_network('~/a/m.safetensors')
     load_packed('~/a/m.bnn')
     assert ExactResume('~/s.safetensors').file == tmp_path/'home/s.safetensors'
     assert not (tmp_path/'~').exists()

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from bnn_bn import models
-from bnn_bn.checkpoint import load_model, save_model
+from bnn_bn.checkpoint import load_network, save_network
 from bnn_bn.deploy import pack
 from bnn_bn.layers import parts
 from bnn_bn.layers.blocks import BiRealBlock
@@ -53,8 +53,8 @@ def test_trained_saved_loaded_packed(own, tmp_path):
     moved = [not torch.equal(a, b) for a, b in zip(before, net.parameters())]
     assert sum(moved) > .8*len(moved)
     net = net.eval()
-    save_model(net, tmp_path/'net.safetensors')
-    again = load_model(tmp_path/'net.safetensors').eval()
+    save_network(net, tmp_path/'net.safetensors')
+    again = load_network(tmp_path/'net.safetensors').eval()
     assert again.cfg == net.cfg
     torch.testing.assert_close(again(X), net(X), rtol=0, atol=0)
     with torch.no_grad(): agree(again)
@@ -79,10 +79,10 @@ def test_a_wrong_name(own, word):
     with pytest.raises(ValueError, match=word): binary_net(**MINI, **own)
 
 def test_a_file_with_an_unknown_sign_says_so(tmp_path):
-    save_model(binary_net(**MINI, quantizer='late_sign'), tmp_path/'net.safetensors')
+    save_network(binary_net(**MINI, quantizer='late_sign'), tmp_path/'net.safetensors')
     del parts.quantizers['late_sign']
     with pytest.raises(ValueError, match='late_sign.*register_quantizer'):
-        load_model(tmp_path/'net.safetensors')
+        load_network(tmp_path/'net.safetensors')
 
 def test_a_row_of_one_s_own():
     row = Backbone(Folds, ((16, 1, 1), (32, 2, 2)), stem_channels=16)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
 from bnn_bn.onebit.graph import from_bytes
-from bnn_bn.checkpoint import load_model, save_model
+from bnn_bn.checkpoint import load_network, save_network
 from bnn_bn.deploy import load_packed, pack
 from bnn_bn.onebit.fold import fold
 from bnn_bn.models import create_model, list_models, reactnet_nobn
@@ -120,7 +120,7 @@ def added(tmp_path_factory):
     run, folder = tmp_path_factory.mktemp('run'), tmp_path_factory.mktemp('pretrained')
     torch.manual_seed(0)
     model = scramble(reactnet_nobn('mini', n_out=10, in_chans=1, width=.25, stem='imagenet'), 0)
-    for which in ('model', 'best'): save_model(model, run/f'{which}.safetensors')
+    for which in ('model', 'best'): save_network(model, run/f'{which}.safetensors')
     recipe = dict(data='fashion', model='reactnet_mini', norm='nobn', stem='imagenet', width=.25,
                   bs=64)
     step = dict(step=1, binary='both', last=.61, best=.625, best_epoch=1)
@@ -214,11 +214,11 @@ def test_packed_as_it_is_or_refused(how):
 @pytest.mark.parametrize('how', [k for k in ALL if CHANGES.get(k) not in OF_THE_OBJECT])
 def test_saved_as_it_is_or_refused(how, tmp_path):
     m, x = changed(how), torch.randn(4, 1, 32, 32)
-    try: file = save_model(m, tmp_path/'m.safetensors')
+    try: file = save_network(m, tmp_path/'m.safetensors')
     except ValueError as e:
         assert how not in ('dropout', 'stem', 'softmax', 'two', 'no_bias', 'pool', 'reflect'), e
         return
-    back = load_model(file)
+    back = load_network(file)
     with torch.no_grad():
         assert torch.equal(back(x), m(x)), 'saved without a word as another network'
     assert back.cfg == m.cfg

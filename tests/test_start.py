@@ -5,7 +5,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from fastai.basics import set_seed
-from bnn_bn.checkpoint import load_model, save_model
+from bnn_bn.checkpoint import load_network, save_network
 from bnn_bn.data import fashion_mini
 from bnn_bn.learner import bnn_learner
 from bnn_bn.models import assert_bn_free, create_model, reactnet_nobn
@@ -101,8 +101,8 @@ def test_step_two_keeps_what_step_one_learned():
 def test_a_loaded_network_stays(tmp_path):
     learn = learner(mini())
     quiet_fit(learn)
-    save_model(learn.model, tmp_path/'net.safetensors')
-    again = learner(load_model(tmp_path/'net.safetensors'))
+    save_network(learn.model, tmp_path/'net.safetensors')
+    again = learner(load_network(tmp_path/'net.safetensors'))
     quiet_fit(again)
     assert again.calibrated_start.table is None
 

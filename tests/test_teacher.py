@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest, torch
 from fastai.basics import set_seed
 import fastai.callback.progress # noqa: F401, Learner.no_bar
-from bnn_bn.checkpoint import load_model, save_model
+from bnn_bn.checkpoint import load_network, save_network
 from bnn_bn.others.realnet import RealNet
 from bnn_bn.train.recipes import make_dls, make_learner, make_model, make_recipe
 from bnn_bn.train.resume import Interrupted
@@ -21,19 +21,19 @@ def test_teacher_and_pupil(tmp_path, capsys):
     result = json.loads((teacher/'result.json').read_text())
     assert result['steps'][0]['binary'] == 'real'
     file = teacher/'model.safetensors'
-    assert isinstance(load_model(file), RealNet)
+    assert isinstance(load_network(file), RealNet)
 
     taught = lambda by, out, *more: bnn_train(
         ['fashion', *SMALL, *more, '--teacher', str(by), '--out', str(out)])
     taught(teacher, pupil, '--amp', 'bf16')
     config = json.loads((pupil/'config.json').read_text())
     assert config['recipe']['teacher'] == str(teacher)
-    weights = load_model(pupil/'model.safetensors').state_dict()
+    weights = load_network(pupil/'model.safetensors').state_dict()
     taught(file, tmp_path/'again', '--amp', 'bf16')
-    again = load_model(tmp_path/'again/model.safetensors').state_dict()
+    again = load_network(tmp_path/'again/model.safetensors').state_dict()
     assert all(torch.equal(weights[k], again[k]) for k in weights)
     taught('none', tmp_path/'alone', '--amp', 'bf16')
-    alone = load_model(tmp_path/'alone/model.safetensors').state_dict()
+    alone = load_network(tmp_path/'alone/model.safetensors').state_dict()
     assert not all(torch.equal(weights[k], alone[k]) for k in weights)
 
     bnn_eval(str(teacher), which='model', device='cpu')
@@ -51,7 +51,7 @@ def test_same_pictures(tmp_path):
     "the teacher sees the batch that the pupil sees, small pictures and all"
     r = make_recipe('fashion', sizes='16', bs=32, width=.125, start='')
     teacher = make_model(replace(r, model='resnet9'), 10, 1)
-    file = save_model(teacher, tmp_path/'teacher.safetensors')
+    file = save_network(teacher, tmp_path/'teacher.safetensors')
     learn = make_learner(replace(r, teacher=str(file)), make_dls(r, device='cpu', images=64))
     seen = {m: [] for m in (learn.model, learn.distill.teacher.model)}
     for m in seen: m.register_forward_pre_hook(lambda m, args: seen[m].append(args[0].clone()))

@@ -6,7 +6,7 @@ import numpy as np, pytest, torch
 from PIL import Image
 from fastai.basics import Callback, Learner, set_seed
 from safetensors import safe_open
-from bnn_bn.checkpoint import save_model
+from bnn_bn.checkpoint import save_network
 from bnn_bn.data import tensor_dls
 from bnn_bn.train.distill import Distill
 from bnn_bn.learner import bnn_learner
@@ -320,7 +320,7 @@ def test_every_recipe(name, tmp_path):
     teacher = None
     if r.teacher:
         net = binary_net('reactnet_mini', 'bn', 'real', dls.c)
-        teacher = str(save_model(net, tmp_path/'teacher.safetensors'))
+        teacher = str(save_network(net, tmp_path/'teacher.safetensors'))
     learn = make_learner(replace(r, teacher=teacher or ''), dls)
     with learn.no_bar(), learn.no_logging():
         kw = dict(schedule=r.schedule)

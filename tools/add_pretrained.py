@@ -10,7 +10,7 @@ with every figure read from the run.
 import argparse, csv, json
 from pathlib import Path
 from bnn_bn.onebit.graph import to_bytes
-from bnn_bn.checkpoint import load_model
+from bnn_bn.checkpoint import load_network
 from bnn_bn.deploy import facts, pack
 from bnn_bn.train.recipes import Recipe, make_dls
 from bnn_bn.onebit.unpack import compare_graphs, latent_info, unpack
@@ -83,7 +83,7 @@ def main():
     if not file.exists():
         raise SystemExit(f'{a.run}: no result.json, so no finished run; bnn_train --resume ends it')
     result = json.loads(file.read_text())
-    model = load_model(a.run/('model.safetensors' if a.which == 'last' else 'best.safetensors'))
+    model = load_network(a.run/('model.safetensors' if a.which == 'last' else 'best.safetensors'))
     if result['recipe']['data'] not in IMAGES:
         raise SystemExit(f"{a.run}: data {result['recipe']['data']!r} has no sentences here; add "
                          f"them")

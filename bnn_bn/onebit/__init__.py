@@ -1,6 +1,7 @@
-"""Packed 1-bit networks. Imports `layers`, the networks, `files` and `weights`.
+"""Packed 1-bit networks. Imports `layers`, the networks, `others`, `files` and `weights`.
 
 graph, fold                what is left of a network: thresholds, signs, scales; its file
+fold_steps                 the same for networks of other packages
 packable                   what can be packed
 latent, unpack             latent weights for given signs; from a file back to a training network
 counting, tiles, kernels   sums of products by popcount or table, compiled

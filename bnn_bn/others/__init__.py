@@ -2,5 +2,6 @@
 
 published, realnet            weights as the authors and mmpretrain name them; a real teacher
 netgraph, branches, variance  a network as a graph, its residual sums, the variance without a norm
-normfree                      a convolution that needs no norm, and what replaces the others
+normfree, to_bits             no norm in a network's place; one bit in its convolutions
+described                     any network of known layers as a file can hold it
 """
