@@ -6,7 +6,7 @@
 __all__ = ['commands', 'Command', 'usage', 'bnn']
 
 # %% ../nbs/5_packed/37_cli.ipynb #69848d21
-import sys
+import sys, traceback
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -21,7 +21,7 @@ class Command:
 
 commands = dict(
     demo=Command('train.demo', 'bnn_demo', 'three small networks compared, minutes on a CPU'),
-    train=Command('train.run', 'bnn_train', 'train by a recipe; --resume goes on'),
+    train=Command('train.run', 'bnn_train', 'train by a recipe, or on own pictures (folder)'),
     eval=Command('train.run', 'bnn_eval', 'measure a run, a file or a network of the package'),
     runs=Command('train.runs', 'bnn_runs', 'list the runs of a folder; --clean frees their disk'),
     pack=Command('commands', 'bnn_pack', 'a trained network as a file of one bit a weight'),
@@ -35,7 +35,8 @@ def usage()->str:
     "The subcommands with a line on each."
     rows = [f'  {name:10} {c.about}' for name, c in commands.items()]
     lines = ['usage: bnn COMMAND [options]', '', *rows, '',
-             'bnn COMMAND --help lists the options of a command.']
+             'bnn COMMAND --help lists the options of a command; --debug shows the traceback of an '
+             'error.']
     return '\n'.join(lines)
 
 # %% ../nbs/5_packed/37_cli.ipynb #dda7a9d0
@@ -49,19 +50,36 @@ def bnn(
     command = commands.get(words[0])
     if command is None: _unknown(words[0])
     function = getattr(import_module(f'bnn_bn.{command.module}'), command.function)
-    _run(function, words[1:], f'bnn {words[0]}')
+    debug = '--debug' in words
+    try: _run(function, [_underscored(w) for w in words[1:] if w != '--debug'], f'bnn {words[0]}')
+    except SystemExit as e:
+        if debug and e.__context__ is not None: traceback.print_exception(e.__context__)
+        raise
 
+# %% ../nbs/5_packed/37_cli.ipynb #4f0b6818
 def _run(function, words, name):
-    "call a command with its words; `bnn_train` reads them itself, fastcore reads those of the others"
+    "call a command with its words; `bnn_train` reads them itself, fastcore those of the others"
     plain = getattr(function, '__wrapped__', None)
     if plain is None: return function(words)
     from fastcore.script import anno_parser
-    given = vars(anno_parser(plain, name).parse_args(words))
+    parser = anno_parser(plain, name)
+    parser.error = lambda message: _end(f'{name}: {message}; {name} --help lists all options')
+    given = vars(parser.parse_args(words))
     plain(**{k: v for k, v in given.items() if k not in ('pdb', 'xtra')})
+
+def _underscored(word):
+    "'--dry-run' as '--dry_run'; all that is no option stays"
+    if not word.startswith('--'): return word
+    name, is_given, value = word[2:].partition('=')
+    return f'--{name.replace("-", "_")}{is_given}{value}'
+
+def _end(message):
+    "a line, and the status of a wrong command line"
+    print(message, file=sys.stderr)
+    raise SystemExit(2)
 
 def _unknown(word):
     "end with the nearest name"
     near = get_close_matches(word, commands, 1)
     hint = f'; did you mean {near[0]}?' if near else f'; there are {", ".join(commands)}'
-    print(f'bnn: no command {word!r}{hint}', file=sys.stderr)
-    raise SystemExit(2)
+    _end(f'bnn: no command {word!r}{hint}')

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from fastcore.script import call_parse
 from fastprogress.fastprogress import progress_bar
-from .core.files import write_file
+from .core.files import full_path, write_file
 from .checkpoint import load_info, load_model
 from .models import BinaryNet, create_model
 from .train.recipes import Recipe, make_dls
@@ -56,7 +56,7 @@ def _source(run, which):
         kept = dict(accuracy=about.accuracy, name=run)
         return _Source(model, run, 4*sum(p.numel() for p in model.parameters()),
                        Path(f'{run}.bnn'), kept, Recipe(**about.recipe))
-    file = network_in(run, which)
+    file = network_in(full_path(run), which)
     if not file.exists():
         raise FileNotFoundError(f'{file}: no such file{did_you_mean(run, cards())}')
     return _Source(load_model(file), str(file), file.stat().st_size, file.with_suffix('.bnn'),
@@ -65,7 +65,8 @@ def _source(run, which):
 # %% ../nbs/5_packed/35_commands.ipynb #3464ee4e
 def data_of(recipe, path, images):
     "what the data of a recipe say, and some validation images; nothing where they are not at hand"
-    if recipe is None or not (path or recipe.data == 'fashion'): return {}, None
+    if recipe is None or recipe.data == 'own' or not (path or recipe.data == 'fashion'):
+        return {}, None
     plain = replace(recipe, bs=min(recipe.bs, 100), mixup=0., cutout=0)
     dls = make_dls(plain, path, 'cpu', download=False)
     batches = -(-images//dls.valid.bs)
@@ -80,10 +81,27 @@ def check_data(source, known, batches):
         if not b or a == b: continue
         raise ValueError(f'{source.name}: a network of {a} {what}, and the data of its config.json '
                          f'have {b}; give the network of this run, or move it elsewhere')
+    there, names = source.info.get('classes'), known.get('classes')
+    if there and names and there != names:
+        raise ValueError(f'{source.name}: trained on the classes {", ".join(there)}, and the data '
+                         f'have {", ".join(names)}; give the data it was trained on')
 
 def keep(packed, info):
     "what a network said of itself, where the packed file does not say it already"
     packed.info.update({k: v for k, v in info.items() if k not in packed.info})
+
+# %% ../nbs/5_packed/35_commands.ipynb #02e9ee79
+def may_write(file, force):
+    "ValueError where a file would be lost"
+    if not full_path(file).exists() or force: return
+    raise ValueError(f'{file}: is there already; --force replaces it')
+
+def _data_for(source, path, images):
+    "what the data of a network say, and some images, both checked"
+    if images < 1: raise ValueError(f'images={images}: at least 1 is needed')
+    known, batches = data_of(source.recipe, path, images)
+    check_data(source, known, batches)
+    return known, batches
 
 def side_of(config): return 224 if config.get('stem') == 'imagenet' else 32
 
@@ -93,7 +111,7 @@ def noise(model, images):
     n = min(images, 10 if side > 100 else 100)
     return (torch.randn(1, model.in_chans, side, side) for _ in range(n))
 
-# %% ../nbs/5_packed/35_commands.ipynb #02e9ee79
+# %% ../nbs/5_packed/35_commands.ipynb #e5bb86c8
 @call_parse
 def bnn_pack(
     run:str, # directory of a run, one of its networks (`*.safetensors`), or a packaged name
@@ -102,12 +120,14 @@ def bnn_pack(
     which:str='best', # network of the run: best or model (the last epoch)
     images:int=1000, # so many are compared
     least:float=.99, # share of equal answers below which nothing is written
+    force:bool=False, # replace a file that is there?
+    debug:bool=False, # show the traceback of an error?
 ):
     "Pack a trained network into one bit a weight; answers are compared before it is written."
-    with readable('bnn_pack'):
+    with readable('bnn_pack', debug, locals()):
         source = _source(run, which)
-        known, batches = data_of(source.recipe, path, images)
-        check_data(source, known, batches)
+        may_write(out or source.out, force)
+        known, batches = _data_for(source, path, images)
         packed = pack(source.model, **known)
         keep(packed, source.info)
         result = compare(source.model, packed, batches or noise(source.model, images))
@@ -119,9 +139,8 @@ def bnn_pack(
     print(f"{out}: {size/1e6:.2f} MB, {source.bytes/size:.1f} times smaller; {result['agree']:.2%} "
           f"of {result['images']} answers on {where} agree, "
           f"logits within {result['difference']:.1g}")
-    if not known:
-        print('Classes, mean and std of the images are not known: give the data with --path to '
-              'keep them in the file.')
+    if 'mean' not in packed.info:
+        print('Classes, mean and std of the images are not known: --path keeps them in the file.')
 
 # %% ../nbs/5_packed/35_commands.ipynb #9fd39d1a
 def packed_file(file):
@@ -137,6 +156,14 @@ def _image_size(info, size):
     if size: return size, size
     return tuple(info.get('size') or [side_of(info.get('config', {}))]*2)
 
+# %% ../nbs/5_packed/35_commands.ipynb #967c189a
+def _check_bench(out, force, size, **counts):
+    "ValueError for what cannot be measured, or would be lost"
+    for file in [out, Path(out).with_suffix('.png')] if out else []: may_write(file, force)
+    if size < 0: raise ValueError(f'size={size}: pixels are needed, or 0 for those of the training')
+    for k, v in counts.items():
+        if v < 1: raise ValueError(f'{k}={v}: at least 1 is needed')
+
 def _timed(rivals, rounds, batch):
     "a row for each runtime; all are stopped at the end"
     try: rows = measure(rivals, rounds)
@@ -151,7 +178,7 @@ def _line(row):
             f"images/s   {row['times_first']:6.2f} x the first "
             f"({row['least']:.2f} to {row['greatest']:.2f})   first call {row['first_call']:.1f} s")
 
-# %% ../nbs/5_packed/35_commands.ipynb #967c189a
+# %% ../nbs/5_packed/35_commands.ipynb #6109722a
 @call_parse
 def bnn_bench(
     file:str, # a `.bnn` file, or the name of a network in the package
@@ -161,9 +188,12 @@ def bnn_bench(
     rounds:int=7, # of turns; the table has medians
     only:str='packed,eager,compiled,onnx', # runtimes
     out:str=None, # JSON file for the rows; a bar chart goes beside it
+    force:bool=False, # replace these two where they are there?
+    debug:bool=False, # show the traceback of an error?
 ):
     "Latency and throughput of a packed network here, beside torch, torch.compile, ONNX Runtime."
-    with readable('bnn_bench'):
+    with readable('bnn_bench', debug, locals()):
+        _check_bench(out, force, size, batch=batch, threads=threads, rounds=rounds)
         file, names = packed_file(file), only.split(',')
         info = read_bnn(file).info
         if bad := [n for n in names if n not in kinds]:

@@ -110,8 +110,21 @@ def _as_lists(info, channels):
     return out
 
 # %% ../nbs/5_packed/32_deploy.ipynb #a45dc15a
+def _foldable(model, zero_is_plus):
+    "a copy as folding reads it, the function that folds it, and the one that makes noise for it"
+    from bnn_bn.core.unwrap import bare
+    from bnn_bn.models import BinaryNet
+    from bnn_bn.onebit.fold import fold
+    from bnn_bn.onebit.fold_steps import as_steps, fold_steps
+    from bnn_bn.onebit.packable import as_packable, noise_images
+    from bnn_bn.others.described import noise_of
+    model = bare(model)
+    if isinstance(model, BinaryNet): return as_packable(model, zero_is_plus), fold, noise_images
+    return as_steps(model), fold_steps, lambda net: noise_of(net.image_shape, 8)
+
+# %% ../nbs/5_packed/32_deploy.ipynb #8e8caf28
 def pack(
-    model, # a trained network with binary='both', see `fold.fold`; or a `Learner` with one
+    model, # ours with binary='both', or a ResNet or VGG from `remove_bn`, `binarize`; or a `Learner`
     dls=None, # its data, ours, fastai's or torch's, for how pictures are made; None: the Learner's
     threads:int=1, way:str=None, # as in `PackedNet`
     zero_is_plus:bool=False, # pack a network of the reference rules, its sign(0) = 0 taken as +1?
@@ -119,17 +132,17 @@ def pack(
     **info # for JSON; of pictures: classes, mean, std, size, resize, see `loaders.GIVE`
 )->PackedNet: # its logits are those of the network, or ValueError
     "Fold a network and pack its signs."
-    from bnn_bn.onebit.fold import fold
     from bnn_bn.images.loaders import first_images
-    from bnn_bn.onebit.packable import as_packable, check_logits, noise_images
+    from bnn_bn.onebit.packable import check_logits
     if hasattr(model, 'dls'): model, dls = model.model, model.dls if dls is None else dls
-    plain = as_packable(model, zero_is_plus)
+    plain, fold, noise = _foldable(model, zero_is_plus)
     if dls is not None:
         batch = first_images(dls)
         info, images = _known(dls, batch, info), batch[:8] if images is None else images
+    if images is None: images = noise(plain)
+    if hasattr(plain, 'image_shape'): plain.image_shape = tuple(images.shape[1:])
     packed = PackedNet(fold(plain, **_as_lists(info, plain.in_chans)), threads, way)
     packed.info.update(check_info(packed.info, packed.graph.channels, packed.n_out))
-    if images is None: images = noise_images(plain)
     check_logits(plain, packed, images.detach().cpu().float())
     return packed
 

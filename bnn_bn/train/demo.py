@@ -17,7 +17,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastcore.basics import patch
 from fastcore.script import call_parse
 from ..core.files import full_path, write_file
-from ..checkpoint import save_model, load_model
+from ..checkpoint import save_network, load_network
 from ..data import fashion_mini
 from ..core.errors import CheckpointError
 from ..learner import bnn_learner
@@ -182,7 +182,7 @@ def begin(self:_Demo, dls):
 @patch
 def keep(self:_Demo, learn, result):
     "write its last network and its result"
-    save_model(learn.model, self.out/'model.safetensors', **{**self.facts, **result})
+    save_network(learn.model, self.out/'model.safetensors', **{**self.facts, **result})
     rates = rates_used('one-cycle', result['lr'], result['epochs'], len(learn.dls.train))
     about = dict(result, rates=rates, **self.config)
     write_file(self.out/'result.json', json.dumps(about, indent=1).encode())

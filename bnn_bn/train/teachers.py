@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
-from ..checkpoint import load_model, load_strictly, read_weights
+from ..checkpoint import load_network, load_strictly, read_weights
 from ..core.files import full_path
 from ..core.unwrap import bare
 from ..others.published import named, without_prefixes
@@ -78,7 +78,7 @@ def _repeated(x, chans):
 
 # %% ../../nbs/4_training/22b_teachers.ipynb #f34ed961
 def load_teacher(
-    name:str, # 'torchvision/resnet34', 'timm/dm_nfnet_f0', a bare name, or a file of `save_model`
+    name:str, # 'torchvision/resnet34', 'timm/dm_nfnet_f0', a bare name, or a file of `save_network`
     n_out:int=None, # classes; None: those of the library or the file
     file=None, # weights for the named network: a torch file of tensors alone, or safetensors
     pretrained:bool=True, # False: random weights where there is no file, to try shapes and times
@@ -135,7 +135,7 @@ def _fetched(name, source):
             f"load_teacher({name!r}, file='...')") from e
 
 def _own_network(name, n_out):
-    model = load_model(name)
+    model = load_network(name)
     if n_out in (None, model.cfg['n_out']): return model
     raise ValueError(f"{name}: this network has {model.cfg['n_out']} classes, n_out={n_out}; "
                      'take one that was trained on the same classes')
