@@ -16,7 +16,8 @@ from safetensors.torch import save as to_bytes
 from .core.errors import CheckpointError
 from .core.files import full_path, write_file
 from .models import BinaryNet, same_thing
-from .others.described import built, describe, describe_network, network_from
+from .others.described import StepsNet, built, check_memory, describe, describe_network
+from .others.described import network_from
 from .others.realnet import network_of
 from .core.unwrap import bare
 from .layers.signed import NFConv2d, ScaleShift, SignConv2d
@@ -198,7 +199,10 @@ save_model, load_model = save_network, load_network
 def _described_network(path, head, tensors):
     "the network of a header, once its shapes are those of the tensors"
     try:
-        with torch.device('meta'), named(path): check_weights(_from_head(head), tensors)
+        with torch.device('meta'), named(path):
+            twin = _from_head(head).eval()
+            check_weights(twin, tensors)
+            if isinstance(twin, StepsNet): check_memory(twin)
         return _from_head(head)
     except CheckpointError: raise
     except Exception as e: # of whatever constructor was given what a stranger wrote
