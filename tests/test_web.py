@@ -1,0 +1,345 @@
+"The page: bits in node and in Chromium, what is refused, damaged files, and browsers that lack SIMD."
+import json, os, re, shutil, subprocess, threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from test_packed import any_graph, numbers, signs
+
+from bnn_bn.core.errors import ExportError
+from bnn_bn.deploy import load_packed
+from bnn_bn.onebit.engine import Engine
+from bnn_bn.onebit.graph import Graph, Node
+from bnn_bn.targets.export_c import picture_of
+from bnn_bn.targets.wasm import KINDS, web_kernels
+from bnn_bn.targets.web import Image, lay_out, moved, normalised, place, to_web
+
+ROOT = Path(__file__).parent.parent
+NODE = shutil.which('node')
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
+needs_node = pytest.mark.skipif(NODE is None, reason='no node in PATH')
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason='no chromium in PATH')
+NETS = 'fashion-reactnet_mini', 'cifar10-reactnet18-w50'
+FILES = {'index.html', 'page.js', 'bnn.js', 'kernels.js', 'net.js'}
+
+
+def relaxed_flag():
+    "node 20 has relaxed SIMD behind a word, later ones have it without"
+    asked = subprocess.run([NODE, '--version'], capture_output=True, text=True).stdout
+    return ['--experimental-wasm-relaxed-simd'] if int(asked[1:].split('.')[0]) < 21 else []
+
+def in_node(folder, pictures, *kinds):
+    "what the page's files answer in node"
+    file = Path(folder)/'pictures.bin'
+    file.write_bytes(pictures.tobytes())
+    flags = relaxed_flag() if 'relaxed' in kinds else []
+    command = [NODE, *flags, str(ROOT/'tests/web.js'), str(folder), str(file), *kinds]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+def photos(graph, n, seed=0):
+    "pictures of bytes, smooth and noisy ones"
+    rows, columns = graph.info['size']
+    shape = n, rows, columns, graph.channels
+    x = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    x[::2] = np.sort(x[::2], 1)
+    return x
+
+def wanted(graph, pictures):
+    "the bits of the engine"
+    picture = picture_of(graph, None)
+    return Engine(graph)(normalised(pictures, picture)).view(np.uint32)
+
+
+@pytest.fixture(scope='session')
+def folders(tmp_path_factory):
+    "two pages"
+    return {n: to_web(n, tmp_path_factory.mktemp('web')/n) for n in NETS}
+
+
+# Bits --------------------------------------------------------------------------------------------
+
+@needs_node
+@pytest.mark.parametrize('name', NETS)
+@pytest.mark.parametrize('kind', KINDS)
+def test_hundred_pictures(name, kind, folders):
+    "all bits of all logits are the engine's, by either kind of kernels"
+    graph = load_packed(name).graph
+    pictures = photos(graph, 100)
+    found = in_node(folders[name], pictures, kind)
+    assert found.get('kind') == kind, found
+    assert (np.uint32(found['logits']) == wanted(graph, pictures)).all()
+
+
+INFO = dict(mean=[.4, .5, .6], std=[.2, .3, .4])
+
+def shown(graph, shape):
+    "a graph as a file of pictures of that size"
+    channels = 1 if graph.channels != 3 else 3
+    info = {k: v[:channels] for k, v in INFO.items()} | dict(size=list(shape[1:]))
+    return Graph(graph.channels, graph.nodes, info)
+
+@needs_node
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data(), st.integers(0, 2**31))
+def test_any_network(tmp_path_factory, data, seed):
+    "random networks: several signs of one value, steps that lead nowhere, all kinds of residuals"
+    graph, shape = any_graph(data, np.random.default_rng(seed))
+    if graph.channels not in (1, 3): return
+    graph, folder = shown(graph, shape), tmp_path_factory.mktemp('web')
+    pictures = photos(graph, 2, seed)
+    found = in_node(to_web(graph, folder/'page'), pictures, 'exact')
+    assert (np.uint32(found['logits']) == wanted(graph, pictures)).all()
+
+
+def tiny(power=1., **info):
+    "one real layer, one binary, a mean and a head, with small or huge weights"
+    g = np.random.default_rng(1)
+    rest = {k: numbers(g, 8) for k in ('scale', 'bias', 'slope')}
+    stem = dict(weight=numbers(g, 8, 1, 3, 3)*np.float32(power), **rest)
+    t = dict(weight=signs(g, 8, 8, 3, 3), threshold=numbers(g, 8), **rest)
+    head = dict(weight=numbers(g, 3, 8, 1, 1), bias=numbers(g, 3))
+    nodes = [Node('conv', (0,), stem, padding=1), Node('bconv', (1, 1), t, padding=1),
+             Node('mean', (2,)), Node('conv', (3,), head)]
+    return Graph(1, nodes, dict(mean=[.5], std=[.25], size=[9, 12], **info))
+
+@needs_node
+@pytest.mark.parametrize('power', (1e-45, 1e-41, 1e-38, 1e-30, 1e30))
+def test_small_and_huge_numbers(power, tmp_path):
+    "sums below the smallest normal number, where doubles round at another place"
+    graph = tiny(power)
+    pictures = photos(graph, 4)
+    found = in_node(to_web(graph, tmp_path/'page'), pictures, 'exact')
+    assert (np.uint32(found['logits']) == wanted(graph, pictures)).all()
+
+
+@needs_node
+def test_without_relaxed_simd(folders):
+    "the exact kernels are taken by themselves where the others do not compile"
+    done = in_node(folders[NETS[0]], photos(load_packed(NETS[0]).graph, 1))
+    assert done['kind'] in KINDS if not relaxed_flag() else done['kind'] == 'exact'
+    assert done['nan'] == ['NaN']*10
+
+
+# Refusals in JavaScript --------------------------------------------------------------------------
+
+@needs_node
+def test_another_size_is_named(folders):
+    said = in_node(folders[NETS[0]], photos(load_packed(NETS[0]).graph, 0))['refusal']
+    assert '28x28' in said and '32x32x1' in said
+
+
+def copied(folder, to, name, change):
+    "the folder with one file changed"
+    shutil.copytree(folder, to)
+    text = (to/name).read_text()
+    changed = change(text)
+    assert text != changed
+    (to/name).write_text(changed)
+    return to
+
+def one_letter(part):
+    "another letter in the middle of the base64 text of that part"
+    def change(text):
+        at = text.index('"gzip":"', text.index(part)) + 2000
+        return text[:at] + ('A' if text[at] != 'A' else 'B') + text[at + 1:]
+    return change
+
+def cut_short(text):
+    return re.sub(r'("gzip":"[^"]{400})[^"]*', r'\1', text)
+
+BAD = dict(image=('net.js', one_letter('"image"')), kernels=('kernels.js', one_letter('"exact"')),
+           short=('net.js', cut_short), no_base64=('net.js', lambda t: t.replace('"gzip":"', '"gzip":"%')))
+
+@needs_node
+@pytest.mark.parametrize('case', BAD)
+def test_damaged_files(case, folders, tmp_path):
+    name, change = BAD[case]
+    folder = copied(folders[NETS[0]], tmp_path/'page', name, change)
+    said = in_node(folder, np.zeros(0, np.uint8), 'exact')
+    assert said['error'] == f'{name} is damaged: its checksum is wrong. Copy the folder again.'
+
+
+@needs_node
+def test_other_bits_are_not_believed(folders, tmp_path):
+    "the test at the start fails if one bit of one logit is another"
+    change = lambda t: re.sub(r'"test":\[(\d+)', lambda m: f'"test":[{int(m[1]) ^ 1}', t)
+    folder = copied(folders[NETS[0]], tmp_path/'page', 'net.js', change)
+    assert 'other bits' in in_node(folder, np.zeros(0, np.uint8), 'exact')['error']
+
+
+OLD = dict(simd=('WebAssembly.validate = () => false;', 'no WebAssembly SIMD'),
+           gzip=('delete globalThis.DecompressionStream;', 'cannot unpack gzip'),
+           wasm=('delete globalThis.WebAssembly;', 'no WebAssembly;'))
+
+@needs_node
+@pytest.mark.parametrize('case', OLD)
+def test_old_browsers(case, folders, tmp_path):
+    line, word = OLD[case]
+    folder = copied(folders[NETS[0]], tmp_path/'page', 'bnn.js', lambda t: line + '\n' + t)
+    assert word in in_node(folder, np.zeros(0, np.uint8))['error']
+
+
+# Refusals in Python ------------------------------------------------------------------------------
+
+def wide_filter():
+    "65,536 products in a filter"
+    g = tiny()
+    g.nodes[1].tensors['weight'] = np.ones((8, 8, 91, 91), np.int8)
+    return g
+
+REFUSED = dict(
+    mean=(Graph(1, tiny().nodes, dict(size=[9, 12])), 'mean and std'),
+    size=(Graph(1, tiny().nodes, dict(mean=[0], std=[1])), 'size=None'),
+    channels=(Graph(2, [Node('conv', (0,), dict(weight=np.ones((4, 2, 1, 1), np.float32),
+                                                 bias=np.zeros(4, np.float32))),
+                        Node('mean', (1,))], dict(mean=[0, 0], std=[1, 1], size=[4, 4])),
+              '2 channels'),
+    filter=(wide_filter(), '66248 products'), classes=(tiny(classes=['a']), 'classes='),
+    kind=(3, 'net is a int'))
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_what_a_page_cannot_do(case, tmp_path):
+    net, word = REFUSED[case]
+    with pytest.raises(ValueError, match=re.escape(word)): to_web(net, tmp_path/'page')
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_large(tmp_path):
+    with pytest.raises((ExportError, ValueError), match='pixels'):
+        to_web(tiny(), tmp_path/'page', size=(6000, 6000))
+    for size in ((0, 9), (2.5, 9), 9, (9, 9, 9)):
+        with pytest.raises(ValueError, match='size='): to_web(tiny(), tmp_path/'page', size=size)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path/'full').mkdir()
+    (tmp_path/'full/mine.txt').write_text('mine')
+    (tmp_path/'file').write_text('mine')
+    for name in ('full', 'file'):
+        with pytest.raises(FileExistsError, match='folder='): to_web(tiny(), tmp_path/name)
+    with pytest.raises(FileExistsError, match='is no folder'):
+        to_web(tiny(), tmp_path/'file', force=True)
+    assert {f.name for f in (tmp_path/'full').iterdir()} == {'mine.txt'}
+    to_web(tiny(), tmp_path/'full', force=True)
+    assert {f.name for f in (tmp_path/'full').iterdir()} == FILES | {'mine.txt'}
+
+
+@pytest.mark.parametrize('samples', (np.zeros((2, 9, 12), np.float32), np.zeros((9, 12), np.uint8),
+                                     np.zeros((2, 12, 9), np.uint8), 'abc', np.zeros((1, 9, 12, 3), np.uint8)))
+def test_bad_samples(samples, tmp_path):
+    with pytest.raises(ValueError, match='samples'): to_web(tiny(), tmp_path/'a', samples=samples)
+    assert not list(tmp_path.iterdir())
+
+
+# The memory image --------------------------------------------------------------------------------
+
+def test_an_image_knows_no_address():
+    "made twice, in other memory, it has the same bytes"
+    graph, keep = load_packed(NETS[0]).graph, []
+    found = []
+    for _ in range(3):
+        found.append(lay_out(graph, (32, 32)))
+        keep.append(np.zeros(12345))
+    assert found[0] == found[1] == found[2]
+
+def test_an_address_outside_is_an_error():
+    memory, a = Image(), np.arange(8)
+    place(memory, [a])
+    with pytest.raises(RuntimeError, match='leaves its array'):
+        moved(memory, np.array([a.ctypes.data + a.nbytes + 1]))
+
+def test_minus_zero_is_stored():
+    memory, a = Image(), np.full(4, -0., np.float32)
+    place(memory, [np.zeros(4, np.float32), a])
+    assert memory.data() == a.tobytes()
+
+def test_no_foreign_address(folders):
+    "the page asks nobody for anything"
+    for name in FILES - {'net.js', 'kernels.js'}:
+        text = (folders[NETS[0]]/name).read_text()
+        assert not re.search(r'https?:|//[a-z]+\.|@import|url\(|fetch\(|XMLHttp', text), name
+
+def test_the_code_is_small_and_kept():
+    modules = web_kernels()
+    assert all(len(m) < 200_000 for m in modules.values())
+    assert web_kernels() == modules
+
+def test_make():
+    text = (ROOT/'Makefile').read_text()
+    assert '\nweb: install\n\t$(BIN)/python tools/web.py\n' in text
+    assert '/_web/' in (ROOT/'.gitignore').read_text()
+
+
+# Chromium ----------------------------------------------------------------------------------------
+
+PROBE = '''
+<script src="kernels.js"></script><script src="net.js"></script><script src="bnn.js"></script>
+<script>
+(async () => {
+  const send = found => fetch("/answer", {method: "POST", body: JSON.stringify(found)});
+  try {
+    const raw = await (await fetch("pictures.bin")).arrayBuffer();
+    const pictures = new Uint8Array(raw), n = bnn_net.height * bnn_net.width * bnn_net.channels;
+    const found = {};
+    for (const kind of ["exact", "relaxed"]) {
+      const network = await bnn.load(bnn_net, bnn_kernels, [kind]);
+      found[kind] = Array.from({length: pictures.length / n}, (_, i) =>
+        [...new Uint32Array(network.run(pictures.subarray(n * i, n * i + n)).buffer)]);
+    }
+    const frame = document.createElement("iframe"), wait = ms => new Promise(f => setTimeout(f, ms));
+    frame.src = "index.html";
+    document.body.append(frame);
+    const text = id => (frame.contentDocument.getElementById(id) || {}).textContent || "";
+    for (let i = 0; i < 100 && !text("answers") && !text("nothing"); i++) await wait(100);
+    found.page = [text("title"), text("told"), text("nothing"), text("facts")];
+    await send(found);
+  } catch (e) { await send({error: e.message}); }
+})();
+</script>
+'''
+
+class Server(SimpleHTTPRequestHandler):
+    "files of a folder, and one answer"
+    def log_message(self, *args): pass
+    def do_POST(self):
+        self.server.answer = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+        self.send_response(200)
+        self.end_headers()
+        self.server.done.set()
+
+def in_chromium(folder, seconds=90):
+    "what the probe sends from a headless Chromium"
+    server = ThreadingHTTPServer(('127.0.0.1', 0), lambda *a: Server(*a, directory=str(folder)))
+    server.done, server.answer = threading.Event(), {}
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    options = ['--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={folder}/profile']
+    url = f'http://127.0.0.1:{server.server_port}/probe.html'
+    process = subprocess.Popen([CHROMIUM, *options, url], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, env={**os.environ})
+    try: server.done.wait(seconds)
+    finally:
+        process.terminate()
+        process.wait(30)
+        server.shutdown()
+    return server.answer
+
+
+@needs_chromium
+def test_chromium(folders, tmp_path):
+    "100 pictures by both kinds, and the page itself"
+    name = NETS[0]
+    folder, graph = shutil.copytree(folders[name], tmp_path/'page'), load_packed(name).graph
+    pictures = photos(graph, 100)
+    (folder/'pictures.bin').write_bytes(pictures.tobytes())
+    (folder/'probe.html').write_text(f'<!DOCTYPE html><body>{PROBE}</body>')
+    found = in_chromium(folder)
+    assert set(found) == {'exact', 'relaxed', 'page'}, found
+    for kind in KINDS: assert (np.uint32(found[kind]) == wanted(graph, pictures)).all(), kind
+    title, told, nothing, facts = found['page']
+    assert title == name and not told and 'Sneaker' in nothing
+    assert 'ms a picture' in facts and 'relaxed SIMD' in facts

@@ -1,0 +1,19 @@
+// Runs a page's files in node: node web.js FOLDER PICTURES [KIND ...]; prints JSON.
+const fs = require("fs"), vm = require("vm"), [folder, file, ...kinds] = process.argv.slice(2);
+const tell = found => console.log(JSON.stringify(found));
+try {
+  for (const name of ["kernels.js", "net.js", "bnn.js"])
+    vm.runInThisContext(fs.readFileSync(`${folder}/${name}`, "utf8"));
+  const pictures = fs.readFileSync(file), n = bnn_net.height * bnn_net.width * bnn_net.channels;
+  const bits = out => [...new Uint32Array(out.buffer)];
+  const refusal = (network, size) => {
+    try { network.run(new Uint8Array(size * size * bnn_net.channels), size, size); return ""; }
+    catch (e) { return e.message; }
+  };
+  bnn.load(bnn_net, bnn_kernels, kinds.length ? kinds : undefined).then(network => tell({
+    kind: network.kind, refusal: refusal(network, bnn_net.height - 4),
+    nan: [...network.runFloats(new Float32Array(n).fill(NaN))].map(String),
+    logits: Array.from({length: pictures.length / n}, (_, i) =>
+      bits(network.run(pictures.subarray(n * i, n * i + n))))}),
+  error => tell({error: error.message}));
+} catch (e) { tell({error: e.message}); }
