@@ -39,6 +39,7 @@ class OwnPictures:
     valid:float = 0.          # own pictures: share held out where no part validates; 0: a fifth
     skip_bad:float = 0.       # own pictures: broken ones left out, a number or (below 1) a share
 
+# %% ../../nbs/4_training/27_recipes.ipynb #75ca24f5
 @dataclass(frozen=True)
 class Recipe(OwnPictures):
     "All that determines a training but for data, seed and machine."
