@@ -299,7 +299,7 @@ def make_learner(
     amp:str='', # 'bf16' or 'fp16' for autocast
     compiled:bool=False, # compile the network?
     cbs=None, # more callbacks
-): # its `start` says from where the network begins
+): # its `began_from` says from where the network begins
     "A Learner for a recipe, with the fastest form of its optimizer and channels_last."
     extra = [ChannelsLast(), Throughput(), *_recipe_callbacks(r, _count(dls), teacher_file)]
     if amp: extra.append(Autocast(dict(bf16=torch.bfloat16, fp16=torch.float16)[amp]))
@@ -312,7 +312,7 @@ def make_learner(
                         loss_func=SoftCrossEntropy(r.smoothing),
                         metrics=[accuracy] + ([top_k_accuracy] if dls.c > 5 else []),
                         cbs=[*extra, *(cbs or [])])
-    learn.start = start
+    learn.began_from = start
     return learn
 
 # %% ../../nbs/4_training/27_recipes.ipynb #efcebef1
