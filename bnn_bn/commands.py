@@ -195,10 +195,9 @@ def bnn_bench(
     with readable('bnn_bench', debug, locals()):
         _check_bench(out, force, size, batch=batch, threads=threads, rounds=rounds)
         file, names = packed_file(file), only.split(',')
-        info = read_bnn(file).info
         if bad := [n for n in names if n not in kinds]:
             raise ValueError(f'--only {bad[0]}: allowed are {", ".join(kinds)}')
-        size = _image_size(info, size)
+        size = _image_size(read_bnn(file).info, size)
         rivals = usual_rivals(str(file), size, batch, threads, names)
         rows = _timed([r.start(threads) for r in progress_bar(rivals, leave=False)], rounds, batch)
         if out:
