@@ -110,10 +110,10 @@ def test_other_classes_are_refused(trained, tmp_path):
 def test_weights_of_the_package_where_they_fit(pictures):
     r = make_recipe('folder', size=32, bs=8)
     learn = make_learner(r, picture_dls(pictures, 32, 8, device='cpu'))
-    assert learn.start.name == 'cifar10-reactnet18-w50'
+    assert learn.began_from.name == 'cifar10-reactnet18-w50'
     assert learn.model.n_out == 3 and not hasattr(learn, 'calibrated_start')
     other = make_learner(replace(r, width=.125), learn.dls)
-    assert not other.start.name and hasattr(other, 'calibrated_start')
+    assert not other.began_from.name and hasattr(other, 'calibrated_start')
 
 def test_any_dataloaders_of_fastai(pictures, tmp_path):
     "a training on the user's own; the file says how its pictures are made, so packing needs no data"
@@ -344,3 +344,12 @@ def test_in_a_process_of_its_own(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, env=env, cwd=tmp_path)
     assert done.returncode == 1 and '0 class folders' in done.stderr
     assert done.stderr.count('\n') == 1
+
+def test_a_run_warns_of_nothing(pictures, tmp_path):
+    "neither fastai nor torch has a word to say about how the package uses them"
+    import warnings
+    words = 'train', 'folder', '--path', pictures, '--out', tmp_path/'run', *SMALL, '--epochs', '1'
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        good(*words)
+    assert [str(w.message) for w in caught if 'shadowing' in str(w.message)] == []

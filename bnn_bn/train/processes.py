@@ -76,6 +76,7 @@ def own_device():
     if not torch.cuda.is_available(): return torch.device('cpu')
     return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
 
+# %% ../../nbs/4_training/26_processes.ipynb #de39c43e
 def checked_device(
     device=None, # 'cpu', 'cuda', 'cuda:1', ... or a torch.device; None: `own_device`
 )->torch.device: # on which a tensor can be made

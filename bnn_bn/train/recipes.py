@@ -39,6 +39,7 @@ class OwnPictures:
     valid:float = 0.          # own pictures: share held out where no part validates; 0: a fifth
     skip_bad:float = 0.       # own pictures: broken ones left out, a number or (below 1) a share
 
+# %% ../../nbs/4_training/27_recipes.ipynb #75ca24f5
 @dataclass(frozen=True)
 class Recipe(OwnPictures):
     "All that determines a training but for data, seed and machine."
@@ -298,7 +299,7 @@ def make_learner(
     amp:str='', # 'bf16' or 'fp16' for autocast
     compiled:bool=False, # compile the network?
     cbs=None, # more callbacks
-): # its `start` says from where the network begins
+): # its `began_from` says from where the network begins
     "A Learner for a recipe, with the fastest form of its optimizer and channels_last."
     extra = [ChannelsLast(), Throughput(), *_recipe_callbacks(r, _count(dls), teacher_file)]
     if amp: extra.append(Autocast(dict(bf16=torch.bfloat16, fp16=torch.float16)[amp]))
@@ -311,7 +312,7 @@ def make_learner(
                         loss_func=SoftCrossEntropy(r.smoothing),
                         metrics=[accuracy] + ([top_k_accuracy] if dls.c > 5 else []),
                         cbs=[*extra, *(cbs or [])])
-    learn.start = start
+    learn.began_from = start
     return learn
 
 # %% ../../nbs/4_training/27_recipes.ipynb #efcebef1

@@ -119,7 +119,7 @@ def _learner(r, dls, out, writer, **kwargs):
     "with a history; said is what a folder of own pictures holds, and where the network begins"
     history = History(out/'history.csv', writer() if callable(writer) else writer)
     learn = make_learner(r, dls, cbs=[history], **kwargs)
-    said = [str(getattr(dls, 'inventory', '')), str(learn.start)]
+    said = [str(getattr(dls, 'inventory', '')), str(learn.began_from)]
     if not rank_distrib(): print(*filter(None, said), sep='\n', end='\n'*any(said), flush=True)
     return learn
 
