@@ -333,7 +333,7 @@ def as_steps(
                               'load an earlier checkpoint')
     try: spec = describe_network(model)
     except CheckpointError as e: raise ExportError(str(e)) from None
-    net = network_from(spec)
+    with torch.random.fork_rng(devices=[]): net = network_from(spec)
     net.load_state_dict(model.state_dict())
     return net.eval()
 

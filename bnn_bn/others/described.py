@@ -223,6 +223,11 @@ def _check_steps(steps, modules):
         for v in _values_in([s['args'], s['kwargs']]):
             if type(v) is not int or not 0 <= v <= i: raise ValueError(f'step {i} takes value {v!r}')
 
+def _read_args(written, made):
+    "the arguments of a step, from a list or a dict of what was written"
+    if isinstance(written, dict): return {k: _read_arg(a, made.get) for k, a in written.items()}
+    return [_read_arg(a, made.get) for a in written]
+
 def _caller(net, step):
     "what a step calls"
     if step['kind'] == 'module': return net.get_submodule(step['target'])
@@ -244,17 +249,13 @@ class StepsNet(nn.Module):
         self.written_steps, self.layer_names = steps, list(modules)
         self.unneeded, self.image_shape = _last_uses(steps), image_shape and tuple(image_shape)
 
-    def layer_dict(self)->dict: # name -> layer
-        "The layers, in the order of their first call."
-        return {n: self.get_submodule(n) for n in self.layer_names}
-
     @property
-    def in_chans(self)->int: # channels of the images
-        return self.image_shape[0]
+    def in_chans(self)->int: return self.image_shape[0] # channels of the images
 
     @property
     def n_out(self)->int: # of the last linear layer; None: there is none
-        sizes = [m.out_features for m in self.layer_dict().values() if isinstance(m, nn.Linear)]
+        layers = [self.get_submodule(n) for n in self.layer_names]
+        sizes = [m.out_features for m in layers if isinstance(m, nn.Linear)]
         return sizes[-1] if sizes else None
 
     def step_values(self, x:Tensor): # (B,C,H,W)
@@ -269,11 +270,6 @@ class StepsNet(nn.Module):
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,n_out)
         for _, y in self.step_values(plain_tensor(x)): pass
         return y
-
-def _read_args(written, made):
-    "the arguments of a step, from a list or a dict of what was written"
-    if isinstance(written, dict): return {k: _read_arg(a, made.get) for k, a in written.items()}
-    return [_read_arg(a, made.get) for a in written]
 
 # %% ../../nbs/4_training/12e_described.ipynb #72001449
 class _Tracer(fx.Tracer):

@@ -78,8 +78,9 @@ def _heads(model, called):
     return {[m for m in called if isinstance(m, nn.Conv2d)][-1]}
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #851a4dfb
-def _reasons(model, convs, called, skip, first):
+def _reasons(model, called, skip, first):
     "name -> why the convolution stays real; '' for one that becomes binary"
+    convs = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     kept, heads = _skipped(skip, convs), _heads(model, called)
     start = next(m for m in called if isinstance(m, nn.Conv2d))
     def reason(n, m):
@@ -136,7 +137,8 @@ ACTS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish,
         nn.Hardtanh)
 
 def _new_acts(model, called, act):
-    "name -> new activation, for each that works on maps"
+    "activation -> the one that takes its place, for each that works on maps"
+    if act is None: return {}
     make, out = find_part('act', act), {}
     for name, m in model.named_modules():
         if type(m) not in ACTS or m not in called: continue
@@ -146,11 +148,12 @@ def _new_acts(model, called, act):
             raise ValueError(f'act={act!r}: {name} is called for {channels} channels, and an activation '
                              'of its own is needed for each')
         like = next(model.parameters())
-        out[name] = make(channels[0]).to(like.device, like.dtype).train(m.training)
+        out[m] = make(channels[0]).to(like.device, like.dtype).train(m.training)
     return out
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #9694a4db
-def _check_arguments(model, quantizer, binary):
+def _checked(model, quantizer, binary, skip):
+    "the network without its wrapper, once it and the words are known to be right"
     if not isinstance(model, nn.Module):
         raise ValueError(f'model is a {type(model).__name__}: a torch module is needed')
     if binary not in ('act', 'both'):
@@ -158,23 +161,36 @@ def _check_arguments(model, quantizer, binary):
     find_part('quantizer', quantizer)
     if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
         raise ValueError(f'{type(model).__name__} has no Conv2d to make binary')
+    _check_others(bare(model), skip)
+    return bare(model)
 
+def _new_layers(model, reasons, standardize, **bits):
+    "convolution -> what takes its place; an error where there is none, or one cannot be replaced"
+    convs = {n: model.get_submodule(n) for n, why in reasons.items() if not why}
+    if not convs:
+        why = ', '.join(sorted(set(reasons.values())))
+        raise ValueError(f'{type(model).__name__}: no convolution is left to make binary ({why})')
+    for n, m in convs.items(): _check_layer(n, m)
+    kind = NFConv2d if standardize else SignConv2d
+    with torch.random.fork_rng(devices=[]): # first weights are drawn, and not used
+        return {m: _new_layer(n, m, kind, **bits) for n, m in convs.items()}
+
+# %% ../../nbs/6_any_network/39c_to_bits.ipynb #16680bda
 def _row(name, m, why, binary):
     "what is said of a convolution"
     bits = 1 if binary == 'both' and not why else 32
     return dict(convolution=name, kind='real' if why else binary, why=why, weights=m.weight.numel(),
                 weight_bits=bits, groups=m.groups)
 
-def _put(model, new):
-    "each new layer at all places of the old one"
+def _put(model, new, norms):
+    "each new layer at all places of the old one; without norms an `Identity` for each"
     places = [(n, new[m]) for n, m in model.named_modules(remove_duplicate=False) if m in new]
     for name, m in places: model.set_submodule(name, m)
+    kinds = () if norms else nn.modules.batchnorm._BatchNorm
+    for n in [n for n, m in model.named_modules() if isinstance(m, kinds)]:
+        model.set_submodule(n, nn.Identity())
 
-def _drop_norms(model):
-    norms = [n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for n in norms: model.set_submodule(n, nn.Identity())
-
-# %% ../../nbs/6_any_network/39c_to_bits.ipynb #16680bda
+# %% ../../nbs/6_any_network/39c_to_bits.ipynb #85437619
 def binarize(
     model:nn.Module, # any network of convolutions
     binary:str='both', # 'both': signs and 1-bit weights; 'act': signs before real weights
@@ -189,23 +205,14 @@ def binarize(
     example=None, # images, or their shape (C,H,W), that the network takes; None: some are tried
 )->nn.Module: # same class, names and weights; `what_changed` tells about it
     "The network with signs before its convolutions, and 1-bit weights."
-    model = bare(model) if isinstance(model, nn.Module) else model
-    _check_arguments(model, quantizer, binary)
-    _check_others(model, skip)
+    model = _checked(model, quantizer, binary, skip)
     if not inplace: model = copy.deepcopy(model)
-    convs = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     shape, called = _calls(model, example, (nn.Conv2d, nn.Linear, *ACTS))
-    reasons = _reasons(model, convs, called, skip, first)
-    chosen = [n for n, why in reasons.items() if not why]
-    if not chosen: raise ValueError(f'{type(model).__name__}: no convolution is left to make binary '
-                                    f'({", ".join(sorted(set(reasons.values())))})')
-    for n in chosen: _check_layer(n, convs[n])
-    kind, bits = NFConv2d if standardize else SignConv2d, dict(binary=binary, quantizer=quantizer, shift=shift)
-    new = {convs[n]: _new_layer(n, convs[n], kind, **bits) for n in chosen}
-    if act is not None: new |= {model.get_submodule(n): m for n, m in _new_acts(model, called, act).items()}
-    rows = [_row(n, m, reasons[n], binary) for n, m in convs.items()]
-    _put(model, new)
-    if not norms: _drop_norms(model)
+    reasons = _reasons(model, called, skip, first)
+    new = _new_layers(model, reasons, standardize, binary=binary, quantizer=quantizer, shift=shift)
+    new |= _new_acts(model, called, act)
+    rows = [_row(n, model.get_submodule(n), why, binary) for n, why in reasons.items()]
+    _put(model, new, norms)
     model.image_shape, model.binarized = shape, rows
     return model
 
