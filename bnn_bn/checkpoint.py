@@ -129,7 +129,7 @@ _replaced = 'body.stem.conv', 'head' # what may be another part than the configu
 # %% ../nbs/4_training/13_checkpoint.ipynb #88c099e6
 def _count(v): return type(v) is int and 1 <= v < 2**31
 def _pixels(v): return type(v) is int and 0 <= v < 2**31 or v in ('same', 'valid')
-def _axis(v): return v is None or type(v) is int and -4 <= v < 4
+def _axis(v): return type(v) is int and -4 <= v < 4
 def _real(v): return type(v) in (int, float) and abs(v) < 1e30
 def _flag(v): return type(v) is bool
 def _none_or(test): return lambda v: v is None or test(v)
@@ -141,7 +141,8 @@ _tests = {
     _each(_count): 'kernel_size stride dilation normalized_shape',
     _each(_none_or(_count)): 'output_size',
     _each(_pixels): 'padding',
-    _axis: 'start_dim end_dim dim',
+    _axis: 'start_dim end_dim',
+    _none_or(_axis): 'dim',
     _real: 'p zero gamma floor eps',
     _none_or(_real): 'momentum',
     _flag: 'bias binary signs eps_in_root',

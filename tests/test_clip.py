@@ -38,6 +38,36 @@ def test_the_formula(scale, order):
     adaptive_clip_grad(ps, .02, 1e-3, order)
     for p, w in zip(ps, want): np.testing.assert_allclose(p.grad.numpy(), w, rtol=1e-12)
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    "norms are taken in float32: squares of 300 overflow in float16, and sums of 2**-9 are lost"
+    ps = parameters([*SHAPES, (3, 4000)], dtype, scale=300.)
+    want = [clipped(nn_copy(p), .5, 1e-3, 2.) for p in ps]
+    adaptive_clip_grad(ps, .5)
+    for p, w in zip(ps, want): np.testing.assert_allclose(p.grad.double().numpy(), w, rtol=2**-7, atol=1e-7)
+
+def nn_copy(p):
+    "in float64"
+    q = nn.Parameter(p.detach().double())
+    q.grad = p.grad.double()
+    return q
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_an_infinite_gradient_in_half_precision(dtype):
+    p = nn.Parameter(torch.ones(2, 50, dtype=dtype))
+    p.grad = torch.ones(2, 50, dtype=dtype)
+    p.grad[0] = -math.inf
+    adaptive_clip_grad(p)
+    np.testing.assert_allclose(p.grad.double(), [[-.01]*50, [.01]*50], rtol=2**-7)
+
+def test_each_unit_has_its_own_peak():
+    "a unit with infinities beside one whose squares overflow"
+    p = nn.Parameter(torch.ones(3, 4))
+    p.grad = torch.tensor([[math.inf, 1., 0., 0.], [0., 0., 3e38, 3e38], [1e25, 0., 0., 0.]])
+    adaptive_clip_grad(p)
+    want = torch.tensor([[1., 0., 0., 0.], [0., 0., .5**.5, .5**.5], [1., 0., 0., 0.]])*.02
+    torch.testing.assert_close(p.grad, want)
+
 def test_the_defaults():
     a, b, c = (parameters() for _ in range(3))
     adaptive_clip_grad(a)
@@ -128,9 +158,9 @@ def ids(ps): return {id(p) for p in ps}
 
 def test_the_classifier_is_left_out():
     head = nn.Sequential(nn.ReLU(), nn.Linear(3, 2), nn.PReLU())
-    net = nn.Sequential(nn.Linear(3, 3), head)
-    assert ids(clipped_parameters(net)) == ids(net[0].parameters())
-    assert ids(clipped_parameters(nn.DataParallel(net))) == ids(net[0].parameters())
+    net = nn.Sequential(nn.Linear(3, 3), nn.PReLU(), head)
+    body = ids([*net[0].parameters(), *net[1].parameters()])
+    assert ids(clipped_parameters(net)) == ids(clipped_parameters(nn.DataParallel(net))) == body
     behind = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Linear(2, 2), nn.PReLU()) # a part without it comes last
     assert ids(clipped_parameters(behind)) == ids([*behind[0].parameters(), *behind[2].parameters()])
     own = Net()
@@ -144,12 +174,12 @@ def test_the_classifier_is_left_out():
 def test_the_callback():
     net = Net()
     for p in net.parameters(): p.grad = torch.ones_like(p)
-    hook = AdaptiveGradClip(.05, eps=.1, norm_type=1., exclude=net.first)
+    hook = AdaptiveGradClip(.05, eps=5., norm_type=1., exclude=net.first)
     hook.learn = SimpleNamespace(model=net)
     hook.before_fit()
     hook.before_step()
     assert (net.first.weight.grad == 1).all()
     twin = nn.Parameter(net.last.weight.detach())
     twin.grad = torch.ones_like(twin)
-    adaptive_clip_grad(twin, .05, .1, 1.)
+    adaptive_clip_grad(twin, .05, 5., 1.)
     assert torch.equal(twin.grad, net.last.weight.grad) and hook.order == 11
