@@ -4,8 +4,10 @@ Kills, seeds, workers, batch sizes, and warnings of libraries.
 """
 import os
 import random
+import re
 import shutil
 import warnings
+from pathlib import Path
 import numpy as np
 import pytest
 import torch
@@ -137,3 +139,14 @@ def test_a_warning_that_our_own_use_of_a_library_causes_is_an_error(kind, module
     names = dict(warnings=warnings, kind=kind, __name__=module)
     if not ours: return exec(code, names)
     with pytest.raises(kind, match='old'): exec(code, names)
+
+# The table ------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent
+
+def test_every_test_of_the_table_exists():
+    named = re.findall(r'`((?:tests|nbs)/[\w/.]+)(?:::(\w+))?`', (ROOT/'docs'/'promises.md').read_text())
+    assert len(named) > 40
+    for file, test in named:
+        assert (ROOT/file).is_file(), file
+        if test: assert f'def {test}(' in (ROOT/file).read_text(), test
