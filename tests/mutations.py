@@ -120,7 +120,7 @@ def changed_fields(head, rng):
         at = head
         for k in path: at = at[k]
         if rng.random() < .15 and isinstance(at, dict): at.pop(key, None)
-        else: at[key] = rng.choice(ODD)
+        else: at[key] = copy.deepcopy(rng.choice(ODD))
     return head
 
 def bnn_header(data, rng):
