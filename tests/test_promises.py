@@ -6,7 +6,10 @@ import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pytest
@@ -14,11 +17,14 @@ import torch
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from PIL import Image
 from fastai.basics import Callback, set_seed
+from bnn_bn.core.errors import CheckpointError
 from bnn_bn.data import fashion_mini
 from bnn_bn.deploy import pack
 from bnn_bn.folder import folder_dls
 from bnn_bn.learner import bnn_learner
 from bnn_bn.train.ema import EMA
+from bnn_bn.train.recipes import recipes
+from bnn_bn.train.run import train
 import bnn_bn.train.steps # noqa: F401, Learner.fit_two_step
 from mutations import small
 
@@ -155,3 +161,38 @@ def test_every_test_of_the_table_exists():
     for file, test in named:
         assert (ROOT/file).is_file(), file
         if test: assert f'def {test}(' in (ROOT/file).read_text(), test
+
+# One run a folder -----------------------------------------------------------------------------------
+
+HOLD = """
+import sys
+from bnn_bn.core.files import locked
+with locked(sys.argv[1]):
+    print('begun', flush=True)
+    sys.stdin.read()
+"""
+
+@pytest.fixture
+def holder(tmp_path):
+    "another process, which works in a folder"
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-c', HOLD, str(tmp_path/'run')], env=env, **pipes)
+    assert p.stdout.readline() == 'begun\n'
+    yield p
+    p.kill()
+    p.communicate()
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='no locks of files there')
+def test_a_second_run_in_a_folder_is_refused(holder, tmp_path):
+    "and leaves it as it is; after a kill of the first, the next goes on at once"
+    out, recipe = tmp_path/'run', replace(recipes['fashion'], width=.125, bs=32, epochs=1)
+    kw = dict(device='cpu', images=64, holdout=32, amp='none', compiled='no')
+    for resume in (False, True):
+        with pytest.raises(CheckpointError, match=f'run: another process .{holder.pid} on'):
+            train(recipe, out, resume=resume, **kw)
+    assert [f.name for f in out.iterdir()] == ['.lock']
+    holder.kill()
+    holder.communicate()
+    train(recipe, out, **kw)
+    assert (out/'model.safetensors').exists() and not (out/'.lock').exists()

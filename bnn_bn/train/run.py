@@ -19,7 +19,7 @@ from fastcore.docments import docments
 from fastcore.script import call_parse
 import bnn_bn
 from .. import __version__
-from ..core.files import full_path, write_file
+from ..core.files import full_path, locked, write_file
 from ..checkpoint import from_mmpretrain, load_info, load_model, save_model, tensors_digest
 from ..data import TensorDL
 from .distill import Distill
@@ -120,11 +120,13 @@ def train(
     amp, compiled = _choose(r, dls, amp, compiled, _config_of(out, resume))
     config = dict(recipe=asdict(r), seed=seed, images=images, holdout=holdout, amp=amp,
                   compiled=compiled)
-    _prepare(out, config, torch.device(device).type)
-    learn = make_learner(r, dls, teacher_file, amp, compiled, [History(out/'history.csv', writer)])
-    result = _run(learn, r, config, out=out, resume=resume, steps=save_steps)
-    about = dict(command=command, **config, versions=versions(dls.device))
-    return _finish(learn, r, out, result | about)
+    with nullcontext() if rank_distrib() else locked(out):
+        _prepare(out, config, torch.device(device).type)
+        cbs = [History(out/'history.csv', writer)]
+        learn = make_learner(r, dls, teacher_file, amp, compiled, cbs)
+        result = _run(learn, r, config, out=out, resume=resume, steps=save_steps)
+        about = dict(command=command, **config, versions=versions(dls.device))
+        return _finish(learn, r, out, result | about)
 
 # %% ../../nbs/4_training/28_run.ipynb #423ed68e
 def _run(learn, r, config, **kwargs):
