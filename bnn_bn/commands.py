@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from fastcore.script import call_parse
 from fastprogress.fastprogress import progress_bar
-from .core.files import write_file
+from .core.files import write_figure, write_file
 from .checkpoint import load_info, load_model
 from .models import BinaryNet, create_model
 from .train.recipes import Recipe, make_dls
@@ -199,7 +199,7 @@ def plot_bench(rows, path=None):
     ax.margins(x=.25)
     ax.spines[['top', 'right']].set_visible(False)
     if path:
-        fig.savefig(path, dpi=100, bbox_inches='tight')
+        write_figure(fig, path, dpi=100, bbox_inches='tight')
         plt.close(fig)
     return ax
 

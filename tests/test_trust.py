@@ -26,7 +26,7 @@ from bnn_bn.signal.probe import dead_channels
 from bnn_bn.others.published import from_mmpretrain, load_strictly, read_torch, without_prefixes
 from bnn_bn.train.resume import ExactResume, load_state, previous_file, save_state
 from mutations import READERS, SIGNED, mutations, small, write_files
-from bnn_bn.train.run import network_in, recipe_beside
+from bnn_bn.train.run import network_in, plot_history, recipe_beside
 
 SEEDED = 2000 # mutations of each kind of file
 
@@ -385,3 +385,14 @@ def test_a_full_disk_leaves_the_old_files_and_is_named(tmp_path):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     done = subprocess.run([sys.executable, '-c', FULL, str(tmp_path)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+def test_a_picture_that_could_not_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path/'history.csv').write_text('step,epoch,accuracy,train_loss,valid_loss\n1,1,.5,1,1\n')
+    plot_history(tmp_path/'history.csv', tmp_path/'curves.png')
+    before = (tmp_path/'curves.png').read_bytes()
+    def full(fd): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='curves.png'):
+        plot_history(tmp_path/'history.csv', tmp_path/'curves.png')
+    assert (tmp_path/'curves.png').read_bytes() == before
+    assert sorted(f.name for f in tmp_path.iterdir()) == ['curves.png', 'history.csv']

@@ -15,7 +15,7 @@ from fastai.basics import set_seed
 import fastai.callback.schedule # noqa: F401, Learner.fit_one_cycle
 from fastai.callback.channelslast import ChannelsLast
 from fastcore.script import call_parse
-from ..core.files import write_file
+from ..core.files import write_figure, write_file
 from ..checkpoint import save_model, load_model
 from ..data import fashion_mini
 from ..core.errors import CheckpointError
@@ -100,7 +100,7 @@ def plot_curves(
     label_lines(open_axes(ax))
     fig.tight_layout()
     if file:
-        fig.savefig(file, dpi=110)
+        write_figure(fig, file, dpi=110)
         plt.close(fig)
     return fig
 

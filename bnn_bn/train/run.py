@@ -19,7 +19,7 @@ from fastcore.docments import docments
 from fastcore.script import call_parse
 import bnn_bn
 from .. import __version__
-from ..core.files import full_path, locked, write_file
+from ..core.files import full_path, locked, write_figure, write_file
 from ..checkpoint import from_mmpretrain, load_info, load_model, save_model, tensors_digest
 from ..data import TensorDL
 from .distill import Distill
@@ -266,7 +266,7 @@ def plot_history(
     _label(axs)
     fig.tight_layout()
     if picture:
-        fig.savefig(picture, dpi=110)
+        write_figure(fig, picture, dpi=110)
         plt.close(fig)
     return fig
 
