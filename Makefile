@@ -12,7 +12,7 @@ ASK = import sys; v = sys.version_info[:2]; \
   sys.exit(0 if $(1) <= v <= $(2) else 'this needs Python %s to %s and has %s; \
   choose one with: make PYTHON=python3.12 ...' % ('%d.%d' % $(1), '%d.%d' % $(2), '%d.%d' % v))
 
-.PHONY: install demo seeds wheel test quick coverage docs readme runtime web clean
+.PHONY: install demo seeds wheel test quick coverage mutants docs readme runtime web clean
 install: $(VENV)/installed
 
 $(VENV)/installed: settings.ini setup.py constraints-tested.txt
@@ -52,6 +52,13 @@ coverage: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m coverage run -m pytest -q $(COVERED)
 	$(BIN)/python -m coverage combine -q
 	$(BIN)/python -m coverage report
+
+# does a test fail when the code is changed? MUTATED names modules, such as 'bnn_bn.agc*'
+MUTATED ?=
+mutants: install
+	$(BIN)/python -m pip install -q --disable-pip-version-check 'mutmut>=3.8'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/mutmut run $(MUTATED)
+	$(BIN)/mutmut results
 
 # the site: _site/html; its environment has no torch, the pages are made from files
 docs: $(SITE)/installed

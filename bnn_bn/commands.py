@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from fastcore.script import call_parse
 from fastprogress.fastprogress import progress_bar
-from .core.files import full_path, write_file
+from .core.files import full_path, write_figure, write_file
 from .checkpoint import load_info, load_model
 from .models import BinaryNet, create_model
 from .train.recipes import Recipe, make_dls
@@ -195,10 +195,9 @@ def bnn_bench(
     with readable('bnn_bench', debug, locals()):
         _check_bench(out, force, size, batch=batch, threads=threads, rounds=rounds)
         file, names = packed_file(file), only.split(',')
-        info = read_bnn(file).info
         if bad := [n for n in names if n not in kinds]:
             raise ValueError(f'--only {bad[0]}: allowed are {", ".join(kinds)}')
-        size = _image_size(info, size)
+        size = _image_size(read_bnn(file).info, size)
         rivals = usual_rivals(str(file), size, batch, threads, names)
         rows = _timed([r.start(threads) for r in progress_bar(rivals, leave=False)], rounds, batch)
         if out:
@@ -229,7 +228,7 @@ def plot_bench(rows, path=None):
     ax.margins(x=.25)
     ax.spines[['top', 'right']].set_visible(False)
     if path:
-        fig.savefig(path, dpi=100, bbox_inches='tight')
+        write_figure(fig, path, dpi=100, bbox_inches='tight')
         plt.close(fig)
     return ax
 

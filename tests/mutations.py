@@ -1,4 +1,4 @@
-"""Files that are changed at random: bits, cuts, ranges, and header fields with the checksum made anew.
+"""Files that are changed at random: bits, cuts, ranges, and header fields that are signed anew.
 
 `tests/test_trust.py` tries 2,000 of each kind, `tools/mutate_files.py` as many as one likes.
 """
@@ -10,6 +10,7 @@ import struct
 from collections import Counter
 import numpy as np
 import torch
+from torch import nn
 from safetensors.torch import load as from_bytes, save as to_bytes, save_file
 from bnn_bn.checkpoint import load_model, read_weights, save_model, tensors_digest
 from bnn_bn.core.errors import BnnError, CheckpointError
@@ -20,15 +21,16 @@ from bnn_bn.train.resume import load_state, save_state
 
 def small(norm='nobn', **changes):
     torch.manual_seed(0)
-    return binary_net(**dict(backbone='reactnet_mini', norm=norm, n_out=10, in_chans=1, width=.125) | changes)
+    least = dict(backbone='reactnet_mini', norm=norm, n_out=10, in_chans=1, width=.125)
+    return binary_net(**least | changes)
 
 def own_parts():
     "a network whose header has more to say: rules, a stem, another head and first convolution"
     torch.manual_seed(0)
     net = binary_net('reactnet_mini', n_out=3, stem=(5, 2, True), in_chans=1, width=.125,
                      rules=Rules('mine', eps=1e-3), shortcut='real')
-    net.head.fc = torch.nn.Sequential(torch.nn.Dropout(.2), torch.nn.Linear(16, 3), torch.nn.LogSoftmax(1))
-    net.body.stem.conv = torch.nn.Conv2d(1, 8, 5, 2, padding=2, bias=False)
+    net.head.fc = nn.Sequential(nn.Dropout(.2), nn.Linear(16, 3), nn.LogSoftmax(1))
+    net.body.stem.conv = nn.Conv2d(1, 8, 5, 2, padding=2, bias=False)
     return net
 
 def write_files(folder):
@@ -45,7 +47,7 @@ def write_files(folder):
     packed.save(folder/'net.bnn')
     return folder
 
-# Readers: what each file holds, as a dict of arrays --------------------------------------------
+# Readers: what each file holds, as a dict of arrays --------------------
 
 IMAGE = torch.zeros(1, 1, 32, 32)
 
@@ -81,7 +83,7 @@ READERS = {
     'foreign.safetensors': read_weights}
 SIGNED = 'net.safetensors', 'parts.safetensors', 'net.bnn', 'state.safetensors'
 
-# Bytes -------------------------------------------------------------------------------------------
+# Bytes --------------------
 
 def changed_bytes(data, rng):
     "bytes changed, cut, doubled, removed or zeroed at random"
@@ -96,11 +98,11 @@ def changed_bytes(data, rng):
     else: data[at:at + size] = bytes(size)
     return bytes(data)
 
-# Fields of a header, and the checksum made anew ----------------------------------------------------
+# Fields of a header, and the checksum made anew --------------------
 
 ODD = (None, True, False, 0, 1, -1, 2, 3, 255, 2**31, 2**63, 10**40, .5, -0., 1e30, 1e308, '', 'x',
-       'nobn', 'bn', 'both', 'real', 'bit', 'f32', 'F64', 'I8', 'conv', 'mean', [], {}, [0, 4], [1, 1],
-       float('nan'), float('inf'))
+       'nobn', 'bn', 'both', 'real', 'bit', 'f32', 'F64', 'I8', 'conv', 'mean', [], {}, [0, 4],
+       [1, 1], float('nan'), float('inf'))
 
 def places(value, path=()):
     "every place in a header"
@@ -118,7 +120,7 @@ def changed_fields(head, rng):
         at = head
         for k in path: at = at[k]
         if rng.random() < .15 and isinstance(at, dict): at.pop(key, None)
-        else: at[key] = rng.choice(ODD)
+        else: at[key] = copy.deepcopy(rng.choice(ODD))
     return head
 
 def bnn_header(data, rng):
@@ -160,7 +162,7 @@ def mutated(name, data, rng):
     if name not in HEADERS or rng.random() < .75: return changed_bytes(data, rng), False
     return HEADERS[name](data, rng), name in SIGNED
 
-# What becomes of them ----------------------------------------------------------------------------
+# What becomes of them --------------------
 
 def same(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k], equal_nan=True) for k in a)
@@ -181,6 +183,7 @@ def mutations(name, folder, tmp, numbers):
         changed, made_anew = mutated(name, data, random.Random(f'{name} {i}'))
         file.write_bytes(changed)
         try: end = outcome(READERS[name], file, whole)
-        except Exception as e: raise AssertionError(f'{name}, mutation {i}: {type(e).__name__}: {e}') from e
+        except Exception as e:
+            raise AssertionError(f'{name}, mutation {i}: {type(e).__name__}: {e}') from e
         counts[f'{end}, signed anew' if made_anew else end] += 1
     return counts

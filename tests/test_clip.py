@@ -38,6 +38,37 @@ def test_the_formula(scale, order):
     adaptive_clip_grad(ps, .02, 1e-3, order)
     for p, w in zip(ps, want): np.testing.assert_allclose(p.grad.numpy(), w, rtol=1e-12)
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    "norms are taken in float32: squares of 300 overflow in float16, and sums of 2**-9 are lost"
+    ps = parameters([*SHAPES, (3, 4000)], dtype, scale=300.)
+    want = [clipped(nn_copy(p), .5, 1e-3, 2.) for p in ps]
+    adaptive_clip_grad(ps, .5)
+    for p, w in zip(ps, want):
+        np.testing.assert_allclose(p.grad.double().numpy(), w, rtol=2**-7, atol=1e-7)
+
+def nn_copy(p):
+    "in float64"
+    q = nn.Parameter(p.detach().double())
+    q.grad = p.grad.double()
+    return q
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_an_infinite_gradient_in_half_precision(dtype):
+    p = nn.Parameter(torch.ones(2, 50, dtype=dtype))
+    p.grad = torch.ones(2, 50, dtype=dtype)
+    p.grad[0] = -math.inf
+    adaptive_clip_grad(p)
+    np.testing.assert_allclose(p.grad.double(), [[-.01]*50, [.01]*50], rtol=2**-7)
+
+def test_each_unit_has_its_own_peak():
+    "a unit with infinities beside one whose squares overflow"
+    p = nn.Parameter(torch.ones(3, 4))
+    p.grad = torch.tensor([[math.inf, 1., 0., 0.], [0., 0., 3e38, 3e38], [1e25, 0., 0., 0.]])
+    adaptive_clip_grad(p)
+    want = torch.tensor([[1., 0., 0., 0.], [0., 0., .5**.5, .5**.5], [1., 0., 0., 0.]])*.02
+    torch.testing.assert_close(p.grad, want)
+
 def test_the_defaults():
     a, b, c = (parameters() for _ in range(3))
     adaptive_clip_grad(a)
@@ -98,7 +129,8 @@ def test_nan_stays_and_its_neighbours_are_clipped():
 
 def test_dtypes_large_tensors_and_missing_gradients():
     "each of them as alone"
-    kinds = (torch.float32, (300, 300)), (torch.float32, (3, 4)), (torch.float64, (3, 4)), (torch.float16, (2, 2))
+    single, double, half = torch.float32, torch.float64, torch.float16
+    kinds = (single, (300, 300)), (single, (3, 4)), (double, (3, 4)), (half, (2, 2))
     ps = [parameters([shape], dtype)[0] for dtype, shape in kinds]
     alone = [nn.Parameter(p.detach().clone()) for p in ps]
     for a, p in zip(alone, ps): a.grad = p.grad.clone()
@@ -114,10 +146,11 @@ def test_dtypes_large_tensors_and_missing_gradients():
 def test_arguments(name, value):
     (p,) = parameters([(3, 4)])
     before = p.grad.clone()
-    with pytest.raises(ValueError, match=f'^{name}={value}: must be > 0'): adaptive_clip_grad(p, **{name: value})
+    says = f'^{name}={value}: must be > 0'
+    with pytest.raises(ValueError, match=says): adaptive_clip_grad(p, **{name: value})
     assert torch.equal(p.grad, before)
     if name == 'clip_factor':
-        with pytest.raises(ValueError, match=f'^clip_factor={value}: must be > 0'): AdaptiveGradClip(value)
+        with pytest.raises(ValueError, match=says): AdaptiveGradClip(value)
 
 class Net(nn.Module):
     def __init__(self):
@@ -128,28 +161,30 @@ def ids(ps): return {id(p) for p in ps}
 
 def test_the_classifier_is_left_out():
     head = nn.Sequential(nn.ReLU(), nn.Linear(3, 2), nn.PReLU())
-    net = nn.Sequential(nn.Linear(3, 3), head)
-    assert ids(clipped_parameters(net)) == ids(net[0].parameters())
-    assert ids(clipped_parameters(nn.DataParallel(net))) == ids(net[0].parameters())
-    behind = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Linear(2, 2), nn.PReLU()) # a part without it comes last
-    assert ids(clipped_parameters(behind)) == ids([*behind[0].parameters(), *behind[2].parameters()])
+    net = nn.Sequential(nn.Linear(3, 3), nn.PReLU(), head)
+    body = ids([*net[0].parameters(), *net[1].parameters()])
+    assert ids(clipped_parameters(net)) == ids(clipped_parameters(nn.DataParallel(net))) == body
+    behind = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Linear(2, 2), nn.PReLU()) # it is not the last
+    others = ids([*behind[0].parameters(), *behind[2].parameters()])
+    assert ids(clipped_parameters(behind)) == others
     own = Net()
     assert ids(clipped_parameters(own)) == ids(own.first.parameters())
     assert ids(clipped_parameters(own, own.first)) == ids(own.last.parameters())
     assert ids(clipped_parameters(own, [own.first, own.last])) == set()
     assert ids(clipped_parameters(own, [])) == ids(own.parameters())
-    with pytest.raises(ValueError, match=r'^Conv2d has no nn.Linear to leave out .* exclude=\[\] to clip all$'):
+    says = r'^Conv2d has no nn.Linear to leave out .* exclude=\[\] to clip all$'
+    with pytest.raises(ValueError, match=says):
         clipped_parameters(nn.Conv2d(1, 2, 1))
 
 def test_the_callback():
     net = Net()
     for p in net.parameters(): p.grad = torch.ones_like(p)
-    hook = AdaptiveGradClip(.05, eps=.1, norm_type=1., exclude=net.first)
+    hook = AdaptiveGradClip(.05, eps=5., norm_type=1., exclude=net.first)
     hook.learn = SimpleNamespace(model=net)
     hook.before_fit()
     hook.before_step()
     assert (net.first.weight.grad == 1).all()
     twin = nn.Parameter(net.last.weight.detach())
     twin.grad = torch.ones_like(twin)
-    adaptive_clip_grad(twin, .05, .1, 1.)
+    adaptive_clip_grad(twin, .05, 5., 1.)
     assert torch.equal(twin.grad, net.last.weight.grad) and hook.order == 11

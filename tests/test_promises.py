@@ -1,28 +1,36 @@
-"""What is promised of every training and every network: docs/promises.md says which test covers what.
+"""Promises of every training and every network: kills, seeds, workers, batch sizes, warnings.
 
-Kills, seeds, workers, batch sizes, and warnings of libraries.
+docs/promises.md lists them all, with the test of each.
 """
 import os
 import random
+import re
 import shutil
+import subprocess
+import sys
 import warnings
+from dataclasses import replace
+from pathlib import Path
 import numpy as np
 import pytest
 import torch
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from PIL import Image
 from fastai.basics import Callback, set_seed
+from bnn_bn.core.errors import CheckpointError
 from bnn_bn.data import fashion_mini
 from bnn_bn.deploy import pack
 from bnn_bn.folder import folder_dls
 from bnn_bn.learner import bnn_learner
 from bnn_bn.train.ema import EMA
+from bnn_bn.train.recipes import recipes
+from bnn_bn.train.run import train
 import bnn_bn.train.steps # noqa: F401, Learner.fit_two_step
 from mutations import small
 
 KILLS = 30
 
-# One run, killed -----------------------------------------------------------------------------------
+# One run, killed --------------------
 
 class Killed(BaseException):
     "what nothing catches: after it, the run is what lies on the disk, as after SIGKILL"
@@ -72,7 +80,8 @@ def test_thirty_kills(whole, tmp_path, monkeypatch):
         at_a_rename = rng.random() < .3
         if at_a_rename: killed_at_a_rename(monkeypatch, rng)
         try:
-            assert same(run(tmp_path/'run', KillAfter(0 if at_a_rename else rng.randint(1, 7))), whole)
+            batches = 0 if at_a_rename else rng.randint(1, 7)
+            assert same(run(tmp_path/'run', KillAfter(batches)), whole)
             shutil.rmtree(tmp_path/'run')
             ends += 1
         except Killed: kills += 1
@@ -85,7 +94,7 @@ def test_the_seed_says_it_all(whole, tmp_path):
     assert same(run(tmp_path/'a'), whole)
     assert not same(run(tmp_path/'b', seed=1), whole)
 
-# The order of the data -----------------------------------------------------------------------------
+# The order of the data --------------------
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
@@ -113,13 +122,14 @@ def test_the_number_of_workers_changes_nothing(pictures):
         assert all(torch.equal(a, b) for x, y in zip(first, again) for a, b in zip(x, y))
     assert not torch.equal(first[0][0], batches(pictures, 0, seed=1)[0][0])
 
-# The size of a batch -------------------------------------------------------------------------------
+# The size of a batch --------------------
 
 @pytest.mark.parametrize('norm', ['nobn', 'bn', 'naive'])
 def test_the_size_of_a_batch_changes_no_answer(norm):
     "packed: no bit; in float32: 1e-4 of the largest answer, for sums may have another order"
     net = small(norm).eval()
-    packed, images = pack(net), torch.randn(70, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(70, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    packed = pack(net)
     with torch.no_grad(): trained, counted = net(images), packed(images)
     for size in (1, 3, 16, 64):
         parts = images.split(size)
@@ -127,9 +137,11 @@ def test_the_size_of_a_batch_changes_no_answer(norm):
         with torch.no_grad(): answers = torch.cat([net(p) for p in parts])
         torch.testing.assert_close(answers, trained, rtol=0, atol=1e-4*float(trained.abs().max()))
 
-# Warnings of libraries -----------------------------------------------------------------------------
+# Warnings of libraries --------------------
 
-@pytest.mark.parametrize('module,ours', [('bnn_bn.layers.conv', True), ('bnn_bn', True), ('torch.nn', False)])
+MODULES = ('bnn_bn.layers.conv', True), ('bnn_bn', True), ('torch.nn', False)
+
+@pytest.mark.parametrize('module,ours', MODULES)
 @pytest.mark.parametrize('kind', [DeprecationWarning, FutureWarning, PendingDeprecationWarning])
 def test_a_warning_that_our_own_use_of_a_library_causes_is_an_error(kind, module, ours):
     "as pyproject.toml says; what other packages do among themselves is theirs"
@@ -137,3 +149,50 @@ def test_a_warning_that_our_own_use_of_a_library_causes_is_an_error(kind, module
     names = dict(warnings=warnings, kind=kind, __name__=module)
     if not ours: return exec(code, names)
     with pytest.raises(kind, match='old'): exec(code, names)
+
+# The table --------------------
+
+ROOT = Path(__file__).parent.parent
+
+def test_every_test_of_the_table_exists():
+    table = (ROOT/'docs'/'promises.md').read_text()
+    named = re.findall(r'`((?:tests|nbs)/[\w/.]+)(?:::(\w+))?`', table)
+    assert len(named) > 40
+    for file, test in named:
+        assert (ROOT/file).is_file(), file
+        if test: assert f'def {test}(' in (ROOT/file).read_text(), test
+
+# One run a folder -----------------------------------------------------------------------------------
+
+HOLD = """
+import sys
+from bnn_bn.core.files import locked
+with locked(sys.argv[1]):
+    print('begun', flush=True)
+    sys.stdin.read()
+"""
+
+@pytest.fixture
+def holder(tmp_path):
+    "another process, which works in a folder"
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-c', HOLD, str(tmp_path/'run')], env=env, **pipes)
+    assert p.stdout.readline() == 'begun\n'
+    yield p
+    p.kill()
+    p.communicate()
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='no locks of files there')
+def test_a_second_run_in_a_folder_is_refused(holder, tmp_path):
+    "and leaves it as it is; after a kill of the first, the next goes on at once"
+    out, recipe = tmp_path/'run', replace(recipes['fashion'], width=.125, bs=32, epochs=1)
+    kw = dict(device='cpu', images=64, holdout=32, amp='none', compiled='no')
+    for resume in (False, True):
+        with pytest.raises(CheckpointError, match=f'run: another process .{holder.pid} on'):
+            train(recipe, out, resume=resume, **kw)
+    assert [f.name for f in out.iterdir()] == ['.lock']
+    holder.kill()
+    holder.communicate()
+    train(recipe, out, **kw)
+    assert (out/'model.safetensors').exists() and not (out/'.lock').exists()

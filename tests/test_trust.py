@@ -2,8 +2,11 @@
 import json
 import os
 import random
+import subprocess
+import sys
 import warnings
 import zipfile
+from pathlib import Path
 import numpy as np
 import pytest
 import torch
@@ -16,7 +19,6 @@ from bnn_bn.checkpoint import load_model, read_weights, save_model, write_tensor
 from bnn_bn.layers.conv import standard_sign
 from bnn_bn.data import fashion_mini, tensor_dls
 from bnn_bn.deploy import classify, load_packed, pack
-from bnn_bn.train.ema import EMA
 from bnn_bn.core.errors import CheckpointError, DataError, DivergenceError, PackedFormatError
 from bnn_bn.onebit.graph import from_bytes, read_bnn, to_bytes
 from bnn_bn.learner import bnn_learner
@@ -24,8 +26,7 @@ from bnn_bn.signal.probe import dead_channels
 from bnn_bn.others.published import from_mmpretrain, load_strictly, read_torch, without_prefixes
 from bnn_bn.train.resume import ExactResume, load_state, previous_file, save_state
 from mutations import READERS, SIGNED, mutations, small, write_files
-import bnn_bn.train.steps # noqa: F401, Learner.fit_two_step
-from bnn_bn.train.run import network_in, recipe_beside
+from bnn_bn.train.run import network_in, plot_history, recipe_beside
 
 SEEDED = 2000 # mutations of each kind of file
 
@@ -346,3 +347,52 @@ def test_a_config_that_is_none(text, tmp_path):
     with pytest.raises(CheckpointError, match='config.json'): recipe_beside(tmp_path/'best.safetensors')
     (tmp_path/'config.json').write_text(json.dumps(dict(recipe=dict(data='fashion', epochs=3))))
     assert recipe_beside(tmp_path/'best.safetensors').epochs == 3
+
+# A disk that takes no more
+
+FULL = """
+import resource, signal, sys, warnings
+warnings.simplefilter('ignore')
+from pathlib import Path
+from mutations import small
+from bnn_bn.checkpoint import load_model, save_model
+from bnn_bn.core.files import write_file
+from bnn_bn.deploy import load_packed, pack
+from bnn_bn.train.resume import load_state, save_state
+folder, net = Path(sys.argv[1]), small(width=.25)
+packed = pack(net, classes=[*'abcdefghij'])
+writers = {
+    'a.safetensors': (lambda f: save_model(net, f), load_model),
+    'a.bnn': (packed.save, load_packed),
+    'a.bin': (lambda f: write_file(f, bytes(5000)), Path.read_bytes),
+    'state-1.safetensors': (lambda f: save_state(f, dict(model=dict(net.state_dict()))), load_state)}
+for name, (write, read) in writers.items(): write(folder/name)
+names = sorted(f.name for f in folder.iterdir())
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+for name, (write, read) in writers.items():
+    before = (folder/name).read_bytes()
+    try: write(folder/name)
+    except OSError as e: assert name in str(e), e
+    else: raise AssertionError(name)
+    assert (folder/name).read_bytes() == before
+    read(folder/name)
+assert sorted(f.name for f in folder.iterdir()) == names
+"""
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='limits the size of files as Linux does')
+def test_a_full_disk_leaves_the_old_files_and_is_named(tmp_path):
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    done = subprocess.run([sys.executable, '-c', FULL, str(tmp_path)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+def test_a_picture_that_could_not_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path/'history.csv').write_text('step,epoch,accuracy,train_loss,valid_loss\n1,1,.5,1,1\n')
+    plot_history(tmp_path/'history.csv', tmp_path/'curves.png')
+    before = (tmp_path/'curves.png').read_bytes()
+    def full(fd): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='curves.png'):
+        plot_history(tmp_path/'history.csv', tmp_path/'curves.png')
+    assert (tmp_path/'curves.png').read_bytes() == before
+    assert sorted(f.name for f in tmp_path.iterdir()) == ['curves.png', 'history.csv']

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from .. import __version__
+from ..core.files import named_errors
 from ..onebit.engine import values_of
 from ..deploy import PackedNet, load_packed
 from .export_c import class_names, picture_of
@@ -270,7 +271,7 @@ def deploy_folder(
     texts = {k: Template(v).substitute(known) for k, v in texts.items()}
     texts |= {'requirements.txt': requirements(), 'README.txt': READ_ME}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as d:
+    with named_errors(folder), tempfile.TemporaryDirectory(dir=folder.parent) as d:
         made = Path(d)/'made'
         write_runtime(made)
         packed.save(made/'net.bnn')

@@ -16,7 +16,7 @@ import fastai.callback.schedule # noqa: F401, Learner.fit_one_cycle
 from fastai.callback.channelslast import ChannelsLast
 from fastcore.basics import patch
 from fastcore.script import call_parse
-from ..core.files import full_path, write_file
+from ..core.files import full_path, write_figure, write_file
 from ..checkpoint import save_network, load_network
 from ..data import fashion_mini
 from ..core.errors import CheckpointError
@@ -106,7 +106,7 @@ def plot_curves(
     label_lines(open_axes(ax))
     fig.tight_layout()
     if file:
-        fig.savefig(file, dpi=110)
+        write_figure(fig, file, dpi=110)
         plt.close(fig)
     return fig
 

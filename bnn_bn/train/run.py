@@ -19,7 +19,7 @@ from fastai.basics import rank_distrib, set_seed
 from fastcore.docments import docments
 from fastcore.script import call_parse
 from .. import __version__
-from ..core.files import full_path, write_file
+from ..core.files import full_path, locked, write_figure, write_file
 from ..checkpoint import from_mmpretrain, load_info, load_model, save_model, tensors_digest
 from ..data import TensorDL
 from ..folder import FolderDL
@@ -85,7 +85,8 @@ def train(
     r, dls = prepared(r, path, dls, seed=seed, device=device, download=download, **few)
     amp, compiled = _choose(r, dls, amp, compiled, old)
     config = dict(recipe=row_of(r), seed=seed, **_known(few), amp=amp, compiled=compiled)
-    with or_nothing(out, run_files() if force else ()):
+    alone = nullcontext() if rank_distrib() else locked(out)
+    with alone, or_nothing(out, run_files() if force else ()):
         learn = _learner(r, dls, out, writer, teacher_file=teacher_file, amp=amp, compiled=compiled)
         return _train(learn, r, out, config, command, resume=resume, steps=save_steps)
 
@@ -308,7 +309,7 @@ def plot_history(
     _label(axs)
     fig.tight_layout()
     if picture:
-        fig.savefig(picture, dpi=110)
+        write_figure(fig, picture, dpi=110)
         plt.close(fig)
     return fig
 

@@ -20,7 +20,8 @@ NOTEBOOKS = {
     'onebit.engine': '5_packed/31f_engine',
     'checkpoint': '4_training/13_checkpoint',
     'train.resume': '4_training/24_resume'}
-LEFT_OUT = re.compile(r'^(#\|\s*(export|exporti|exports|default_exp|eval: false|cuda|slow)\b|[%!])', re.M)
+FLAGS = 'export|exporti|exports|default_exp|eval: false|cuda|slow'
+LEFT_OUT = re.compile(rf'^(#\|\s*({FLAGS})\b|[%!])', re.M)
 
 def cells(name):
     "code of the cells that are not exported"
