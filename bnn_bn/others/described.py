@@ -78,7 +78,7 @@ def _axis(v): return type(v) is int and -8 < v < 8
 def _real(v): return type(v) in (int, float) and abs(v) < 1e30
 def _flag(v): return type(v) is bool
 def _word(v): return type(v) is str
-def _bits(v): return type(v) is bool or v in ('act', 'both', 'real')
+def _bits(v): return type(v) is bool or v in (None, 'act', 'both', 'real')
 def _none_or(test): return lambda v: v is None or test(v)
 def _each(test): return lambda v: all(map(test, v)) if type(v) in (list, tuple) else test(v)
 
