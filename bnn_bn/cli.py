@@ -6,7 +6,7 @@
 __all__ = ['commands', 'Command', 'usage', 'bnn']
 
 # %% ../nbs/5_packed/37_cli.ipynb #69848d21
-import sys
+import sys, warnings
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -48,8 +48,14 @@ def bnn(
     if words[0] in ('-V', '--version'): return print(import_module('bnn_bn').__version__)
     command = commands.get(words[0])
     if command is None: _unknown(words[0])
-    function = getattr(import_module(f'bnn_bn.{command.module}'), command.function)
+    function = getattr(_quietly(f'bnn_bn.{command.module}'), command.function)
     _run(function, words[1:], f'bnn {words[0]}')
+
+def _quietly(module):
+    "a module; fastai's own use of `torch.jit.script`, of which torch warns, is nothing a user can mend"
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.torch.jit.script. is deprecated', FutureWarning)
+        return import_module(module)
 
 def _run(function, words, name):
     "call a command with its words; `bnn_train` reads them itself, fastcore reads those of the others"
