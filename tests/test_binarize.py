@@ -18,13 +18,13 @@ def small(*middle, channels=8):
 
 def convs(net): return {n: m for n, m in net.named_modules() if isinstance(m, nn.Conv2d)}
 
-def by_hand(conv, x, standardize):
+def by_hand(conv, x, standardize, shift):
     "torch's convolution of signs by mean|w| * sign(w), of the filters less their mean if standardised"
     w = conv.weight.detach()
     if standardize: w = w - w.mean((1, 2, 3), keepdim=True)
     plain = copy.deepcopy(conv)
     plain.weight.data = torch.where(w >= 0, 1., -1.).to(w)*w.abs().mean((1, 2, 3), keepdim=True)
-    return plain(torch.where(x >= 0, 1., -1.).to(x))
+    return plain(torch.where(x + shift >= 0, 1., -1.).to(x))
 
 GEOMETRY = [dict(), dict(stride=2), dict(groups=2), dict(groups=8), dict(padding=(0, 2)), dict(dilation=2),
             dict(padding='same'), dict(padding='valid'), dict(padding=1, padding_mode='reflect'),
@@ -39,7 +39,7 @@ def test_geometry(geometry, standardize, size):
     old = nn.Conv2d(8, 8, size, **geometry)
     new = binarize(small(old), standardize=standardize)[2]
     x = torch.randn(2, 8, 12, 12)
-    torch.testing.assert_close(new(x), by_hand(old, x, standardize), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(new(x), by_hand(old, x, standardize, new.sign.shift), rtol=1e-4, atol=1e-5)
 
 NETS = dict(resnet18=20, mobilenet_v2=52, mobilenet_v3_small=52, densenet121=120, shufflenet_v2_x0_5=56,
             squeezenet1_1=26, regnet_x_400mf=None)
@@ -60,9 +60,29 @@ def test_families(name):
     for n, m in convs(new).items(): assert (type(m) is SignConv2d) == (table.why[n] == '')
     gates = [n for n in convs(net) if 'fc1' in n or 'fc2' in n]
     assert set(table.index[table.why == 'single pixel']) == set(gates)
-    out = new.train()(torch.randn(2, 3, 64, 64))
+    out = new.train()(torch.randn(4, 3, 64, 64))
     out.square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in new.parameters())
+
+def test_thresholds_start_at_the_means():
+    "behind a ReLU, where nothing is negative, each channel has both signs; norms have learned nothing"
+    net = tv.resnet18(num_classes=5)
+    new, seen = binarize(net), {}
+    signs = {n: m.sign for n, m in convs(new).items() if type(m) is SignConv2d}
+    for n, m in signs.items():
+        m.register_forward_hook(lambda m, args, out, n=n: seen.__setitem__(n, out.mean((0, 2, 3))))
+    with torch.no_grad(): new.train()(torch.randn(8, 3, 96, 96))
+    for n, mean in seen.items(): assert (mean.abs() < 1).float().mean() > .95, n
+    assert binarize(net, shift=False).layer1[0].conv1.sign.shift is None
+    fresh = binarize(net).state_dict()
+    assert not any(fresh[k].any() for k in fresh if k.endswith('num_batches_tracked'))
+
+def test_images_as_example():
+    "the thresholds are those of the pictures given"
+    torch.manual_seed(0)
+    net, pictures = small(nn.Conv2d(8, 8, 3)), torch.rand(16, 3, 20, 20)
+    mean = net[:2](pictures).mean((0, 2, 3))
+    torch.testing.assert_close(-binarize(net, example=pictures)[2].sign.shift.flatten(), mean)
 
 def test_in_place_keeps_parameters_modes_and_optimizers():
     net = small(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)).eval()

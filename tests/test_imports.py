@@ -47,8 +47,8 @@ ALLOWED = {
     'others.normfree': {'layers.signed', 'others.netgraph', 'others.variance'},
     'layers.signed': {'layers.activations', 'layers.conv', 'layers.parts'},
     'others.described': {'layers.activations', 'layers.binarize', 'layers.conv', 'layers.signed'},
-    'others.to_bits': {'layers.conv', 'layers.parts', 'layers.signed', 'others.described',
-                       'others.netgraph'},
+    'others.to_bits': {'layers.activations', 'layers.conv', 'layers.parts', 'layers.signed',
+                       'others.described', 'others.netgraph'},
     'convert': {'others.netgraph', 'others.variance', 'others.normfree', 'others.to_bits',
                 'signal.start'}}
 

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 import torch, pandas as pd
 from torch import nn, Tensor
 from ..core.unwrap import bare
+from ..layers.activations import RSign
 from ..layers.conv import QuantConv2d
 from ..layers.parts import find_part
 from ..layers.signed import NFConv2d, SignConv2d
@@ -151,6 +152,23 @@ def _new_acts(model, called, act):
         out[m] = make(channels[0]).to(like.device, like.dtype).train(m.training)
     return out
 
+# %% ../../nbs/6_any_network/39c_to_bits.ipynb #618e8a57
+@torch.no_grad()
+def _centre(model, images):
+    "set the shifts of all signs that a convolution has itself: each channel gets the mean 0"
+    trial = copy.deepcopy(model).train()
+    def centre(sign, args): sign.shift.copy_(-args[0].mean((0, 2, 3), keepdim=True))
+    signs = {n: m for n, m in trial.named_modules() if isinstance(m, RSign) and m.shift is not None}
+    for m in signs.values(): m.register_forward_pre_hook(centre)
+    like = next(model.parameters())
+    with torch.random.fork_rng(devices=[]): trial(images.to(like.device, like.dtype))
+    for n, m in signs.items(): model.get_submodule(n).shift.copy_(m.shift)
+
+def _images(example, shape):
+    "the images given, or noise"
+    given = isinstance(example, Tensor) and example.dim() == 4
+    return example if given else noise_of(shape, 8)
+
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #9694a4db
 def _checked(model, quantizer, binary, skip):
     "the network without its wrapper, once it and the words are known to be right"
@@ -199,10 +217,10 @@ def binarize(
     skip=(), # real convolutions: names or beginnings of names; or a function of name and layer
     first:bool=False, # make the first convolution binary, too?
     standardize:bool=False, # scaled weight standardisation (2101.08692)?
-    shift:bool=True, # learn a threshold for each channel?
+    shift:bool=True, # learn a threshold for each channel, from its mean on? False: 0
     norms:bool=True, # keep batch norms? False: plain removal; `remove_bn(binary=)` plans instead
     inplace:bool=False, # change this network? False: a copy
-    example=None, # images, or their shape (C,H,W), that the network takes; None: some are tried
+    example=None, # images (B,C,H,W), or a shape (C,H,W) of noise; None: some shapes are tried
 )->nn.Module: # same class, names and weights; `what_changed` tells about it
     "The network with signs before its convolutions, and 1-bit weights."
     model = _checked(model, quantizer, binary, skip)
@@ -213,6 +231,7 @@ def binarize(
     new |= _new_acts(model, called, act)
     rows = [_row(n, model.get_submodule(n), why, binary) for n, why in reasons.items()]
     _put(model, new, norms)
+    if shift: _centre(model, _images(example, shape))
     model.image_shape, model.binarized = shape, rows
     return model
 
