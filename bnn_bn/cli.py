@@ -6,7 +6,7 @@
 __all__ = ['commands', 'Command', 'usage', 'bnn']
 
 # %% ../nbs/5_packed/37_cli.ipynb #69848d21
-import sys, traceback
+import sys, traceback, warnings
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -49,12 +49,18 @@ def bnn(
     if words[0] in ('-V', '--version'): return print(import_module('bnn_bn').__version__)
     command = commands.get(words[0])
     if command is None: _unknown(words[0])
-    function = getattr(import_module(f'bnn_bn.{command.module}'), command.function)
+    function = getattr(_quietly(f'bnn_bn.{command.module}'), command.function)
     debug = '--debug' in words
     try: _run(function, [_underscored(w) for w in words[1:] if w != '--debug'], f'bnn {words[0]}')
     except SystemExit as e:
         if debug and e.__context__ is not None: traceback.print_exception(e.__context__)
         raise
+
+def _quietly(module):
+    "a module; fastai's own use of `torch.jit.script`, of which torch warns, is nothing a user can mend"
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.torch.jit.script. is deprecated', FutureWarning)
+        return import_module(module)
 
 # %% ../nbs/5_packed/37_cli.ipynb #4f0b6818
 def _run(function, words, name):

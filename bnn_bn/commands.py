@@ -235,7 +235,7 @@ def plot_bench(rows, path=None):
 # %% ../nbs/5_packed/36d_targets.ipynb #cb0c7d70
 import sys
 from contextlib import contextmanager
-from fastcore.script import Param
+from typing import Annotated
 from .core.errors import DataError, ExportError
 from .deploy import classify, load_packed
 from .export import to_onnx, to_qonnx
@@ -263,10 +263,16 @@ def _in_folder(folder):
     raise DataError(f'{folder}: no picture in this folder; endings are {", ".join(_SUFFIXES)}')
 
 # %% ../nbs/5_packed/36d_targets.ipynb #0db8825d
+def _several(text):
+    "the annotation of an argument of one word or more, in the words of fastcore 1 or 2"
+    try: from fastcore.script import Param
+    except ImportError: return Annotated[str, text, dict(nargs='+')]
+    return Param(text, str, nargs='+')
+
 @call_parse
 def bnn_classify(
     file:str, # a `.bnn` file, or the name of a network in the package
-    pictures:Param('pictures, folders of pictures, or - for one from a pipe', str, nargs='+'),
+    pictures:_several('pictures, folders of pictures, or - for one from a pipe'),
     top:int=1, # so many classes a picture, the most likely first
     threads:int=1, # CPU threads
     to_json:bool=False, # one JSON object a picture instead of a table?
