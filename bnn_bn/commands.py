@@ -263,16 +263,16 @@ def _in_folder(folder):
     raise DataError(f'{folder}: no picture in this folder; endings are {", ".join(_SUFFIXES)}')
 
 # %% ../nbs/5_packed/36d_targets.ipynb #0db8825d
-def _several(text):
-    "the annotation of an argument of one word or more, in the words of fastcore 1 or 2"
+def _words(text, nargs):
+    "the annotation of a positional argument, in the words of fastcore 1 or 2"
     try: from fastcore.script import Param
-    except ImportError: return Annotated[str, text, dict(nargs='+')]
-    return Param(text, str, nargs='+')
+    except ImportError: return Annotated[str, text, dict(nargs=nargs)]
+    return Param(text, str, nargs=nargs)
 
 @call_parse
 def bnn_classify(
     file:str, # a `.bnn` file, or the name of a network in the package
-    pictures:_several('pictures, folders of pictures, or - for one from a pipe'),
+    pictures:_words('pictures, folders of pictures, or - for one from a pipe', '+'),
     top:int=1, # so many classes a picture, the most likely first
     threads:int=1, # CPU threads
     to_json:bool=False, # one JSON object a picture instead of a table?
@@ -300,7 +300,7 @@ def _answer(name, answers, to_json):
 @call_parse
 def bnn_export(
     source:str, # a `.bnn` file, a network's file, a run's directory, or a name in the package
-    out:Param('file to write: `*.onnx`, `*.qonnx` or `*.c`', str, opt=False, nargs='?')=None,
+    out:_words('file to write: `*.onnx`, `*.qonnx` or `*.c`', '?'),
     web:str=None, # folder to write instead: a page that runs it in a browser
     which:str='best', # network of a run: best or model (the last epoch)
     size:int=0, # of a C file or a page: rows and columns of the pictures; 0: as in training

@@ -85,8 +85,7 @@ def train(
     r, dls = prepared(r, path, dls, seed=seed, device=device, download=download, **few)
     amp, compiled = _choose(r, dls, amp, compiled, old)
     config = dict(recipe=row_of(r), seed=seed, **_known(few), amp=amp, compiled=compiled)
-    alone = nullcontext() if rank_distrib() else locked(out)
-    with alone, or_nothing(out, run_files() if force else ()):
+    with _alone(out), or_nothing(out, run_files() if force else ()):
         learn = _learner(r, dls, out, writer, teacher_file=teacher_file, amp=amp, compiled=compiled)
         return _train(learn, r, out, config, command, resume=resume, steps=save_steps)
 
@@ -114,6 +113,10 @@ def prepared(
     return replace(r, data='own', size=0, valid=0., skip_bad=0.), dls
 
 def _device(dls): return torch.device(getattr(dls, 'device', None) or 'cpu')
+
+def _alone(out):
+    "the lock of a run's folder, which the first of several processes takes"
+    return nullcontext() if rank_distrib() else locked(out)
 
 # %% ../../nbs/4_training/28_run.ipynb #c31b5a92
 def _learner(r, dls, out, writer, **kwargs):
