@@ -26,7 +26,7 @@ from .distill import Distill
 from ..core.errors import BnnError, CheckpointError
 from ..learner import bare
 from ..models import create_model
-from .processes import own_device, several_processes
+from .processes import check_alike, own_device, several_processes
 from .recipes import Recipe, datasets, make_dls, make_learner, make_model, make_recipe
 from .recipes import recipes
 from .resume import SHA, Interrupted, same_settings, stop_signals
@@ -121,7 +121,6 @@ def train(
     config = dict(recipe=asdict(r), seed=seed, images=images, holdout=holdout, amp=amp,
                   compiled=compiled)
     with nullcontext() if rank_distrib() else locked(out):
-        _prepare(out, config, torch.device(device).type)
         cbs = [History(out/'history.csv', writer)]
         learn = make_learner(r, dls, teacher_file, amp, compiled, cbs)
         result = _run(learn, r, config, out=out, resume=resume, steps=save_steps)
@@ -131,10 +130,12 @@ def train(
 # %% ../../nbs/4_training/28_run.ipynb #423ed68e
 def _run(learn, r, config, **kwargs):
     "train in all processes; the figures of the run"
-    info = config | fingerprints(learn)
+    sums = fingerprints(learn)
     start = time.perf_counter()
     with stop_signals() as stop, several_processes(learn), show_progress(learn):
-        steps = _fit(learn, r, stop=stop, info=info, **kwargs)
+        check_alike(_flat(config) | sums)
+        _prepare(kwargs['out'], config, torch.device(learn.dls.device or 'cpu').type)
+        steps = _fit(learn, r, stop=stop, info=config | sums, **kwargs)
     last, rows = steps[-1], learn.history.rows
     return dict(
         steps=steps, accuracy=round(last['last'], 6), best_accuracy=round(last['best'], 6),
