@@ -209,9 +209,10 @@ bnn_train()
 def test_processes_with_other_settings_are_refused_by_name(tmp_path):
     "and nothing is written"
     (tmp_path/'other.py').write_text(OTHER)
-    least = '--device cpu --images 64 --holdout 32 --bs 32 --width .125 --epochs 1 --threads 1'
-    words = [Path(sys.executable).parent/'torchrun', '--standalone', '--nproc_per_node', '2',
-             tmp_path/'other.py', 'fashion', *least.split(), '--compile', 'no', '--out', tmp_path/'run']
+    least = ('--device cpu --images 64 --holdout 32 --bs 32 --width .125 --epochs 1 --threads 1 '
+             '--compile no')
+    launch = Path(sys.executable).parent/'torchrun', '--standalone', '--nproc_per_node', '2'
+    words = [*launch, tmp_path/'other.py', 'fashion', *least.split(), '--out', tmp_path/'run']
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)), OMP_NUM_THREADS='1')
     done = subprocess.run([*map(str, words)], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode and 'differ in lr: 0.02 in the first, 0.5 in number 1' in done.stderr

@@ -120,9 +120,8 @@ def train(
     amp, compiled = _choose(r, dls, amp, compiled, _config_of(out, resume))
     config = dict(recipe=asdict(r), seed=seed, images=images, holdout=holdout, amp=amp,
                   compiled=compiled)
+    learn = make_learner(r, dls, teacher_file, amp, compiled, [History(out/'history.csv', writer)])
     with nullcontext() if rank_distrib() else locked(out):
-        cbs = [History(out/'history.csv', writer)]
-        learn = make_learner(r, dls, teacher_file, amp, compiled, cbs)
         result = _run(learn, r, config, out=out, resume=resume, steps=save_steps)
         about = dict(command=command, **config, versions=versions(dls.device))
         return _finish(learn, r, out, result | about)
