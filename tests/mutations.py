@@ -56,7 +56,8 @@ def network_of_file(file):
     net = load_model(file)
     try:
         with torch.no_grad(): answer = net(IMAGE.expand(1, net.in_chans, -1, -1))
-    except (ValueError, RuntimeError): answer = torch.zeros(0) # rightly signed, and no picture fits
+    except (ValueError, RuntimeError, IndexError):
+        answer = torch.zeros(0) # rightly signed, and its parts do not fit together: torch says so
     return dict(net.state_dict(), answer=answer)
 
 def packed_of_file(file):

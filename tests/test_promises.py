@@ -30,7 +30,7 @@ from mutations import small
 
 KILLS = 30
 
-# One run, killed --------------------
+# One run, killed ----------------------------------------------
 
 class Killed(BaseException):
     "what nothing catches: after it, the run is what lies on the disk, as after SIGKILL"
@@ -94,7 +94,7 @@ def test_the_seed_says_it_all(whole, tmp_path):
     assert same(run(tmp_path/'a'), whole)
     assert not same(run(tmp_path/'b', seed=1), whole)
 
-# The order of the data --------------------
+# The order of the data ----------------------------------------------
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
@@ -122,7 +122,7 @@ def test_the_number_of_workers_changes_nothing(pictures):
         assert all(torch.equal(a, b) for x, y in zip(first, again) for a, b in zip(x, y))
     assert not torch.equal(first[0][0], batches(pictures, 0, seed=1)[0][0])
 
-# The size of a batch --------------------
+# The size of a batch ----------------------------------------------
 
 @pytest.mark.parametrize('norm', ['nobn', 'bn', 'naive'])
 def test_the_size_of_a_batch_changes_no_answer(norm):
@@ -137,7 +137,7 @@ def test_the_size_of_a_batch_changes_no_answer(norm):
         with torch.no_grad(): answers = torch.cat([net(p) for p in parts])
         torch.testing.assert_close(answers, trained, rtol=0, atol=1e-4*float(trained.abs().max()))
 
-# Warnings of libraries --------------------
+# Warnings of libraries ----------------------------------------------
 
 MODULES = ('bnn_bn.layers.conv', True), ('bnn_bn', True), ('torch.nn', False)
 
@@ -150,7 +150,7 @@ def test_a_warning_that_our_own_use_of_a_library_causes_is_an_error(kind, module
     if not ours: return exec(code, names)
     with pytest.raises(kind, match='old'): exec(code, names)
 
-# The table --------------------
+# The table ----------------------------------------------
 
 ROOT = Path(__file__).parent.parent
 
@@ -162,7 +162,7 @@ def test_every_test_of_the_table_exists():
         assert (ROOT/file).is_file(), file
         if test: assert f'def {test}(' in (ROOT/file).read_text(), test
 
-# One run a folder -----------------------------------------------------------------------------------
+# One run a folder ----------------------------------------------
 
 HOLD = """
 import sys
@@ -196,3 +196,24 @@ def test_a_second_run_in_a_folder_is_refused(holder, tmp_path):
     holder.communicate()
     train(recipe, out, **kw)
     assert (out/'model.safetensors').exists() and not (out/'.lock').exists()
+
+# Several processes ----------------------------------------------
+
+OTHER = """
+import os, sys
+if os.environ['RANK'] == '1': sys.argv += ['--lr', '.5']
+from bnn_bn.train.run import bnn_train
+bnn_train()
+"""
+
+def test_processes_with_other_settings_are_refused_by_name(tmp_path):
+    "and nothing is written"
+    (tmp_path/'other.py').write_text(OTHER)
+    least = ('--device cpu --images 64 --holdout 32 --bs 32 --width .125 --epochs 1 --threads 1 '
+             '--compile no')
+    launch = Path(sys.executable).parent/'torchrun', '--standalone', '--nproc_per_node', '2'
+    words = [*launch, tmp_path/'other.py', 'fashion', *least.split(), '--out', tmp_path/'run']
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)), OMP_NUM_THREADS='1')
+    done = subprocess.run([*map(str, words)], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode and 'differ in lr: 0.02 in the first, 0.5 in number 1' in done.stderr
+    assert not list((tmp_path/'run').iterdir())

@@ -32,7 +32,7 @@ from ..others.realnet import real_nets
 from .failures import Parser, or_nothing, readable, set_threads, underscored
 from .plan import EpochLog, choose_amp, choose_compiled, plan_of, work_of
 from .plan import payback # noqa: F401, for those who look here
-from .processes import checked_device, several_processes
+from .processes import check_alike, checked_device, several_processes
 from .recipes import OWN, OwnPictures, Recipe, datasets, make_dls, make_learner
 from .recipes import make_recipe, recipes, shape_of
 from .resume import SHA, previous_file, same_settings, stop_signals
@@ -129,7 +129,6 @@ def _learner(r, dls, out, writer, **kwargs):
 
 def _train(learn, r, out, config, command, **kwargs):
     "a run whose settings are known"
-    _prepare(out, config, _device(learn.dls).type)
     facts = facts_of(learn.dls)
     result = _run(learn, r, config, out=out, facts=facts, **kwargs)
     rates = rates_used(r.schedule, r.lr, r.epochs, len(learn.dls.train))
@@ -146,11 +145,13 @@ def facts_of(dls):
 # %% ../../nbs/4_training/28_run.ipynb #3fe8bf57
 def _run(learn, r, config, **kwargs):
     "train in all processes; the figures of the run"
-    info, names = config | fingerprints(learn), kinds_of(r)
-    log = show_progress(learn, work_of(r, shape_of(learn.dls)[-1]), names)
+    sums = fingerprints(learn)
+    log = show_progress(learn, work_of(r, shape_of(learn.dls)[-1]), kinds_of(r))
     start = time.perf_counter()
     with stop_signals() as stop, several_processes(learn), log:
-        steps = _fit(learn, r, stop=stop, info=info, **kwargs)
+        check_alike(_flat(config) | sums)
+        _prepare(kwargs['out'], config, _device(learn.dls).type)
+        steps = _fit(learn, r, stop=stop, info=config | sums, **kwargs)
     last, rows = steps[-1], learn.history.rows
     return dict(
         steps=steps, accuracy=round(last['last'], 6), best_accuracy=round(last['best'], 6),
