@@ -38,8 +38,8 @@ def paint(folder, classes=COLOURS, n=10, ending='png', seed=0):
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory): return paint(tmp_path_factory.mktemp('own')/'paint')
 
-SMALL = ('--size', '32', '--model', 'reactnet_mini', '--width', '.25', '--alpha', '.5', '--epochs', '6',
-         '--bs', '6', '--lr', '.02', '--device', 'cpu', '--amp', 'none', '--compile', 'no')
+SMALL = ('--size', '32', '--model', 'reactnet_mini', '--width', '.25', '--alpha', '.5',
+         '--epochs', '6', '--bs', '6', '--lr', '.02', '--device', 'cpu', '--amp', 'none', '--compile', 'no')
 
 @dataclass
 class Said:
@@ -116,7 +116,7 @@ def test_weights_of_the_package_where_they_fit(pictures):
     assert not other.began_from.name and hasattr(other, 'calibrated_start')
 
 def test_any_dataloaders_of_fastai(pictures, tmp_path):
-    "a training on the user's own; the file says how its pictures are made, so packing needs no data"
+    "a training on the user's own; the file keeps how pictures are made, so packing needs none"
     from fastai.vision.all import ImageDataLoaders, Resize
     dls = ImageDataLoaders.from_folder(pictures, valid_pct=.2, seed=0, item_tfms=Resize(32), bs=8,
                                        device='cpu', num_workers=0)
@@ -151,7 +151,8 @@ def test_what_is_held_out_depends_on_names_alone(pictures, tmp_path):
     "another folder, another seed, pictures of another date: the same are held out"
     import shutil
     shutil.copytree(pictures, tmp_path/'moved')
-    def held(folder): return {f.relative_to(folder) for f, _ in take_inventory(folder).files('valid')}
+    def held(folder):
+        return {f.relative_to(folder) for f, _ in take_inventory(folder).files('valid')}
     assert held(tmp_path/'moved') == held(pictures)
     all_files = take_inventory(pictures)
     assert not {f for f, _ in all_files.files('train')} & {f for f, _ in all_files.files('valid')}
@@ -318,7 +319,8 @@ def test_wrong_words(words, tmp_path, monkeypatch):
 
 def test_debug_shows_the_traceback(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for words in (('train', 'fashion', '--bs', '0'), ('eval', '.'), ('classify', 'no.bnn', 'x.png')):
+    tries = ('train', 'fashion', '--bs', '0'), ('eval', '.'), ('classify', 'no.bnn', 'x.png')
+    for words in tries:
         assert 'Traceback' in run(*words, '--debug').err
 
 def test_other_folders_and_files_stay(trained, pictures, tmp_path):

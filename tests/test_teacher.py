@@ -42,7 +42,7 @@ def test_teacher_and_pupil(tmp_path, capsys):
 def test_wrong_teachers(tmp_path):
     "a run that has not ended, and a real network that is asked to be BN-free"
     wrong = ((['--teacher', str(tmp_path)], 'no model.safetensors in it'),
-             (['--model', 'resnet9'], "norm='nobn': resnet9 is a real network"))
+             (['--model', 'resnet9'], '--norm nobn: resnet9 is a real network'))
     for words, said in wrong:
         words = ['fashion', *SMALL, *words, '--out', str(tmp_path/'run')]
         with pytest.raises(SystemExit, match=said): bnn_train(words)
