@@ -363,6 +363,9 @@ def network_from(
     spec:dict, # from `describe_network`
 )->StepsNet: # with first weights
     "The network that was written down; ValueError or KeyError for what cannot be."
+    shape = spec['image_shape']
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
+        raise ValueError(f'image_shape={shape!r}: channels, rows and columns are needed')
     modules = {name: built(s) for name, s in spec['layers']}
     return StepsNet(modules, spec['steps'], spec['image_shape'])
 
