@@ -93,6 +93,7 @@ class Group:
         own = {self.first, self.norm, self.add, self.act, self.last, *self.passed}
         return own - {None}
 
+# %% ../../nbs/5_packed/31g_fold_steps.ipynb #a17c0002
 ORDER = 'norm', 'add', 'act'
 
 def group_of(
@@ -120,6 +121,7 @@ def _can_add(calls, k):
     shapes = [calls[v - 1].shape for v in inputs if v > 0]
     return len(inputs) == 2 and len(shapes) == 2 and shapes[0] == shapes[1] == calls[k].shape
 
+# %% ../../nbs/5_packed/31g_fold_steps.ipynb #a17c0004
 def groups_of(
     calls:list, # of `Call`
 )->dict: # number of the last step -> `Group`
