@@ -232,7 +232,7 @@ class StepsNet(nn.Module):
             for v in drops: del made[v]
 
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,n_out)
-        *_, (_, y) = self.step_values(plain_tensor(x))
+        for _, y in self.step_values(plain_tensor(x)): pass # noqa: B007, only the last is wanted
         return y
 
 # %% ../../nbs/4_training/12e_described.ipynb #72001449
