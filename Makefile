@@ -22,10 +22,10 @@ $(VENV)/installed: settings.ini setup.py constraints-tested.txt
 	touch $@
 
 demo: install
-	$(BIN)/bnn_demo
+	$(BIN)/bnn_demo --force
 
 seeds: install
-	$(BIN)/bnn_demo --seeds 3 --out runs/seeds
+	$(BIN)/bnn_demo --seeds 3 --out runs/seeds --force
 
 # the package for another environment: pip install dist/bnn_bn-*.whl
 wheel: install

@@ -143,7 +143,7 @@ def around(*middle, channels=8):
 REFUSED = dict(
     groups=(lambda: around(SignConv2d(8, 8, 3, groups=2)), '1 is a convolution of 2 groups'),
     depthwise=(lambda: around(SignConv2d(8, 8, 3, groups=8)), '1 is a convolution of 8 groups'),
-    cat=(lambda: around(Cat(), channels=16), 'a concatenation'), gate=(lambda: around(Gate()), 'a product'),
+    cat=(lambda: around(Cat(), channels=16), 'a concatenation'), gate=(lambda: around(Gate()), 'a sigmoid, as of a gate'),
     mirror=(lambda: around(SignConv2d(8, 8, 3, padding=1, padding_mode='reflect')), "1 has padding_mode='reflect'"),
     sides=(lambda: around(SignConv2d(8, 8, (1, 3), padding=(0, 1))), '1: groups or unequal sides'),
     act=(lambda: around(SignConv2d(8, 8, 3), nn.GELU()), '2 is a GELU'),
@@ -191,14 +191,16 @@ def lie(change, tmp_path):
     return str(e.value)
 
 def set_step(**kw): return lambda net: net['steps'][1].update(kw)
-def set_layer(spec): return lambda net: net['layers'].__setitem__(1, ['1', spec])
+def set_layer(kind, notes=None, **args):
+    spec = dict(type=kind, args=args, notes=notes or {})
+    return lambda net: net['layers'].__setitem__(1, ['1', spec])
 
 LIES = [set_step(kind='function', target='os.system'), set_step(kind='method', target='__class__'),
         set_step(kind='module', target='9'), set_step(kind='exec'), set_step(args=[dict(v=99)]),
         set_step(args=[dict(v=-1)]), set_step(args=[dict(v=True)]), set_step(args=[dict(v='0')]),
-        set_layer(dict(type='eval', args={})), set_layer(dict(type='Linear', args=dict(in_features=10**9, out_features=10**9))),
-        set_layer(dict(type='SignConv2d', args=dict(in_channels=8, out_channels=8, kernel_size=3, quantizer='no'))),
-        set_layer(dict(type='NFConv2d', args=dict(in_channels=8, out_channels=8, kernel_size=3), notes=dict(forward=1))),
+        set_layer('eval'), set_layer('Linear', in_features=10**9, out_features=10**9),
+        set_layer('SignConv2d', in_channels=8, out_channels=8, kernel_size=3, quantizer='no'),
+        set_layer('NFConv2d', dict(forward=1), in_channels=8, out_channels=8, kernel_size=3),
         lambda net: net.update(steps=[]), lambda net: net.update(layers=[]), lambda net: net.pop('steps'),
         lambda net: net['layers'].append(['forward', dict(type='ReLU', args={})]),
         lambda net: net['layers'].append(['', dict(type='ReLU', args={})]),

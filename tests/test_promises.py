@@ -216,4 +216,4 @@ def test_processes_with_other_settings_are_refused_by_name(tmp_path):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)), OMP_NUM_THREADS='1')
     done = subprocess.run([*map(str, words)], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode and 'differ in lr: 0.02 in the first, 0.5 in number 1' in done.stderr
-    assert not list((tmp_path/'run').iterdir())
+    assert not (tmp_path/'run').exists()

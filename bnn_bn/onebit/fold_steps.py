@@ -33,7 +33,8 @@ _of_calls = {**dict.fromkeys(('operator.add', 'operator.iadd', 'torch.add', 'add
              **dict.fromkeys(('size', 'operator.getitem'), 'number'),
              'F.adaptive_avg_pool2d': 'pool', 'torch.mean': 'pool', 'mean': 'pool'}
 _why = {'torch.cat': 'a concatenation', 'operator.mul': 'a product, as of a gate',
-        'mul': 'a product, as of a gate', 'torch.mul': 'a product, as of a gate'}
+        'mul': 'a product, as of a gate', 'torch.mul': 'a product, as of a gate',
+        'sigmoid': 'a sigmoid, as of a gate', 'torch.sigmoid': 'a sigmoid, as of a gate'}
 
 def _word(step, module):
     "what a step does; None: nothing that is known"
@@ -93,6 +94,7 @@ class Group:
         own = {self.first, self.norm, self.add, self.act, self.last, *self.passed}
         return own - {None}
 
+# %% ../../nbs/5_packed/31g_fold_steps.ipynb #a17c0002
 ORDER = 'norm', 'add', 'act'
 
 def group_of(
@@ -120,6 +122,7 @@ def _can_add(calls, k):
     shapes = [calls[v - 1].shape for v in inputs if v > 0]
     return len(inputs) == 2 and len(shapes) == 2 and shapes[0] == shapes[1] == calls[k].shape
 
+# %% ../../nbs/5_packed/31g_fold_steps.ipynb #a17c0004
 def groups_of(
     calls:list, # of `Call`
 )->dict: # number of the last step -> `Group`
@@ -347,7 +350,7 @@ def fold_steps(
     calls = calls_of(net)
     state = _Network(calls, net.image_shape)
     fold = dict(conv=_fold_conv, linear=_fold_linear)
-    for i, call in enumerate(calls):
+    for i in range(len(calls)):
         if i in state.groups:
             group = state.groups[i]
             state.made[i + 1] = fold[calls[group.first].word](state, group)

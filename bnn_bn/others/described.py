@@ -268,7 +268,7 @@ class StepsNet(nn.Module):
             for v in drops: del made[v]
 
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,n_out)
-        for _, y in self.step_values(plain_tensor(x)): pass
+        for _, y in self.step_values(plain_tensor(x)): pass # noqa: B007, only the last is wanted
         return y
 
 # %% ../../nbs/4_training/12e_described.ipynb #72001449
@@ -400,8 +400,8 @@ def network_from(
 )->StepsNet: # with first weights
     "The network that was written down; ValueError or KeyError for what cannot be."
     shape = spec['image_shape']
-    if not (len(shape) == 3 and all(map(_count, shape))):
-        raise ValueError(f'image_shape={shape!r}: three sizes (C,H,W) are needed')
+    if not (isinstance(shape, list) and len(shape) == 3 and all(map(_count, shape))):
+        raise ValueError(f'image_shape={shape!r}: channels, rows and columns are needed')
     modules = {name: built(s) for name, s in spec['layers']}
     return StepsNet(modules, spec['steps'], shape)
 
