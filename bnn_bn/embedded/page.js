@@ -102,7 +102,9 @@
   function facts() {
     const ms = network.time(), kB = n => `${Math.round(n / 1000)} kB`;
     const kinds = {relaxed: "relaxed SIMD", exact: "SIMD without relaxed instructions"};
-    const known = [["Time", `${ms < 1 ? ms.toFixed(2) : ms.toFixed(1)} ms a picture, one thread`],
+    const time = ms ? `${ms.toFixed(ms < 1 ? 2 : 1)} ms a picture, one thread`
+                    : "less than this browser's clock shows";
+    const known = [["Time", time],
                    ["Kernels", kinds[network.kind]], ["Packed file", kB(net.file)],
                    ["Same bits", "as the engine in Python, on a test picture at this start"]];
     if (net.accuracy) known.push(["Accuracy", `${(100 * net.accuracy).toFixed(1)} % on its test set`]);
