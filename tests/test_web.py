@@ -1,4 +1,4 @@
-"The page: bits in node and in Chromium, what is refused, damaged files, and browsers that lack SIMD."
+"The page: bits in node and in Chromium, refusals, damaged files, browsers that lack SIMD."
 import json, os, re, shutil, subprocess, threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -152,7 +152,8 @@ def cut_short(text):
     return re.sub(r'("gzip":"[^"]{400})[^"]*', r'\1', text)
 
 BAD = dict(image=('net.js', one_letter('"image"')), kernels=('kernels.js', one_letter('"exact"')),
-           short=('net.js', cut_short), no_base64=('net.js', lambda t: t.replace('"gzip":"', '"gzip":"%')))
+           short=('net.js', cut_short),
+           no_base64=('net.js', lambda t: t.replace('"gzip":"', '"gzip":"%')))
 
 @needs_node
 @pytest.mark.parametrize('case', BAD)
@@ -229,8 +230,10 @@ def test_nothing_is_overwritten(tmp_path):
     assert {f.name for f in (tmp_path/'full').iterdir()} == FILES | {'mine.txt'}
 
 
-@pytest.mark.parametrize('samples', (np.zeros((2, 9, 12), np.float32), np.zeros((9, 12), np.uint8),
-                                     np.zeros((2, 12, 9), np.uint8), 'abc', np.zeros((1, 9, 12, 3), np.uint8)))
+def zeros(*shape, dtype=np.uint8): return np.zeros(shape, dtype)
+
+@pytest.mark.parametrize('samples', (zeros(2, 9, 12, dtype=np.float32), zeros(9, 12), 'abc',
+                                     zeros(2, 12, 9), zeros(1, 9, 12, 3)))
 def test_bad_samples(samples, tmp_path):
     with pytest.raises(ValueError, match='samples'): to_web(tiny(), tmp_path/'a', samples=samples)
     assert not list(tmp_path.iterdir())

@@ -50,7 +50,8 @@ var bnn = (function () {
   class Network {
     constructor(net, kind, {memory, functions}) {
       Object.assign(this, {net, kind, functions, values: valuesOf(net)});
-      this.input = new Float32Array(memory.buffer, net.input, net.channels * net.height * net.width);
+      const size = net.channels * net.height * net.width;
+      this.input = new Float32Array(memory.buffer, net.input, size);
       this.output = new Float32Array(memory.buffer, net.output, net.outputs);
     }
 
@@ -58,8 +59,9 @@ var bnn = (function () {
     run(pixels, height = this.net.height, width = this.net.width) {
       const {net, input, values} = this, plane = net.height * net.width;
       this.check(pixels, height, width);
-      for (let i = 0; i < input.length; i++)
-        input[i] = values[Math.floor(i / plane)][pixels[i % plane * net.channels + Math.floor(i / plane)]];
+      for (let c = 0; c < net.channels; c++)
+        for (let i = 0; i < plane; i++)
+          input[c * plane + i] = values[c][pixels[i * net.channels + c]];
       return this.compute();
     }
 
@@ -93,7 +95,11 @@ var bnn = (function () {
     time(least = 30) { // milliseconds of a picture, over at least that many milliseconds
       let n = 0, passed = 0;
       const begun = performance.now();
-      do { this.compute(); n++; passed = performance.now() - begun; } while (passed < least && n < 1000);
+      do {
+        this.compute();
+        n++;
+        passed = performance.now() - begun;
+      } while (passed < least && n < 1000);
       return passed / n;
     }
   }

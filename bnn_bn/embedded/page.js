@@ -101,9 +101,11 @@
 
   function facts() {
     const ms = network.time(), kB = n => `${Math.round(n / 1000)} kB`;
-    const kind = {relaxed: "relaxed SIMD", exact: "SIMD without relaxed instructions"}[network.kind];
-    const known = [["Time", `${ms < 1 ? ms.toFixed(2) : ms.toFixed(1)} ms a picture, one thread`],
-                   ["Kernels", kind], ["Packed file", kB(net.file)],
+    const kinds = {relaxed: "relaxed SIMD", exact: "SIMD without relaxed instructions"};
+    const time = ms ? `${ms.toFixed(ms < 1 ? 2 : 1)} ms a picture, one thread`
+                    : "less than this browser's clock shows";
+    const known = [["Time", time],
+                   ["Kernels", kinds[network.kind]], ["Packed file", kB(net.file)],
                    ["Same bits", "as the engine in Python, on a test picture at this start"]];
     if (net.accuracy) known.push(["Accuracy", `${(100 * net.accuracy).toFixed(1)} % on its test set`]);
     const cells = known.flatMap(([k, v]) => [["dt", k], ["dd", v]]);
@@ -175,7 +177,8 @@
       stroke(e);
     });
     pad.addEventListener("pointermove", stroke);
-    for (const end of ["pointerup", "pointercancel"]) pad.addEventListener(end, () => { last = null; });
+    for (const end of ["pointerup", "pointercancel"])
+      pad.addEventListener(end, () => { last = null; });
     at("clear").addEventListener("click", clear);
     at("clear").hidden = false;
     pad.classList.add("draws");
@@ -215,7 +218,12 @@
       button.type = "button";
       button.setAttribute("aria-label", `sample ${i + 1}`);
       button.append(small);
-      button.addEventListener("click", () => { stopCamera(); show(pixels); classify(pixels); say(""); });
+      button.addEventListener("click", () => {
+        stopCamera();
+        show(pixels);
+        classify(pixels);
+        say("");
+      });
       at("samples").append(button);
     }
   }
@@ -226,11 +234,13 @@
     const ways = ["choose, drop or paste a picture"];
     if (net.channels === 1) ways.unshift("draw white on black");
     const text = ways.join(", or ");
-    return `${text[0].toUpperCase()}${text.slice(1)}. The network sees ${net.height}×${net.width} pixels.`;
+    const first = text[0].toUpperCase() + text.slice(1);
+    return `${first}. The network sees ${net.height}×${net.width} pixels.`;
   }
 
   async function start() {
-    for (const [name, file] of [["bnn_kernels", "kernels.js"], ["bnn_net", "net.js"], ["bnn", "bnn.js"]])
+    const files = {bnn_kernels: "kernels.js", bnn_net: "net.js", bnn: "bnn.js"};
+    for (const [name, file] of Object.entries(files))
       if (!window[name]) return say(`${file} is missing or damaged. Copy the folder again.`);
     net = window.bnn_net;
     at("title").textContent = document.title = net.title;
