@@ -143,7 +143,8 @@ def around(*middle, channels=8):
 REFUSED = dict(
     groups=(lambda: around(SignConv2d(8, 8, 3, groups=2)), '1 is a convolution of 2 groups'),
     depthwise=(lambda: around(SignConv2d(8, 8, 3, groups=8)), '1 is a convolution of 8 groups'),
-    cat=(lambda: around(Cat(), channels=16), 'a concatenation'), gate=(lambda: around(Gate()), 'a sigmoid, as of a gate'),
+    cat=(lambda: around(Cat(), channels=16), 'a concatenation'),
+    gate=(lambda: around(Gate()), 'a sigmoid, as of a gate'),
     mirror=(lambda: around(SignConv2d(8, 8, 3, padding=1, padding_mode='reflect')), "1 has padding_mode='reflect'"),
     sides=(lambda: around(SignConv2d(8, 8, (1, 3), padding=(0, 1))), '1: groups or unequal sides'),
     act=(lambda: around(SignConv2d(8, 8, 3), nn.GELU()), '2 is a GELU'),
