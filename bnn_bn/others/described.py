@@ -104,7 +104,7 @@ def _checked(kind, args):
     "the arguments of a described layer; ValueError for one that is unknown or of no use"
     for k, v in args.items():
         if k in _test_of and _test_of[k](v): continue
-        raise ValueError(f'{kind} with {k}={v!r}: that is no argument of it')
+        raise ValueError(f'{k}={v!r} is no argument of {kind}')
     return {k: tuple(v) if isinstance(v, list) else v for k, v in args.items()}
 
 # %% ../../nbs/4_training/12e_described.ipynb #ab08e96e
