@@ -313,8 +313,7 @@ def bnn_export(
         out = Path(out)
         if out.suffix not in ('.onnx', '.qonnx', '.c'):
             raise ExportError(f'{out}: the ending says the form; .onnx, .qonnx and .c are known')
-        if out.exists() and not force:
-            raise ExportError(f'{out}: is there already; --force replaces it')
+        may_write(out, force)
         graph = _graph(source, which)
         if out.suffix == '.c': to_c(graph, out, (size, size) if size else None, ram or None)
         else: dict([('.onnx', to_onnx), ('.qonnx', to_qonnx)])[out.suffix](graph, out)

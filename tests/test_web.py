@@ -1,6 +1,6 @@
 "The page: bits in node and in Chromium, refusals, damaged files, browsers that lack SIMD."
-import json, os, re, shutil, subprocess, threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+import importlib.util, json, os, re, shutil, subprocess, threading
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -306,14 +306,14 @@ PROBE = '''
 </script>
 '''
 
-class Server(SimpleHTTPRequestHandler):
-    "files of a folder, and one answer"
-    def log_message(self, *args): pass
-    def do_POST(self):
-        self.server.answer = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-        self.send_response(200)
-        self.end_headers()
-        self.server.done.set()
+def load_bench():
+    "bench/web.py as a module"
+    spec = importlib.util.spec_from_file_location('web_bench', ROOT/'bench/web.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+Server = load_bench().Server
 
 def in_chromium(folder, seconds=90):
     "what the probe sends from a headless Chromium"
