@@ -7,9 +7,11 @@ __all__ = ['unitwise_norm', 'adaptive_clip_grad', 'clipped_parameters', 'Adaptiv
 
 # %% ../nbs/2_no_norm/20_agc.ipynb #0b56ff77
 import math
+from collections.abc import Iterable
 import torch
 from torch import nn, Tensor
 from fastai.callback.core import Callback
+from .core.arguments import check_number, check_type
 from .core.unwrap import bare
 
 # %% ../nbs/2_no_norm/20_agc.ipynb #8bc970d4
@@ -18,6 +20,8 @@ def unitwise_norm(
     norm_type:float=2., # order of the norm
 )->Tensor: # broadcastable to `x`: () for 0 or 1 dimensions, else (C_out,1,...); at least float32
     "The norm of each unit (2102.06171, section 4; units as in BNN_NoBN's agc.py)."
+    check_type(Tensor, 'a tensor', x=x)
+    check_number(above=0, infinite=True, norm_type=norm_type)
     dims = tuple(range(1, x.dim())) if x.dim() > 1 else None
     dtype = torch.promote_types(x.dtype, torch.float32)
     return torch.linalg.vector_norm(x, norm_type, dims, keepdim=x.dim() > 1, dtype=dtype)
@@ -61,6 +65,18 @@ def _clip_group(ps, clip_factor, eps, norm_type):
     factor = torch.where((norm >= limit) & norm.isfinite(), limit / norm.clamp(min=1e-6), 1.)
     torch._foreach_mul_(gs, [_as_units(f, p) for f, p in zip(factor.split(sizes), ps)])
 
+def _check_clip(clip_factor, eps, norm_type):
+    check_number(above=0, clip_factor=clip_factor, eps=eps)
+    check_number(above=0, infinite=True, norm_type=norm_type)
+
+def _as_tensors(parameters):
+    "a list of tensors, of one or of several"
+    if isinstance(parameters, Tensor): return [parameters]
+    check_type(Iterable, 'a tensor or several', parameters=parameters)
+    parameters = list(parameters)
+    for p in parameters: check_type(Tensor, 'a tensor or several', parameters=p)
+    return parameters
+
 def _as_units(factor, p): return factor.view([-1] + [1]*(p.dim() - 1)) if p.dim() else factor[0]
 
 # %% ../nbs/2_no_norm/20_agc.ipynb #97a0cb79
@@ -72,10 +88,9 @@ def adaptive_clip_grad(
     norm_type:float=2., # order of the norm; > 0
 ):
     "Scale each unit's gradient to at most clip_factor * max(|w|, eps) (2102.06171, eq. 3)."
-    for name, v in dict(clip_factor=clip_factor, eps=eps, norm_type=norm_type).items():
-        if not v > 0: raise ValueError(f'{name}={v}: must be > 0')
+    _check_clip(clip_factor, eps, norm_type)
     groups = {}
-    for p in [parameters] if isinstance(parameters, Tensor) else parameters:
+    for p in _as_tensors(parameters):
         if p.grad is None or not p.numel(): continue
         alone = p.device.type == 'cpu' and p.numel() > 1 << 16
         key = p.device, p.dtype, p.grad.dtype, id(p) if alone else 0
@@ -83,6 +98,10 @@ def adaptive_clip_grad(
     for ps in groups.values(): _clip_group(ps, clip_factor, eps, norm_type)
 
 # %% ../nbs/2_no_norm/20_agc.ipynb #8fe08c00
+def _check_exclude(exclude):
+    check_type((nn.Module, list, tuple, nn.ModuleList), 'a module, or a list of modules',
+               none=True, exclude=exclude)
+
 def _classifier(model):
     "`model[-1]` of a Sequential if it holds the last linear layer, else that layer"
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
@@ -100,6 +119,7 @@ def clipped_parameters(
 )->list: # parameters
     "The parameters that AGC clips: all but those of the classifier."
     model = bare(model)
+    _check_exclude(exclude)
     if exclude is None: exclude = _classifier(model)
     if isinstance(exclude, nn.Module): exclude = [exclude]
     left_out = {id(p) for m in exclude for p in m.parameters()}
@@ -113,7 +133,8 @@ class AdaptiveGradClip(Callback):
         clip_factor:float=.01, eps:float=1e-3, norm_type:float=2., # as in `adaptive_clip_grad`
         exclude=None, # module or modules to leave out, see `clipped_parameters`
     ):
-        if not clip_factor > 0: raise ValueError(f'clip_factor={clip_factor}: must be > 0')
+        _check_clip(clip_factor, eps, norm_type)
+        _check_exclude(exclude)
         self.kwargs = dict(clip_factor=clip_factor, eps=eps, norm_type=norm_type)
         self.exclude = exclude
 

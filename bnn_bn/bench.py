@@ -9,6 +9,7 @@ __all__ = ['kinds', 'FLOAT', 'serve', 'Rival', 'take_turns', 'runner', 'onnx_run
 import json, os, statistics, subprocess, sys, tempfile, time
 from dataclasses import dataclass, field
 import numpy as np
+from .core.arguments import check_number, check_whole
 from .onebit.graph import read_bnn
 
 # %% ../nbs/5_packed/34_bench.ipynb #0edc6a5a
@@ -78,6 +79,8 @@ def take_turns(
     progress=None, # function of (round, rounds)
 )->list: # for each rival a dict: name, error; or as `_row` below has it
     "Measure rivals in turn."
+    check_whole(rounds=rounds)
+    check_number(above=0, seconds=seconds)
     alive = [r for r in rivals if not r.error]
     counts = {r.name: _calls(r, seconds) for r in alive}
     medians = {r.name: [] for r in alive}

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
+from .core.arguments import check_type
 from .core.errors import CheckpointError
 from .core.files import full_path, write_file
 from .models import BinaryNet, same_thing
@@ -157,6 +158,7 @@ def save_network(
     **info # anything JSON can hold, kept with the file: accuracy, seed, ...
 )->Path:
     "Write weights, what rebuilds the network, and sha256 as one safetensors file, whole or not at all."
+    check_type(nn.Module, 'a torch.nn.Module', model=model)
     model = bare(model)
     head, weights = _head_of(model), model.state_dict()
     bad = [n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()]

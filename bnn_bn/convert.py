@@ -9,6 +9,7 @@ __all__ = ['drop_bn', 'remove_bn', 'ledger', 'NFConv2d', 'ScaleShift', 'binarize
 import copy, math
 import torch, pandas as pd
 from torch import nn, fx, Tensor
+from .core.arguments import check_number, check_switch, check_type
 from .signal import start
 from .others.netgraph import WINDOWS, note_shapes, op, read_graph, shape_of
 from .others.variance import block_variances, plan_network
@@ -102,7 +103,9 @@ def remove_bn(
     "The network without batch norm: standardised weights, alpha, beta, gamma (after 2101.08692)."
     if binary not in (None, 'act', 'both'):
         raise ValueError(f"binary={binary!r}: allowed are None, 'act' and 'both'")
-    if not alpha > 0: raise ValueError(f'alpha={alpha}: the weight of the residual branch must be > 0')
+    check_type(nn.Module, 'a torch.nn.Module', model=model)
+    check_number(above=0, alpha=alpha)
+    check_switch(bias=bias, calibrate=calibrate)
     _check_example(example)
     modes, model = {n: m.training for n, m in model.named_modules()}, copy.deepcopy(model)
     gm = read_graph(model)

@@ -7,7 +7,7 @@ __all__ = ['FASHION_CLASSES', 'CIFAR10_CLASSES', 'CIFAR10_STATS', 'CIFAR100_STAT
            'fashion_mini', 'read_cifar10', 'read_cifar100', 'cifar10_dls', 'cifar100_dls']
 
 # %% ../nbs/4_training/03_data.ipynb #8cb34841
-import hashlib, math
+import hashlib, math, numbers
 from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np, torch
 from PIL import Image
 from torch import Tensor
 from fastai.data.core import DataLoaders
+from .core.arguments import as_device, check_callable, check_number, check_whole
 from .images.augment import random_flip, flip_and_crop, seeded
 from .images.pictures import Preparation
 from .images.protocol import Finishing, Pairs, PictureDL, PictureLoaders, ShardedDL # noqa: F401
@@ -36,6 +37,8 @@ class TensorDL(PictureDL):
         split_idx:int=None, # 1 for validation
         device=None, # of batches; None: where x is
         **kwargs): # as in fastai's `TfmdDL`
+        check_whole(bs=bs)
+        check_callable(augment=augment, mix=mix)
         if dataset is None: dataset = tensor_set(x, y, vocab, prepare, split_idx)
         device = dataset.items.x.device if device is None else device
         self.args = dict(mean=mean, std=std, augment=augment, mix=mix)
@@ -84,6 +87,19 @@ def _hold(self:TensorDL, dataset):
     items = dataset.items
     if isinstance(items, Pairs): self.x, self.y = items.x, items.y
     self.channels = dataset.prepare.channels
+
+def _check_stats(mean, std, channels):
+    "one mean and one deviation for all channels, or one for each"
+    for name, v in dict(mean=mean, std=std).items():
+        values = torch.as_tensor(v).flatten().tolist() if _is_numbers(v) else [v]
+        for value in values: check_number(**{name: value})
+        if len(values) in (1, channels): continue
+        raise ValueError(f'{name}={v!r}: one number for each of the {channels} channels is needed')
+
+def _is_numbers(v):
+    "an array, a tensor, or a list of numbers?"
+    if isinstance(v, (Tensor, np.ndarray)): return True
+    return isinstance(v, (list, tuple)) and all(isinstance(n, numbers.Real) for n in v)
 
 def _checked(mean, std):
     "both; DataError where a deviation of 0 or NaN would make every picture NaN"
@@ -158,10 +174,13 @@ def tensor_dls(
     prepare:Preparation=None, # how new pictures become like these; None: their middle, resized
 )->DataLoaders:
     "fastai DataLoaders of images and labels held as tensors on a device."
-    from fastai.torch_core import default_device
-    device = default_device() if device is None else torch.device(device)
+    device = as_device(device)
+    check_whole(bs=bs)
     x, y, xv, yv = checked_tensors(x, y, xv, yv, vocab)
+    if (mean is None) != (std is None):
+        raise ValueError(f'mean={mean!r}, std={std!r}: give both or neither')
     if mean is None: mean, std = pixel_stats(x)
+    _check_stats(mean, std, x.shape[1])
     x, y, xv, yv = (t.to(device) for t in (x, y, xv, yv))
     names = class_names(vocab, torch.cat([y, yv]))
     common = dict(mean=mean, std=std, augment=augment, vocab=names, prepare=prepare)
@@ -180,6 +199,7 @@ def fashion_mini(
     mix=None, # see `TensorDL`
 )->DataLoaders: # n training and 2,000 test images (B,1,size,size), classes in `vocab`
     "The embedded part of Fashion-MNIST as fastai DataLoaders."
+    check_whole(bs=bs, n=n, size=size)
     if size not in range(28, 65, 2):
         raise ValueError(f'size={size}: allowed are even numbers from 28 to 64')
     if not bs <= n <= 10000:

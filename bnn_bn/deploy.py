@@ -10,6 +10,7 @@ import math, warnings
 from numbers import Integral, Real
 from pathlib import Path
 import numpy as np
+from .core.arguments import check_switch, check_type
 from .core.errors import PackedFormatError
 from .onebit.graph import Graph, from_bytes, read_bnn, to_bytes, write_bnn
 from .onebit.engine import Engine
@@ -134,6 +135,7 @@ def pack(
     "Fold a network and pack its signs."
     from bnn_bn.images.loaders import first_images
     from bnn_bn.onebit.packable import check_logits
+    check_switch(zero_is_plus=zero_is_plus)
     if hasattr(model, 'dls'): model, dls = model.model, model.dls if dls is None else dls
     plain, fold, noise = _foldable(model, zero_is_plus)
     if dls is not None:
@@ -201,6 +203,7 @@ def classify(
     top:int=1, # so many labels, the most likely first
 )->list: # for each picture a list of pairs (label, probability)
     "The labels of pictures."
+    check_type(PackedNet, 'a packed network', packed=packed)
     info = packed.info
     for k in ('mean', 'std', 'size'):
         if k not in info:

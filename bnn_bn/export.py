@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from . import __version__
+from .core.arguments import check_switch
 from .core.errors import ExportError
 from .onebit.graph import Graph, Node, check_graph, read_bnn
 from .onebit.engine import Engine, values_of
@@ -295,6 +296,7 @@ def to_onnx(
     shape:tuple=('batch', 'height', 'width'), # number of images, rows, columns; a name: any number
 ): # onnx.ModelProto, from `images` (B,channels,H,W) to `logits` (B,n_out)
     "A folded network as ONNX, in float32."
+    check_switch(integers=integers)
     return _export(graph, path, shape, 'plain' if integers else 'fast')
 
 def to_qonnx(

@@ -7,11 +7,13 @@ __all__ = ['FolderDL', 'imagenet_transforms', 'folder_dls']
 
 # %% ../nbs/4_training/04_folder.ipynb #277ffcca
 import random
+from numbers import Real
 from pathlib import Path
 import torch
 from torch import Tensor
 from fastai.data.core import DataLoaders
 from fastcore.basics import num_cpus
+from .core.arguments import as_device, check_number, check_type, check_whole, check_word
 from .images.augment import pca_lighting, seeded
 from .core.errors import DataError
 from .images.pictures import Preparation, read_picture
@@ -49,8 +51,9 @@ class FolderDL(PictureDL):
         lighting:float=0., # deviation of `pca_lighting`'s normal numbers
         rules:str='default', # 'reference': colour noise as BNN_NoBN computes it, truncated
         **kwargs): # as in fastai's `DataLoader`: drop_last, num_workers, device, ...
-        if rules not in ('default', 'reference'):
-            raise ValueError(f"rules={rules!r}: allowed are 'default' and 'reference'")
+        check_word(('default', 'reference'), rules=rules)
+        check_number(0, lighting=lighting)
+        check_whole(bs=bs)
         self.args = dict(mean=mean, std=std, lighting=lighting, rules=rules)
         self.mean, self.std = (torch.tensor(s).view(1, -1, 1, 1) for s in (mean, std))
         last = Finish(self.mean, self.std, lighting, rules)
@@ -108,17 +111,20 @@ def _check_classes(train, valid):
                          f"classes ({'; '.join(only)}); give both the same class folders")
 
 # %% ../nbs/4_training/04_folder.ipynb #020edb51
+def _is_share(scale):
+    "two shares of an area, in order?"
+    if not isinstance(scale, (tuple, list)) or len(scale) != 2: return False
+    return all(isinstance(s, Real) for s in scale) and 0 < scale[0] <= scale[1] <= 1
+
 def imagenet_transforms(
     size:int=224, # side of the pictures that the network sees; at least 32
     scale=(.08, 1.), # share of the area that a training crop keeps
 )->tuple: # for training and validation: functions of a PIL image to uint8 (3,size,size)
     "Random resized crop and mirroring for training, a centre crop for validation."
     from torchvision.transforms import v2
-    if size < 32:
-        raise ValueError(f'size={size}: at least 32 is needed, '
-                         'the networks halve the picture five times')
-    if not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f'scale={tuple(scale)}: two shares of the area with '
+    check_whole(32, size=size) # the networks halve the picture five times
+    if not _is_share(scale):
+        raise ValueError(f'scale={scale!r}: two shares of the area with '
                          '0 < smallest <= largest <= 1 are needed')
     crop = v2.RandomResizedCrop(size, tuple(scale))
     train = v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
@@ -155,14 +161,16 @@ def folder_dls(
     seed:int=None, # of shuffling and augmentation; None: from Python's `random`
 )->DataLoaders: # batches (B,3,size,size), normalised with ImageNet's mean and deviation
     "Folders of pictures, one folder a class, as fastai DataLoaders."
-    from fastai.torch_core import default_device
-    device = default_device() if device is None else torch.device(device)
+    device = as_device(device)
+    check_whole(bs=bs)
+    check_whole(0, none=True, workers=workers, seed=seed)
+    check_type(str, 'the name of a folder', train=train, valid=valid)
     if workers is None: workers = _default_workers()
     tfms = imagenet_transforms(size, scale)
     found = [_image_folder(Path(path)/p) for p in (train, valid)]
     _check_classes(*found)
     sets, n = [_folder_set(f, i, tfms) for i, f in enumerate(found)], len(found[0])
-    if not 0 < bs <= n:
+    if bs > n:
         raise ValueError(f'bs={bs}: from 1 to {n}, the number of training pictures, is possible')
     common = dict(bs=bs, lighting=lighting, rules=rules, num_workers=workers, device=device,
                   pin_memory=device.type == 'cuda')

@@ -16,6 +16,7 @@ from fastai.basics import Callback, CancelFitException, CancelStepException
 from fastai.basics import CrossEntropyLossFlat, L, Learner, accuracy
 from fastai.callback.hook import Hooks
 from fastcore.basics import patch
+from .core.arguments import check_callable, check_number, check_switch, check_whole
 from .agc import AdaptiveGradClip
 from .core.autocast import Autocast
 from .layers.blocks import get_rules
@@ -58,7 +59,7 @@ class DivergenceGuard(Callback):
     def __init__(self,
         patience:int=5, # non-finite steps in a row that end the training; at least 1
     ):
-        if patience < 1: raise ValueError(f'patience={patience}: at least 1 is needed')
+        check_whole(patience=patience)
         self.patience, self.log, self.in_a_row, self.kept = patience, [], 0, []
         self.steps = self.skipped = 0
 
@@ -192,6 +193,9 @@ def bnn_learner(
     "A fastai Learner with a calibrated start, a divergence guard, AGC and our rule of decay."
     opt = OptFunc(same_thing(opt=opt, opt_func=opt_func) or torch.optim.Adam)
     _check_words(kwargs)
+    check_number(0, none=True, wd=wd)
+    check_callable(loss_func=loss_func, splitter=splitter)
+    if calibrated is not None: check_switch(calibrated=calibrated)
     if isinstance(bare(model), BinaryNet): _check_fit(dls, bare(model))
     if calibrated is None: calibrated = _wants_start(bare(model))
     own = [DivergenceGuard(patience)]

@@ -1,6 +1,7 @@
 """What all the others stand on. Imports nothing of ours.
 
 errors    BnnError and its family
+arguments wrong arguments are refused by name
 files     files that are whole or not there
 unwrap    the network inside torch.compile, DataParallel and the like
 trials    callbacks keep nothing of a fit that only tries a rate

@@ -12,6 +12,7 @@ import torch
 from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.torch_core import one_param, to_float
 from fastcore.basics import patch
+from .arguments import check_whole
 from .trials import is_trial
 
 # %% ../../nbs/4_training/20a_autocast.ipynb #b5a1e611
@@ -110,6 +111,7 @@ class Autocast(Callback):
         if scaler and dtype == torch.bfloat16:
             raise ValueError(f'{list(scaler)}: bfloat16 has the range of float32 and '
                              'needs no scale; leave them out')
+        check_whole(max_skips=max_skips)
         torch.amp.GradScaler('cpu', **scaler) # raises early
         self.dtype, self.max_skips, self.args = dtype, max_skips, scaler
         self.scaler, self.loaded, self.skipped, self.in_a_row = None, None, 0, 0

@@ -11,12 +11,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.nn.functional import pad as pad_image
+from ..core.arguments import check_number, check_type, check_whole, check_word
 
 # %% ../../nbs/4_training/02b_augment.ipynb #e155c999
+def _check_images(x):
+    check_type(Tensor, 'a tensor (B,C,H,W)', x=x)
+    if x.dim() == 4: return
+    raise ValueError(f'x of shape {tuple(x.shape)}: (B,C,H,W) is needed')
+
 def random_flip(
     x:Tensor, # (B,C,H,W)
 )->Tensor: # as `x`
     "Mirror each image left to right with probability 1/2."
+    _check_images(x)
     keep = torch.rand(len(x), 1, 1, 1, device=x.device) < .5
     return torch.where(keep, x, x.flip(-1))
 
@@ -26,6 +33,8 @@ def random_crop(
     pad:int=4, # pixels of zeros on each side
 )->Tensor: # as `x`
     "Pad with zeros, then cut a window of the old size at a random place in each image."
+    _check_images(x)
+    check_whole(0, pad=pad)
     b, _, h, w = x.shape
     x = pad_image(x, [pad]*4)
     top, left = torch.randint(0, 2*pad + 1, (2, b, 1), device=x.device)
@@ -49,18 +58,27 @@ def _random_span(n, length, size, device):
     return (at >= start) & (at < start + size)
 
 # %% ../../nbs/4_training/02b_augment.ipynb #5cf75fad
+def _fill_of(fill, x):
+    "(1,1 or C,1,1), as `x`"
+    values = fill if isinstance(fill, (list, tuple)) else [fill]
+    if isinstance(fill, Tensor): values = fill.flatten().tolist()
+    for v in values: check_number(fill=v)
+    if len(values) not in (1, x.shape[1]):
+        raise ValueError(f'fill={fill!r}: one number, or one for each of {x.shape[1]} channels')
+    return torch.tensor(values, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)
+
 def cutout(
     x:Tensor, # (B,C,H,W), bytes or floats
     size:int=16, # side of the square in pixels (1708.04552: 16 for CIFAR-10, 8 for CIFAR-100)
     fill=0, # a number or one for each channel, in the units of `x`
 )->Tensor: # as `x`
     "Cover one square in each image, at a random centre, cut off at the border (1708.04552)."
-    if size < 1: raise ValueError(f'size={size}: the square needs a side of at least 1 pixel')
+    _check_images(x)
+    check_whole(size=size)
     n, _, h, w = x.shape
     rows = _random_span(n, h, size, x.device).view(n, 1, h, 1)
     cols = _random_span(n, w, size, x.device).view(n, 1, 1, w)
-    fill = torch.as_tensor(fill, dtype=x.dtype, device=x.device).view(1, -1, 1, 1)
-    return torch.where(rows & cols, fill, x)
+    return torch.where(rows & cols, _fill_of(fill, x), x)
 
 # %% ../../nbs/4_training/02b_augment.ipynb #9f88ff61
 PCA_VALUES = 0.2175, 0.0188, 0.0045 # of ImageNet's colours in [0, 1]
@@ -69,11 +87,15 @@ PCA_VECTORS = ((-0.5675,  0.7192,  0.4009), # rows R, G, B; a column for each va
                (-0.5836, -0.6948,  0.4203))
 
 # %% ../../nbs/4_training/02b_augment.ipynb #a2277bc3
-def _check_lighting(x, rule):
-    if rule not in ('float', 'truncate'):
-        raise ValueError(f"rule={rule!r}: allowed are 'float' and 'truncate'")
+def _check_lighting(x, std, rule, noise):
+    check_word(('float', 'truncate'), rule=rule)
+    check_number(0, std=std)
+    check_type(Tensor, 'a tensor (B,3,H,W)', x=x)
+    check_type(Tensor, 'a tensor (B,3)', none=True, noise=noise)
+    if noise is not None and noise.shape != (len(x), 3):
+        raise ValueError(f'noise of shape {tuple(noise.shape)}: ({len(x)},3) is needed')
     if x.dim() != 4 or x.shape[1] != 3:
-        raise ValueError(f'images of shape {tuple(x.shape)}: (B,3,H,W) is needed, '
+        raise ValueError(f'x of shape {tuple(x.shape)}: (B,3,H,W) is needed, '
                          'the colours are R, G, B')
     if x.is_floating_point() != (rule == 'float'):
         raise ValueError(f"rule={rule!r} with {x.dtype}: 'float' takes floats in [0, 1] (x/255), "
@@ -87,7 +109,7 @@ def pca_lighting(
     noise:Tensor=None, # (B,3) standard normal numbers; None: drawn here
 )->Tensor: # as `x`; floats may leave [0, 1] by a few hundredths
     "Add a random colour along the principal components of ImageNet's colours to each image."
-    _check_lighting(x, rule)
+    _check_lighting(x, std, rule, noise)
     if noise is None: noise = torch.randn(len(x), 3, device=x.device)
     values, vectors = (torch.tensor(t, device=x.device) for t in (PCA_VALUES, PCA_VECTORS))
     add = ((std * noise.to(x.device) * values) @ vectors.T)[:, :, None, None]

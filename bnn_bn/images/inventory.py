@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from fastcore.basics import num_cpus
+from ..core.arguments import check_number, check_type
 from ..core.errors import DataError
 from .pictures import Preparation
 
@@ -130,7 +131,8 @@ def take_inventory(
 )->Inventory:
     "Look through a folder of pictures; DataError where its classes cannot be trained."
     path, odd = Path(path).expanduser(), []
-    if not 0 <= valid < 1: raise ValueError(f'valid={valid}: a share from 0 to below 1 is needed')
+    check_number(0, valid=valid)
+    if valid >= 1: raise ValueError(f'valid={valid}: a share from 0 to below 1 is needed')
     if not path.is_dir(): raise FileNotFoundError(f'{path}: no such folder')
     train, part, others = _parts(path)
     classes = _checked(train, _classes(train, odd))
@@ -167,7 +169,9 @@ def read_pictures(
     skip_bad:float=0., # broken ones that may be left out: below 1 a share, from 1 on a number
 )->tuple: # uint8 (N,rows,columns,channels) of those that were read; numbers of those that were not
     "Read pictures; DataError names broken ones."
-    if not skip_bad >= 0: raise ValueError(f'skip_bad={skip_bad}: 0 or more is needed')
+    check_number(0, skip_bad=skip_bad)
+    check_type((list, tuple), 'a list of pictures', files=files)
+    check_type(Preparation, 'a Preparation', prepare=prepare)
     x, why = np.empty((len(files), *prepare.size, prepare.channels), np.uint8), {}
     def read(i):
         try: x[i] = prepare(files[i])

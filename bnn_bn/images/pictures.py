@@ -10,6 +10,7 @@ import io, os
 from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
+from ..core.arguments import check_sizes, check_type, check_whole, check_word
 
 # %% ../../nbs/4_training/02c_pictures.ipynb #15c1c119
 def pixel_bytes(
@@ -167,6 +168,12 @@ class Preparation:
     border:int=0          # black pixels on each side, within `size`
 
     def __post_init__(self):
+        check_type((tuple, list, np.ndarray), 'a pair (rows, columns)', size=self.size)
+        for n in self.size: check_whole(size=n)
+        check_type(str, 'the name of an interpolation', filter=self.filter)
+        check_whole(channels=self.channels)
+        check_whole(0, border=self.border)
+        check_sizes(none=True, resized=self.resized)
         self.size, self.filter = tuple(int(s) for s in self.size), self.filter.lower()
         if self.resized is None: self.resized = self.size
         if not np.isscalar(self.resized): self.resized = tuple(int(r) for r in self.resized)
@@ -180,8 +187,7 @@ class Preparation:
 
 # %% ../../nbs/4_training/02c_pictures.ipynb #2d52ddfc
 def _check_preparation(p):
-    if p.method not in METHODS:
-        raise ValueError(f"method={p.method!r}: allowed are {', '.join(METHODS)}")
+    check_word(METHODS, method=p.method)
     if p.filter.upper() not in Image.Resampling.__members__:
         names = ', '.join(Image.Resampling.__members__).lower()
         raise ValueError(f'filter={p.filter!r}: allowed are {names}')

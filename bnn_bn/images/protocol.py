@@ -7,11 +7,13 @@ __all__ = ['ShardedDL', 'PictureLoaders']
 
 # %% ../../nbs/4_training/02d_protocol.ipynb #35f3a28a
 import copy
+from collections.abc import Collection
 import numpy as np, torch
 from torch import Tensor
 from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.data.transforms import Categorize, CategoryMap, Transform
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW
+from ..core.arguments import check_type
 from .pictures import Preparation, pixel_bytes, split_pictures
 
 # %% ../../nbs/4_training/02d_protocol.ipynb #0ed2d9e3
@@ -192,6 +194,7 @@ def _same_kind(x, xv):
 # %% ../../nbs/4_training/02d_protocol.ipynb #a57ef731
 def checked_tensors(x, y, xv, yv, vocab):
     "bytes and class numbers for training and validation, or a ValueError"
+    check_type(Collection, 'a list of names', none=True, vocab=vocab)
     if vocab is not None and len(set(vocab)) != len(vocab):
         raise ValueError('vocab: a name stands there twice; each class needs its own')
     most = None if vocab is None else len(vocab)

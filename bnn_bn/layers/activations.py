@@ -8,7 +8,8 @@ __all__ = ['RSign', 'is_watched', 'RPReLU']
 # %% ../../nbs/1_one_bit/01_activations.ipynb #a7132a8f
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
-from .binarize import approx_sign, in_transform, plain_tensor, soft_sign
+from ..core.arguments import check_callable, check_number, check_switch, check_whole
+from .binarize import approx_sign, check_zero, in_transform, plain_tensor, soft_sign
 
 # %% ../../nbs/1_one_bit/01_activations.ipynb #1f1c2753
 class RSign(nn.Module):
@@ -20,6 +21,10 @@ class RSign(nn.Module):
         shift:bool=True, # learn the shift?
         binary:bool=True, # False: the soft function instead of the sign, for a real-valued network
     ):
+        check_whole(ni=ni)
+        check_callable(none=False, sign=sign)
+        check_zero(zero)
+        check_switch(shift=shift, binary=binary)
         super().__init__()
         self.sign, self.zero, self.binary = sign, zero, binary
         self.shift = nn.Parameter(torch.zeros(1, ni, 1, 1)) if shift else None
@@ -74,6 +79,8 @@ class RPReLU(nn.Module):
         slope:float=.25, # first slope where x + shift_in < 0
         inplace:bool=False, # write x + shift_in over x? As in `torch.nn.ReLU`
     ):
+        check_whole(ni=ni)
+        check_number(slope=slope)
         super().__init__()
         self.inplace = inplace
         self.shift_in = nn.Parameter(torch.zeros(1, ni, 1, 1))

@@ -10,6 +10,7 @@ __all__ = ['default_rules', 'reference_rules', 'known_rules', 'Rules', 'get_rule
 from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
+from ..core.arguments import check_number, check_word
 from .binarize import approx_sign, in_transform, ste_sign
 from .activations import RSign, RPReLU, is_watched
 from .conv import QuantConv2d, ScaledStdConv2d
@@ -66,6 +67,11 @@ class Spec:
     rprelu:bool = True        # learned shifts and RPReLU (ReActNet)?
     binary_shortcut:bool = True # 1-bit weights in the 1x1 convolution of a shortcut?
     own_act:callable = None   # function of the channels: a module in place of RPReLU
+
+    def __post_init__(self):
+        check_word(('nobn', 'bn', 'naive'), norm=self.norm)
+        check_word(('real', 'act', 'both'), binary=self.binary)
+        check_number(above=0, alpha=self.alpha, gamma=self.gamma)
 
     def conv(self, ni, nf, ks, stride=1, binary=True, padding=None, signs=False):
         "A convolution as this network has them"

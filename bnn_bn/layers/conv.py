@@ -9,7 +9,8 @@ __all__ = ['standardize', 'get_padding', 'QuantConv2d', 'ScaledStdConv2d', 'scal
 import math
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
-from .binarize import hard_sign, in_transform, plain_tensor, sign_and_scale
+from ..core.arguments import check_number, check_sizes, check_switch, check_whole
+from .binarize import check_zero, hard_sign, in_transform, plain_tensor, sign_and_scale
 
 # %% ../../nbs/1_one_bit/02_conv.ipynb #e7fef82e
 def _wide(w):
@@ -24,6 +25,9 @@ def standardize(
     eps_in_root:bool=False, # sqrt(variance + eps^2), not std + eps (BNN_NoBN's layer-norm switch)
 )->Tensor: # as `w`: mean 0 and mean square gamma^2/fan-in for each filter
     "Scaled weight standardisation of each filter (2101.08692, eq. 1)."
+    if not w.is_floating_point() or w.dim() < 2 or not w.numel():
+        raise ValueError(f'w: {w.dtype} of shape {tuple(w.shape)}; floats (C_out,C_in/groups,k,k) '
+                         'are needed, and no filter may be empty')
     narrow, w = w.dtype, _wide(w)
     n, dims = w[0].numel(), tuple(range(1, w.dim()))
     if eps_in_root: std = (w.var(dims, correction=0, keepdim=True) + eps**2).sqrt()
@@ -75,6 +79,11 @@ class QuantConv2d(nn.Conv2d):
         signs:bool=False, # inputs only -1, 0 and 1? Then they take a byte each until `backward`
         padding_mode:str='zeros', device=None, dtype=None, # as in `nn.Conv2d`
     ):
+        check_whole(in_channels=in_channels, out_channels=out_channels, groups=groups)
+        check_sizes(kernel_size=kernel_size, stride=stride, dilation=dilation)
+        if not isinstance(padding, str): check_sizes(0, none=True, padding=padding)
+        check_switch(bias=bias, binary=binary, signs=signs)
+        check_zero(zero)
         if padding is None: padding = get_padding(kernel_size, stride, dilation)
         super().__init__(in_channels, out_channels, kernel_size, stride, padding,
                          dilation=dilation, groups=groups, bias=bias,
@@ -108,6 +117,8 @@ class ScaledStdConv2d(QuantConv2d):
                          dilation=dilation, groups=groups, bias=bias,
                          binary=binary, zero=zero, signs=signs,
                          padding_mode=padding_mode, device=device, dtype=dtype)
+        check_number(above=0, gamma=gamma)
+        check_number(0, floor=floor, eps=eps)
         self.gamma, self.floor, self.eps, self.eps_in_root = gamma, floor, eps, eps_in_root
         self.gain = nn.Parameter(torch.ones_like(self.weight[:, :1, :1, :1]))
 

@@ -10,6 +10,7 @@ import copy
 from difflib import get_close_matches
 import torch, pandas as pd
 from torch import nn, Tensor
+from ..core.arguments import check_switch
 from ..core.unwrap import bare
 from ..layers.activations import RSign
 from ..layers.conv import QuantConv2d
@@ -223,6 +224,7 @@ def binarize(
     example=None, # images (B,C,H,W), or a shape (C,H,W) of noise; None: some shapes are tried
 )->nn.Module: # same class, names and weights; `what_changed` tells about it
     "The network with signs before its convolutions, and 1-bit weights."
+    check_switch(first=first, standardize=standardize, shift=shift, norms=norms, inplace=inplace)
     model = _checked(model, quantizer, binary, skip)
     if not inplace: model = copy.deepcopy(model)
     shape, called = _calls(model, example, (nn.Conv2d, nn.Linear, *ACTS))

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 import torch, pandas as pd
 from torch import nn, Tensor
 from fastai.torch_core import one_param
+from ..core.arguments import check_callable, check_number, check_type, check_whole, check_word
 from ..core.plots import BLUE, GREY, label_lines, open_axes
 
 # %% ../../nbs/2_no_norm/10_ledger.ipynb #ca6e5956
@@ -21,10 +22,10 @@ def expected_variance(
     rule:str='nf', # 'nf' (2101.08692, section 3) or 'reference' (BNN_NoBN, commit d277784)
 )->list: # for each block a tuple of `branches` variances
     "The variance that the bookkeeping expects at the input of each residual branch."
-    if not alpha > 0:
-        raise ValueError(f'alpha={alpha}: the weight of the residual branch must be > 0')
-    if rule not in ('nf', 'reference'):
-        raise ValueError(f"rule={rule!r}: allowed are 'nf' and 'reference'")
+    check_type((list, tuple), 'a list with True for each transition', transitions=transitions)
+    check_number(above=0, alpha=alpha)
+    check_whole(branches=branches)
+    check_word(('nf', 'reference'), rule=rule)
     step = _nf_block if rule == 'nf' else _reference_block
     v, found = 1., []
     for i, transition in enumerate(transitions):
@@ -59,6 +60,7 @@ def gamma_of(
     latent:str=None, # latent weights of a binary kernel: 'gaussian', 'uniform'; None: real kernel
 )->float: # gain for `ScaledStdConv2d(gamma=...)`
     "The gain that gives back what `act` (and a binary kernel) takes from a Gaussian's variance."
+    check_callable(none=False, act=act)
     shrink = {None: 1., 'gaussian': math.sqrt(2/math.pi), 'uniform': math.sqrt(3)/2}
     if latent not in shrink: raise ValueError(f'latent={latent!r}: allowed are {list(shrink)}')
     z = torch.linspace(-10, 10, 200001, dtype=torch.float64)
@@ -128,6 +130,7 @@ def signal_stats(
     data, # images (B,C,H,W), a batch, or DataLoaders
 )->pd.DataFrame: # a row a block: mean, var (over channels), mean_sq, expected (NaN: unknown)
     "Statistics of the signal at the input of each block, and at the end, in evaluation mode."
+    check_type(nn.Module, 'a torch.nn.Module', model=model)
     rows = []
     def add(name, x, expected=math.nan):
         rows.append(dict(block=name, **_stats(x), expected=expected))

@@ -13,6 +13,7 @@ import torch, torch.nn.functional as F, pandas as pd
 from torch import nn, Tensor
 from fastai.callback.core import Callback
 from fastai.torch_core import rank_distrib
+from ..core.arguments import check_number, check_switch, check_whole
 from ..layers.activations import RSign
 from ..layers.conv import QuantConv2d
 from ..core.plots import BLUE, open_axes
@@ -173,8 +174,8 @@ def smoothed_cosine(
     seed:int=0,
 )->tuple: # cosine and its standard error; NaN where the slope drowns in noise
     "The cosine between a gradient and that of `f` blurred by a Gaussian."
-    if not sigma > 0 or n < 3:
-        raise ValueError(f'sigma={sigma}, n={n}: a blur > 0 and at least 3 directions are needed')
+    check_number(above=0, sigma=sigma)
+    check_whole(3, n=n)
     step = sigma * x.float().square().mean().sqrt().item()
     u = torch.randn(n, *x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
     slopes = [(float(f(x + step*d)) - float(f(x - step*d))) / (2*step) for d in u]
@@ -259,8 +260,9 @@ class SigProp(Callback):
         images:int=None, # of the batch to probe; None: a quarter of it
         draw:bool=True, # draw after each fit?
     ):
-        if every < 1 or (images is not None and images < 1):
-            raise ValueError(f'every={every}, images={images}: both must be at least 1')
+        check_whole(every=every)
+        check_whole(none=True, images=images)
+        check_switch(draw=draw)
         self.every, self.images, self.draw = every, images, draw
         self.seen, self.rows, self.before = 0, {}, None
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch, pandas as pd
 from torch import nn, Tensor
 from fastai.callback.core import Callback
+from ..core.arguments import check_switch, check_type, check_whole
 from ..layers.activations import RSign, RPReLU
 from ..layers.conv import ScaledStdConv2d
 from .ledger import keep_modes
@@ -156,11 +157,18 @@ def is_fresh(
 # %% ../../nbs/2_no_norm/12c_start.ipynb #8c358580
 PARTS = 'gains', 'thresholds', 'shifts'
 
+def _check_parts(parts):
+    "some of `PARTS`"
+    check_type((tuple, list, set), 'a tuple of names', parts=parts)
+    if parts and not set(parts) - set(PARTS): return
+    raise ValueError(f'parts={parts!r}: some of {", ".join(PARTS)} are needed')
+
 def _check_model(model, parts, again, frozen_too):
     "the network can be calibrated, or a ValueError says why not"
+    check_type(nn.Module, 'a torch.nn.Module', model=model)
+    check_switch(again=again, frozen=frozen_too)
+    _check_parts(parts)
     kind = type(model).__name__
-    unknown = [p for p in parts if p not in PARTS]
-    if unknown: raise ValueError(f'parts: {unknown[0]!r} is none of {", ".join(PARTS)}')
     if not any(_has_gain(m) for m in model.modules()):
         raise ValueError(f"{kind} has no standardised convolutions to calibrate; norm='nobn' does")
     frozen = [n for n, p in start_parameters(model).items() if not p.requires_grad]
@@ -244,7 +252,8 @@ class CalibratedStart(Callback):
         images:int=256, # of the batch, the first ones
         parts:tuple=PARTS, # as in `calibrate`
     ):
-        if images < 2: raise ValueError(f'images={images}: at least 2 are needed')
+        check_whole(2, images=images)
+        _check_parts(parts)
         self.images, self.parts, self.table = images, parts, None
 
     def before_fit(self): self.due, self.earlier = True, self.table

@@ -9,6 +9,7 @@ __all__ = ['ConvLaw', 'predict_variance', 'plot_theory']
 import copy, math
 import torch, torch.nn.functional as F, pandas as pd
 from torch import nn, Tensor
+from ..core.arguments import check_type, check_whole
 from ..layers.conv import QuantConv2d
 from .ledger import signal_stats
 
@@ -71,6 +72,9 @@ def predict_variance(
     seed:int=0,
 )->pd.DataFrame: # as `signal_stats`
     "The statistics that the law of random filters predicts for white noise, at each block."
+    check_type(nn.Module, 'a torch.nn.Module', model=model)
+    check_whole(size=size, n=n)
+    check_whole(0, seed=seed)
     convs = [m for m in model.modules() if isinstance(m, QuantConv2d)]
     if not convs:
         raise ValueError(f'{type(model).__name__} has no QuantConv2d whose law could be predicted')

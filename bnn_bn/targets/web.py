@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 import numpy as np
+from ..core.arguments import check_switch
 from ..core.errors import ExportError
 from ..core.files import full_path, write_file
 from ..onebit.counting import TABLE_PRODUCTS, make_table
@@ -210,6 +211,7 @@ def to_web(
     force:bool=False, # replace a page that is there?
 )->Path: # of the folder; `index.html` in it opens in a browser, with or without a server
     "Write a page that classifies pictures by itself; its logits have the engine's bits."
+    check_switch(force=force)
     graph, folder = graph_of(net), full_path(folder)
     picture = picture_of(graph, size)
     check_for_web(graph, picture)

@@ -14,6 +14,7 @@ from fastai.callback.core import Callback
 from fastai.data.transforms import Normalize
 from fastai.torch_core import one_param
 from fastcore.basics import patch
+from ..core.arguments import check_number
 from ..images.protocol import Finishing
 from .teachers import Teacher, check_pair, per_channel
 from .teachers import load_teacher # noqa: F401, for those who look for it here
@@ -30,6 +31,7 @@ def distill_loss(
 )->Tensor: # scalar, at least float32
     "Cross entropy with the teacher's softmax, times T^2, mixed with the labels' (1503.02531)."
     _check_mix(T, label_weight)
+    check_number(0, 1, label_smoothing=label_smoothing)
     _check_logits(student_logits, teacher_logits)
     s = student_logits.to(torch.promote_types(student_logits.dtype, torch.float32))
     t = teacher_logits.detach().to(s.dtype)
@@ -47,10 +49,8 @@ def _label_loss(s, label, weight, smoothing):
     return F.cross_entropy(s, label, label_smoothing=smoothing)
 
 def _check_mix(T, label_weight):
-    if not T > 0: raise ValueError(f'T={T}: a temperature must be > 0; 1 is the published one')
-    if not 0 <= label_weight <= 1:
-        raise ValueError(f'label_weight={label_weight}: a share from 0 (teacher only) to 1 '
-                         '(labels only) is needed')
+    check_number(above=0, T=T) # 1 is the published temperature
+    check_number(0, 1, label_weight=label_weight) # 0: teacher only, 1: labels only
 
 def _check_logits(s, t):
     shapes = tuple(s.shape), tuple(t.shape)
@@ -72,6 +72,7 @@ class Distill(Callback):
         mean=None, std=None, # what normalised the batches, of each channel; None: the loader says
     ):
         _check_mix(T, label_weight)
+        check_pair(mean, std)
         self.teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
         self.T, self.label_weight, self.given = T, label_weight, (mean, std)
 
@@ -121,7 +122,6 @@ def _blank_image(dl, device):
 
 def _image_stats(dl, mean, std):
     "what normalised the pixels in [0, 1], as tensors (1,C,1,1); None where nobody says"
-    check_pair(mean, std)
     if mean is not None: return per_channel(mean), per_channel(std)
     for t in _transforms(dl):
         if isinstance(t, (Finishing, Normalize)): return per_channel(t.mean), per_channel(t.std)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fastai.callback.core import Callback
 from fastcore.basics import patch
+from ..core.arguments import check_number, check_switch, check_whole
 from ..core.trials import is_trial
 from ..core.unwrap import bare
 
@@ -21,10 +22,16 @@ def ema_decay(
     warmup:bool=True, # rise from 2/11 to `decay`?
 )->float:
     "The decay of a running mean after `n` steps, by the rule of TensorFlow."
+    check_whole(0, n=n)
+    _check_decay(decay)
     if not warmup: return decay
     return min(decay, (1 + n)/(10 + n))
 
 # %% ../../nbs/4_training/20b_ema.ipynb #af0eef4e
+def _check_decay(decay):
+    check_number(0, 1, decay=decay)
+    if decay == 1: raise ValueError('decay=1: below 1 is needed, else the first weights stay')
+
 class EMA(Callback):
     "A running mean of the weights, with which a fit validates; `model` is the averaged network."
     order = 60 # after all that changes weights
@@ -33,7 +40,8 @@ class EMA(Callback):
         warmup:bool=True, # see `ema_decay`
         use_buffers:bool=False, # average buffers (batch norm statistics) too? False: copy them
     ):
-        if not 0 <= decay < 1: raise ValueError(f'decay={decay}: from 0 to below 1')
+        _check_decay(decay)
+        check_switch(warmup=warmup, use_buffers=use_buffers)
         self.decay, self.warmup, self.use_buffers = decay, warmup, use_buffers
         self.averaged, self.loaded, self.trained = None, None, None
         self.raw, self.cancelled = None, False

@@ -12,6 +12,7 @@ from datetime import timedelta
 import torch
 from fastai.basics import num_distrib, one_param, rank_distrib, to_detach
 from fastai.distributed import DistributedDL, DistributedTrainer
+from ..core.arguments import as_device
 from ..data import ShardedDL
 
 # %% ../../nbs/4_training/26_processes.ipynb #1a630261
@@ -95,17 +96,7 @@ def checked_device(
     device=None, # 'cpu', 'cuda', 'cuda:1', ... or a torch.device; None: `own_device`
 )->torch.device: # on which a tensor can be made
     "The device that is meant; ValueError where this machine has none such."
-    if device is None: return own_device()
-    try: found = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device='{device}': no device; cpu, cuda and cuda:1 are some") from None
-    try: torch.zeros(1, device=found).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        kind, n = found.type, torch.cuda.device_count() if torch.cuda.is_available() else 0
-        has = f'{n} CUDA devices' if kind == 'cuda' else f'no {kind} that works'
-        raise ValueError(f"device='{device}': this machine has {has}; leave it out, "
-                         'or give cpu') from None
-    return found
+    return own_device() if device is None else as_device(device)
 
 # %% ../../nbs/4_training/26_processes.ipynb #718c8c30
 def _joined(learn, timeout):

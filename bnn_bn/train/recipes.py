@@ -7,7 +7,7 @@ __all__ = ['recipes', 'datasets', 'OwnPictures', 'Recipe', 'make_recipe', 'make_
            'make_model', 'start_of', 'make_learner']
 
 # %% ../../nbs/4_training/27_recipes.ipynb #561b9e6b
-import math, random
+import random
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from fastai.basics import accuracy
 from fastai.callback.channelslast import ChannelsLast
 from fastai.metrics import top_k_accuracy
 from fastcore.basics import compose
+from ..core.arguments import check_number, check_whole
 from ..images.augment import cutout, flip_and_crop, random_flip
 from ..images.loaders import first_images
 from ..data import TensorDL, cifar100_dls, cifar10_dls, fashion_mini
@@ -122,18 +123,19 @@ def _check_words(r):
 
 def _check_numbers(r):
     "fields that take numbers of a range; a NaN is in none"
-    above = 'epochs', 'bs', 'lr', 'width', 'alpha', 'gamma', 'temperature'
-    least = 'wd', 'clip', 'cutout', 'mixup', 'size', 'skip_bad'
-    share = 'ema', 'smoothing', 'valid'
-    for k in above: _check(r, k, 'must be > 0', lambda v: 0 < v < math.inf)
-    for k in least: _check(r, k, 'must be at least 0', lambda v: 0 <= v < math.inf)
-    for k in share: _check(r, k, 'from 0 to below 1', lambda v: 0 <= v < 1)
-    _check(r, 'label_weight', 'from 0 to 1', lambda v: 0 <= v <= 1)
+    def some(*names): return {k: getattr(r, k) for k in names}
+    check_whole(**some('epochs', 'bs', 'steps'))
+    check_whole(0, **some('cutout', 'size'))
+    check_number(above=0, **some('lr', 'width', 'alpha', 'gamma', 'temperature'))
+    check_number(0, **some('wd', 'clip', 'mixup', 'skip_bad'))
+    check_number(0, 1, **some('label_weight'))
+    _check_share(**some('ema', 'smoothing', 'valid'))
 
-def _check(r, k, allowed, good):
-    "ValueError unless a field is in its range"
-    v = getattr(r, k)
-    if not good(v): raise ValueError(f'{k}={v}: {allowed}')
+def _check_share(**named):
+    "from 0 to below 1"
+    check_number(0, **named)
+    for k, v in named.items():
+        if v >= 1: raise ValueError(f'{k}={v}: below 1 is needed')
 
 def _check_own(r):
     "what belongs to own pictures stands with no others, and their size suits the network"
@@ -170,6 +172,8 @@ def make_dls(
     valid_images:int=0, # validate on so many of the validation images, always the same; 0: all
 ):
     "fastai DataLoaders for a recipe."
+    check_whole(none=True, images=images)
+    check_whole(0, holdout=holdout, valid_images=valid_images)
     _check_data(r, path)
     if r.data == 'imagenet':
         if images or holdout or valid_images or r.mixup or r.cutout:

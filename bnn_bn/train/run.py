@@ -19,6 +19,7 @@ from fastai.basics import rank_distrib, set_seed
 from fastcore.docments import docments
 from fastcore.script import call_parse
 from .. import __version__
+from ..core.arguments import check_type, check_whole
 from ..core.files import full_path, locked, write_figure, write_file
 from ..checkpoint import from_mmpretrain, load_info, load_model, save_model, tensors_digest
 from ..data import TensorDL
@@ -101,7 +102,7 @@ def prepared(
 )->tuple: # the recipe, with 'own' as data where the user gave them; its DataLoaders
     "Seeds and data of a training."
     device = checked_device(device if dls is None else device or _device(dls))
-    if not 0 <= seed < 2**32: raise ValueError(f'seed={seed}: from 0 to {2**32 - 1}')
+    check_whole(0, 2**32 - 1, seed=seed)
     set_seed(seed, reproducible=device.type == 'cpu')
     if dls is None: return r, make_dls(r, path, device, seed=seed, **few)
     if device.type != _device(dls).type:
@@ -341,13 +342,14 @@ def evaluate(
     dl, # loader of images and classes
 )->dict: # top1, top5 (shares), loss (mean cross entropy), images
     "Accuracy of a network."
+    check_type(nn.Module, 'a torch.nn.Module', model=model)
     training, device = model.training, next(model.parameters()).device
     counts = torch.zeros(4, dtype=torch.float64)
     model.eval()
     for x, y in dl: counts += _counts(model(x.to(device)).float(), y.to(device))
     model.train(training)
     top1, top5, loss, n = counts.tolist()
-    if not n: raise ValueError('no images to evaluate')
+    if not n: raise ValueError('dl: no images to evaluate')
     return dict(top1=top1/n, top5=top5/n, loss=loss/n, images=int(n))
 
 def _counts(pred, y):

@@ -9,12 +9,14 @@ __all__ = ['parse_sizes', 'size_at', 'SmallFirst']
 import torch.nn.functional as F
 from torch import Tensor
 from fastai.callback.core import Callback
+from ..core.arguments import check_type, check_whole
 
 # %% ../../nbs/4_training/21b_sizes.ipynb #a4c0e0b0
 def parse_sizes(
     sizes:str, # sides in pixels, such as '16,24,32'; '' for none
 )->tuple: # of int
     "The sides that a recipe names, checked."
+    check_type(str, "a text such as '16,24,32'", sizes=sizes)
     if not sizes.strip(): return ()
     words = [w.strip() for w in sizes.split(',')]
     bad = [w for w in words if not w.isdigit() or int(w) < 1]
@@ -35,7 +37,9 @@ class SmallFirst(Callback):
     def __init__(self,
         sizes, # sides in pixels, such as (16, 24, 32); each has an equal share of the epochs
     ):
+        check_type((tuple, list), 'a tuple of sides', sizes=sizes)
         if not len(sizes): raise ValueError('sizes: at least one side is needed')
+        for side in sizes: check_whole(sizes=side)
         self.sizes = tuple(sizes)
 
     def before_batch(self):

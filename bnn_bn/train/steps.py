@@ -13,6 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 import torch
 from fastai.basics import Callback, Learner, L, patch, rank_distrib
+from ..core.arguments import check_number, check_whole, check_word
 from ..core.files import write_file
 from ..checkpoint import load_strictly, save_network
 from ..learner import DivergenceGuard
@@ -69,6 +70,12 @@ def rates_used(
     return dict(first=rates[0], greatest=max(rates), last=rates[-1])
 
 # %% ../../nbs/2_no_norm/25_steps.ipynb #90137202
+def _check_lr(lr):
+    "a rate, a slice of rates as in fastai, or a rate for each group"
+    rates = [lr.start, lr.stop] if isinstance(lr, slice) else lr
+    if not isinstance(rates, (list, tuple)): rates = [rates]
+    for rate in rates: check_number(above=0, none=isinstance(lr, slice), lr=rate)
+
 class Schedule(Callback):
     "Set the learning rate before each step from the place in the training; it has no state."
     order = 60
@@ -76,8 +83,8 @@ class Schedule(Callback):
         lr, # peak; or a slice as in fastai, for the groups
         kind:str='linear', # a key of `schedules`
     ):
-        if kind not in schedules:
-            raise ValueError(f'schedule {kind!r}: allowed are {", ".join(schedules)}')
+        check_word(schedules, schedule=kind)
+        _check_lr(lr)
         self.lr, self.kind = lr, kind
     def before_fit(self):
         self.opt.set_hypers(lr=self.lr) # maybe a slice: then each group has a peak of its own
@@ -266,7 +273,9 @@ def fit_step(self:Learner,
     **kwargs # of `ExactResume`: `resume`, `steps`, `stop`, `info`
 )->Best:
     "One training with a fresh optimizer; with `out`, it can be killed and resumed exactly."
-    if epochs < 1: raise ValueError(f'epochs={epochs}: at least 1 is needed')
+    check_whole(epochs=epochs)
+    _check_lr(lr)
+    check_number(0, none=True, wd=wd)
     keep = Best(Path(out)/best if out and best else None, monitor, facts)
     resume = [ExactResume(Path(out)/f'state-{step}.safetensors', **kwargs)] if out else []
     histories = self._grab_cbs(History) + L(cbs).filter(lambda c: isinstance(c, History))
@@ -285,7 +294,7 @@ def fit_two_step(self:Learner,
     **kwargs # of `fit_step`
 )->list: # what `step_result` says of each step
     "1-bit activations, then 1-bit weights too (2104.08215, 4.1); `learn.model` is a new network."
-    _check_two_steps(self, epochs, wd, select, **kwargs)
+    _check_two_steps(self, epochs, lr, wd, select, **kwargs)
     weights, results = None, []
     steps = ('act', 'step1.safetensors'), ('both', 'best.safetensors')
     for i, (binary, file) in enumerate(steps):
@@ -303,7 +312,7 @@ def _binarise(learn, binary, weights):
     if other: learn.model = with_binary(learn.model, binary, weights)
     elif weights is not None: load_strictly(bare(learn.model), weights)
 
-def _check_two_steps(learn, epochs, wd, select, monitor='accuracy', **others):
+def _check_two_steps(learn, epochs, lr, wd, select, monitor='accuracy', **others):
     "ValueError before anything changes"
     _binary_net(learn.model)
     if select not in ('best', 'last'):
@@ -311,7 +320,9 @@ def _check_two_steps(learn, epochs, wd, select, monitor='accuracy', **others):
     for name, pair in dict(epochs=epochs, wd=wd).items():
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ValueError(f'{name}={pair!r}: two are needed, one for each step')
-    if min(epochs) < 1: raise ValueError(f'epochs={epochs!r}: at least 1 each is needed')
+    for n in epochs: check_whole(epochs=n)
+    for decay in wd: check_number(0, wd=decay)
+    _check_lr(lr)
     names = [*learn.metrics.attrgot('name'), 'train_loss', 'valid_loss']
     if monitor not in names:
         raise ValueError(f'no metric {monitor!r} to choose the best epoch by; this Learner has '

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
+from ..core.arguments import check_number, check_type, check_whole
 from ..checkpoint import load_network, load_strictly, read_weights
 from ..core.files import full_path
 from ..core.unwrap import bare
@@ -28,6 +29,8 @@ class Teacher(nn.Module):
         chans:int=None, # channels of its images; None: those of its first convolution
     ):
         super().__init__()
+        check_type(nn.Module, 'a torch.nn.Module', model=model)
+        check_whole(none=True, size=size, chans=chans)
         check_pair(mean, std)
         self.model, self.size = bare(model).eval(), size
         self.chans = _first_channels(model) if chans is None else chans
@@ -49,9 +52,17 @@ class Teacher(nn.Module):
 def check_pair(
     mean, std, # of each channel, or None
 ):
-    "ValueError if only one of them is given."
-    if (mean is None) == (std is None): return
-    raise ValueError(f'mean={mean}, std={std}: give both or neither')
+    "ValueError if only one of them is given, or something that is no mean or deviation."
+    if (mean is None) != (std is None):
+        raise ValueError(f'mean={mean}, std={std}: give both or neither')
+    for v in _each(mean): check_number(mean=v)
+    for v in _each(std): check_number(above=0, std=v)
+
+def _each(values):
+    "the numbers of None, a number, a list, an array or a tensor"
+    if values is None: return []
+    if isinstance(values, Tensor): return values.flatten().tolist()
+    return values if isinstance(values, (list, tuple)) else [values]
 
 def per_channel(
     values, # a number or one for each channel; or None
@@ -86,6 +97,8 @@ def load_teacher(
     size:int=None, # side of its images, pixels; None: as for `mean`
 )->Teacher: # on the CPU
     "A trained network of torchvision, timm or a file, with normalisation and size of its training."
+    check_type((str, Path), 'a name or a file', name=name)
+    check_whole(none=True, n_out=n_out, size=size)
     given = dict(mean=mean, std=std, size=size)
     if str(name).endswith('.safetensors') and file is None:
         return Teacher(_own_network(name, n_out), **given)

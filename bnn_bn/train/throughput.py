@@ -10,6 +10,7 @@ import statistics, time
 import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import one_param
+from ..core.arguments import check_callable, check_whole
 from ..core.trials import is_trial
 from fastcore.basics import patch
 
@@ -43,7 +44,8 @@ class Throughput(Callback):
         warmup:int=5, # first steps of a fit that are left out: compilation, choice of kernels
         clock=None, # function of a device that gives seconds; None: host clock, events on CUDA
     ):
-        if warmup < 0: raise ValueError(f'warmup={warmup}: 0 or more')
+        check_whole(0, warmup=warmup)
+        check_callable(clock=clock)
         self.warmup, self.clock, self.rows = warmup, clock or _stamp, []
 
     def now(self): return self.clock(one_param(self.learn.model).device)
