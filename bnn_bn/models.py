@@ -46,7 +46,9 @@ def register_backbone(
 # %% ../nbs/2_no_norm/11e_network.ipynb #93781d1d
 def _resnet(*depths):
     "stages of a ResNet: channels double, and each stage but the first halves the sides"
-    return tuple((64 << i, depth, 1 if i == 0 else 2) for i, depth in enumerate(depths))
+    strides = [1] + [2]*(len(depths) - 1)
+    return tuple((64 << i, depth, stride)
+                 for i, (depth, stride) in enumerate(zip(depths, strides)))
 
 def _vgg(*depths):
     "stages of a VGG: at most 512 channels; the first convolution is the stem"
@@ -283,7 +285,8 @@ def _assemble(row, spec, stem, in_chans, width, n_out):
     return body, _plain_head(nn.Linear(stages[-1][-1].nf, n_out))
 
 def _is_transition(layer, branches):
-    return layer.stride > 1 or (branches == 1 and layer.ni != layer.nf)
+    if layer.stride > 1: return True
+    return branches == 1 and layer.ni != layer.nf
 
 def _betas(block, layers, spec):
     "the multipliers of each block"
@@ -305,8 +308,9 @@ def _holds_linear(m): return any(isinstance(part, nn.Linear) for part in m.modul
 def _classifier_name(head):
     "the name of the part with the last linear layer; the last part where there is none"
     parts = list(head.named_children())
-    found = [name for name, m in parts if _holds_linear(m)] or [name for name, _ in parts]
-    return found[-1] if found else ''
+    names = [name for name, _ in parts]
+    linear = [name for name, m in parts if _holds_linear(m)]
+    return ['', *names, *linear][-1]
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #8d215c07
 @patch
@@ -372,7 +376,7 @@ def reset_stem(self:BinaryNet,
 
 # %% ../nbs/2_no_norm/12_models.ipynb #b4d087b1
 import inspect
-from fnmatch import fnmatch
+from fnmatch import filter as matching
 from importlib import import_module
 from .core.unwrap import bare
 from .layers.activations import RPReLU, RSign
@@ -415,9 +419,12 @@ def _candidates(pretrained, given):
     shape = {k: given[k] for k in ('backbone', 'norm')}
     fits = [n for n, c in known.items() if _differs(c.config, shape) is None]
     if pretrained is not True: fits = [n for n in fits if known[n].data == pretrained]
-    if len(fits) > 1: fits = [n for n in fits if _differs(known[n].config, given) is None] or fits
+    if len(fits) < 2: return fits
+    same = [n for n in fits if _differs(known[n].config, given) is None]
+    fits = same or fits
     whole = [n for n in fits if known[n].config['width'] == 1]
-    return whole if len(fits) > 1 and len(whole) == 1 and 'width' not in given else fits
+    alone = len(whole) == 1 and len(fits) > 1
+    return whole if alone and 'width' not in given else fits
 
 def _pick(pretrained, given):
     "the name of the weights that are meant, or a ValueError with the nearest"
@@ -499,8 +506,9 @@ def list_models(
     pretrained:bool=False, # names of trained networks instead?
 )->list: # names for `create_model`, sorted
     "Names of the networks that match."
-    nets = [f'{b}_{norm}' for b in backbones for norm in _choices['norm']] + _real
-    return sorted(n for n in (cards() if pretrained else nets) if fnmatch(n, pattern))
+    if pretrained: return sorted(matching(cards(), pattern))
+    ours = [f'{b}_{norm}' for b in backbones for norm in _choices['norm']]
+    return sorted(matching(ours + _real, pattern))
 
 def create_model(
     name:str, # one of `list_models()` or of `list_models(pretrained=True)`
@@ -540,7 +548,8 @@ def assert_bn_free(
 def _is_real_weight(m, name):
     "the kernel of a real convolution, or the matrix of a linear layer"
     if name != 'weight': return False
-    return isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d) and not getattr(m, 'binary', False)
+    if isinstance(m, nn.Linear): return True
+    return isinstance(m, nn.Conv2d) and not getattr(m, 'binary', False)
 
 def decay_groups(
     model:BinaryNet,

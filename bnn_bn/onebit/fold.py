@@ -91,7 +91,8 @@ def conv_parts(conv, norm, factor=1.):
 def geometry_of(conv, name):
     "stride, padding and dilation as whole numbers"
     pairs = {k: getattr(conv, k) for k in ('stride', 'padding', 'dilation')}
-    if conv.groups != 1 or any(a != b for a, b in pairs.values()):
+    unequal = [k for k, (a, b) in pairs.items() if a != b]
+    if unequal or conv.groups != 1:
         raise ExportError(f'{name}: groups or unequal sides ({conv}) cannot be packed')
     return {k: a for k, (a, _) in pairs.items()}
 

@@ -52,7 +52,8 @@ files = {
 
 def run_files():
     "names of all files of a run"
-    return [name for f in files for name in (f, previous_file(f).name)]
+    earlier = [previous_file(f).name for f in files]
+    return [*files, *earlier]
 
 # %% ../../nbs/4_training/28_run.ipynb #e883ff5f
 def train(
@@ -174,7 +175,8 @@ def _finish(learn, r, out, result, facts):
 # %% ../../nbs/4_training/28_run.ipynb #8f7c9322
 def _known(few):
     "settings that are kept with a run: those it always had, and new ones where they are used"
-    return {k: v for k, v in few.items() if v or k in ('images', 'holdout')}
+    always = 'images', 'holdout'
+    return {k: v for k, v in few.items() if v or k in always}
 
 def row_of(r):
     "the fields of a recipe; those of own pictures with them only, so that earlier runs go on"
@@ -209,7 +211,8 @@ def _sum_of_data(dl):
 
 def _paths(dl):
     "files of a loader of fastai's, whose classes are in their names"
-    return [(f, 0) for f in getattr(dl, 'items', ()) if isinstance(f, Path) and f.is_file()]
+    paths = [f for f in getattr(dl, 'items', ()) if isinstance(f, Path)]
+    return [(f, 0) for f in paths if f.is_file()]
 
 def _sha(values): return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
