@@ -56,8 +56,9 @@ def run(out, *cbs, seed=0):
 
 def same(a, b):
     "networks, means of weights and results of two runs"
-    equal = [torch.equal(x[k], y[k]) for x, y in zip(a[:2], b[:2]) for k in x]
-    return all(equal) and a[2] == b[2]
+    if a[2] != b[2]: return False
+    pairs = zip(a[:2], b[:2])
+    return all(torch.equal(x[k], y[k]) for x, y in pairs for k in x)
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory): return run(tmp_path_factory.mktemp('whole'))

@@ -39,7 +39,9 @@ def tensors(file):
 CLOCKS = 'images_per_s', 'loader_share', 'seconds', 'hours'
 NETWORKS = 'model.safetensors', 'best.safetensors', 'step1.safetensors'
 
-def same_tensors(x, y): return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+def same_tensors(x, y):
+    if x.keys() != y.keys(): return False
+    return all(torch.equal(x[k], y[k]) for k in x)
 
 def same_run(a, b):
     "the networks, the optimizer and the rows of two runs are equal to the bit"

@@ -73,7 +73,8 @@ def read_options(
     "The arguments of a function, or the fields of a dataclass, from the source."
     source = _source(module)
     node = _named(ast.parse(source).body, name)
-    comments = _comments(ast.get_source_segment(source, node), node.lineno)
+    lines = source.splitlines()[node.lineno - 1:node.end_lineno] # with their comments
+    comments = _comments('\n'.join(lines), node.lineno)
     read = _of_class if isinstance(node, ast.ClassDef) else _of_function
     return ast.get_docstring(node) or '', read(node, comments)
 

@@ -244,7 +244,8 @@ class FoldedNet(nn.Module):
         "weights, and vectors as (1,C,1,1); unless exact, the scale is in the weights, and the bias (C,)"
         scaled = k == 'weight' and not self.exact and 'scale' in n.tensors
         if scaled: a = a*n.tensors['scale'].reshape(-1, 1, 1, 1)
-        if k != 'weight' and (self.exact or k != 'bias'): a = a.reshape(1, -1, 1, 1)
+        flat = k == 'weight' or (k == 'bias' and not self.exact)
+        if not flat: a = a.reshape(1, -1, 1, 1)
         return torch.tensor(a).float()
 
     def step(self, n, prefix, x, residual=None):

@@ -155,8 +155,10 @@ def is_fresh(
 )->bool:
     "Are all gains 1 and all thresholds and shifts 0 (or as `mark_fresh` found them)?"
     places = [(m, p) for m in model.modules() for p in _start_names(m)]
-    same = [getattr(m, p) == _first_value(m, p) for m, p in places]
-    return all(bool(s.all()) for s in same)
+    equal = [getattr(m, p) == _first_value(m, p) for m, p in places]
+    return all(map(_all_of, equal))
+
+def _all_of(equal): return bool(equal.all())
 
 # %% ../../nbs/2_no_norm/12c_start.ipynb #8c358580
 PARTS = 'gains', 'thresholds', 'shifts'

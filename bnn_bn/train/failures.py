@@ -52,8 +52,9 @@ def in_options(
 )->str: # with `--name value` for each `name=value`
     "The words of a Python call in those of the command line."
     def spelt(m):
-        name = 'compile' if m[1] == 'compiled' else m[1]
-        return f'--{name} {m[2] or m[3]}'.strip() if m[1] in options else m[0]
+        if m[1] not in options: return m[0]
+        name = m[1].replace('compiled', 'compile')
+        return f'--{name} {m[2] or m[3]}'.strip()
     return re.sub(r"\b(\w+)=(?:'([^']*)'|([^\s:;,)']*))", spelt, text)
 
 # %% ../../nbs/4_training/27c_failures.ipynb #ed5b350a

@@ -87,5 +87,6 @@ _left_out = ('recipe', 'resume', 'force', 'device', 'threads', 'tensorboard', 'd
 
 def _is_default(name, value):
     "does an option say nothing of the numbers of a run?"
-    if name in _left_out or value is None: return True
-    return value in ('', 'auto') or name == 'valid_images' and not value
+    if name in _left_out: return True
+    if name == 'valid_images' and not value: return True
+    return value in (None, '', 'auto')

@@ -451,7 +451,8 @@ def _checked_row(row):
 
 def _fits(value, kind):
     "is it of that type? A whole number is a number; True is none"
-    return type(value) is kind or kind is float and type(value) is int
+    if type(value) is kind: return True
+    return kind is float and type(value) is int
 
 # %% ../../nbs/4_training/28a_measure.ipynb #7c71e222
 @dataclass

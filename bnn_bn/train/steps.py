@@ -151,7 +151,8 @@ def _with_hours(rows):
     "the rows, each with hours"
     if not rows or 'hours' in rows[0]: return rows
     sums = accumulate(r['seconds'] for r in rows)
-    return [dict(r, hours=round(s/3600, 2)) for r, s in zip(rows, sums)]
+    return [dict(r, hours=round(s/3600, 2))
+            for r, s in zip(rows, sums)]
 
 def write_scalars(
     writer, # TensorBoard's SummaryWriter, or anything with `add_scalar(name, value, step)`
