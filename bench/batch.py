@@ -35,7 +35,10 @@ class Run:
 
     @property
     def lr(self): return RULES[self.rule](self.bs)
-    def is_in(self, rows): return any(all(r[k] == v for k, v in asdict(self).items()) for r in rows)
+    def is_in(self, rows):
+        mine = asdict(self).items()
+        return any(all(r[k] == v for k, v in mine)
+                   for r in rows)
 
 def loaders(bs, images, trial):
     "the first `images` in batches of `bs`; the test images, in a trial the last training images"

@@ -251,15 +251,19 @@ class File:
 
 def rounded(v):
     "four digits of each float"
-    if isinstance(v, dict): return {k: rounded(x) for k, x in v.items()}
+    if isinstance(v, dict):
+        return {k: rounded(x) for k, x in v.items()}
     if isinstance(v, (list, tuple)): return [rounded(x) for x in v]
-    return float(f'{v:.4g}') if isinstance(v, float) else v
+    if isinstance(v, float): return float(f'{v:.4g}')
+    return v
 
 def command(a):
     "the command line, without the paths of this machine"
-    hidden = {str(w) for w in (a.openvino, a.larq) if w}
+    places = filter(None, (a.openvino, a.larq))
+    hidden = set(map(str, places))
     words = ['PYTHON' if w in hidden else w for w in sys.argv[1:]]
-    return 'python bench/infer.py ' + ' '.join(repr(w) if ' ' in w else w for w in words)
+    quoted = [repr(w) if ' ' in w else w for w in words]
+    return ' '.join(['python bench/infer.py', *quoted])
 
 def measure(a, data):
     settings = dict(batch=a.batch, rounds=a.rounds, seconds=a.seconds)

@@ -118,9 +118,11 @@ def draw_group(ax, rows, label, color):
     ax.bar_label(bars, [f'{t:.1f}' for t in times], padding=3, fontsize=7)
 
 def limits(nets):
-    rows = [r for net in nets.values() for r in first_rows(net) if 'times_first' in r]
-    times = [r['times_first'] for r in rows if r['name'] in FLOAT + BINARY]
-    shown = [fastest(first_rows(net), names) for net in nets.values() for names in GROUPS.values()]
+    tables = list(map(first_rows, nets.values()))
+    rows = [r for table in tables for r in table]
+    measured = [r for r in rows if 'times_first' in r]
+    times = [r['times_first'] for r in measured if r['name'] in FLOAT + BINARY]
+    shown = [fastest(table, names) for table in tables for names in GROUPS.values()]
     most = [r['greatest'] for r in shown if r]
     return min([.7, *(.7*t for t in times)]), 1.6*max([1, *most])
 

@@ -199,7 +199,9 @@ def facts(a):
     return dict(command=' '.join(['python bench/train.py', *words]), batch=a.batch,
                 threads=a.threads, rounds=a.rounds, device=device, torch=torch.__version__)
 
-def short(row): return {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+def short(row):
+    floats = {k: round(v, 4) for k, v in row.items() if isinstance(v, float)}
+    return row | floats
 
 COLUMNS = {
     'speed': ('speed', '.2f'), '/float32': ('over_float32', '.2f'), 'kept MiB': ('kept_mib', '.0f'),

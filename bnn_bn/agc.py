@@ -30,7 +30,8 @@ def unitwise_norm(
 def _kind(p):
     "0: the tensor is one unit; 1: each number is a unit; 2: each index of dimension 0 is one"
     if p.dim() < 2 or len(p) == 1: return 0
-    return 1 if p.numel() == len(p) else 2
+    single = p.numel() == len(p)
+    return 1 if single else 2
 
 def _unit_norms(tensors, norm_type):
     "norms of all units of tensors sorted by kind, one after the other in one vector"

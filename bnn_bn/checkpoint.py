@@ -26,7 +26,6 @@ from .others.published import check_weights, load_strictly, named, read_torch, t
 from .others.published import from_mmpretrain, from_reactnet, from_reference # noqa: F401
 from .others.published import mmpretrain_names, reference_names, to_reference # noqa: F401
 
-# %% ../nbs/4_training/13_checkpoint.ipynb #7b608ead
 _all_ = ['from_mmpretrain', 'from_reactnet', 'from_reference', 'load_strictly', 'mmpretrain_names',
          'reference_names', 'to_reference']
 
@@ -78,7 +77,6 @@ def _head(path, text):
                               'install a newer one')
     return head
 
-# %% ../nbs/4_training/13_checkpoint.ipynb #ab678f13
 def _read(path):
     "metadata and tensors of a safetensors file"
     path = full_path(path)

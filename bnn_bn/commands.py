@@ -159,7 +159,8 @@ def _image_size(info, size):
 # %% ../nbs/5_packed/35_commands.ipynb #967c189a
 def _check_bench(out, force, size, **counts):
     "ValueError for what cannot be measured, or would be lost"
-    for file in [out, Path(out).with_suffix('.png')] if out else []: may_write(file, force)
+    files = [out, Path(out).with_suffix('.png')] if out else []
+    for file in files: may_write(file, force)
     if size < 0: raise ValueError(f'size={size}: pixels are needed, or 0 for those of the training')
     for k, v in counts.items():
         if v < 1: raise ValueError(f'{k}={v}: at least 1 is needed')

@@ -29,10 +29,12 @@ def _kind(m):
     "by its type or by the attributes of binary layers; a container does nothing itself"
     if isinstance(m, nn.modules.conv._ConvNd): return 'conv'
     if isinstance(m, nn.Linear): return 'linear'
-    if any(True for _ in m.children()): return 'other'
+    if list(m.children()): return 'other'
     if isinstance(m, _norms): return 'norm'
-    if hasattr(m, 'sign'): return 'sign' if getattr(m, 'binary', True) else 'act'
-    if hasattr(m, 'slope') or type(m).__module__ == 'torch.nn.modules.activation': return 'act'
+    signs = hasattr(m, 'sign') and getattr(m, 'binary', True)
+    if signs: return 'sign'
+    if hasattr(m, 'sign') or hasattr(m, 'slope'): return 'act'
+    if type(m).__module__ == 'torch.nn.modules.activation': return 'act'
     if isinstance(m, _average): return 'pool'
     if isinstance(m, _max): return 'max pool'
     return 'other'
@@ -51,7 +53,8 @@ def _macs(m, x, y):
 def _bits(m):
     "of weights and of inputs; none where nothing is multiplied"
     if not _multiplies(m): return ()
-    return tuple(1 if getattr(m, k, False) else 32 for k in ('binary', 'signs'))
+    def bits(name): return 1 if getattr(m, name, False) else 32
+    return bits('binary'), bits('signs')
 
 def _multiplications(m, y, macs):
     "those that remain, each layer by itself"

@@ -24,12 +24,15 @@ _arithmetic = ('Add Sub Mul Div Sqrt Pow Reciprocal Neg Abs Max Min Clip Identit
 _divisors = dict(Div=slice(1, 2), Sqrt=slice(1), Pow=slice(1), Reciprocal=slice(1))
 
 def _by_name(n, known):
-    if re.search('norm', n.op_type, re.I) or n.op_type == 'LRN': return 'is a normalisation'
+    named = re.search('norm', n.op_type, re.I)
+    if named or n.op_type == 'LRN': return 'is a normalisation'
 
 def _over_the_batch(n, known):
     if not n.op_type.startswith('Reduce') or not known.moves(n): return None
     axes = known.axes(n)
-    if axes == [] or {0, -4} & set(axes or ()): return 'computes a statistic of the batch'
+    over_all = axes == []
+    over_images = {0, -4} & set(axes or ())
+    if over_all or over_images: return 'computes a statistic of the batch'
 
 def _by_a_statistic(n, known):
     divisor = n.input[_divisors.get(n.op_type, slice(0))]
@@ -50,8 +53,10 @@ class _Known:
         "of a reduction; empty: all of them; None: not known"
         for a in n.attribute:
             if a.name == 'axes': return list(a.ints)
-        if len(n.input) < 2 or not n.input[1]: return []
-        return self.constants[n.input[1]].tolist() if n.input[1] in self.constants else None
+        source = n.input[1] if len(n.input) > 1 else ''
+        if not source: return []
+        known = self.constants.get(source)
+        return None if known is None else known.tolist()
 
     def keep(self, n):
         "a constant's array"
@@ -64,11 +69,13 @@ class _Known:
 
     def note(self, n):
         "what follows from a node"
-        moves, op = self.moves(n), n.op_type
+        op = n.op_type
+        from_stats = op in _arithmetic and self.stats.intersection(n.input)
+        if from_stats: self.stats.update(n.output)
+        if not self.moves(n): return
+        self.data.update(n.output)
         sums = op.startswith('Reduce') or op == 'GlobalAveragePool'
-        if moves: self.data.update(n.output)
-        if moves and sums: self.stats.update(n.output)
-        if op in _arithmetic and self.stats.intersection(n.input): self.stats.update(n.output)
+        if sums: self.stats.update(n.output)
 
 # %% ../nbs/5_packed/33_export.ipynb #41206cd1
 def _search(nodes, known, where=''):
@@ -221,7 +228,9 @@ _writers = dict(conv=_conv, bconv=_conv, mean=_mean, maxpool=_maxpool, avgpool=_
 def _step_names(graph):
     "a name for each step, no two alike"
     names = [n.name or f'step{i}' for i, n in enumerate(graph.nodes)]
-    return [k if names.count(k) == 1 else f'{k}_{i}' for i, k in enumerate(names)]
+    alone = [names.count(k) == 1 for k in names]
+    return [k if single else f'{k}_{i}'
+            for i, (k, single) in enumerate(zip(names, alone))]
 
 def _check(graph, shape):
     check_graph(graph)
@@ -233,11 +242,15 @@ def _check(graph, shape):
                           'keep numbers, text, lists and dicts there') from None
 
 def _check_shape(graph, shape):
-    def fits(s): return isinstance(s, str) or isinstance(s, int) and s > 0
-    if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(map(fits, shape)):
+    def fits(s):
+        if isinstance(s, str): return True
+        return isinstance(s, int) and s > 0
+    three = isinstance(shape, (tuple, list)) and len(shape) == 3
+    if not three or not all(map(fits, shape)):
         raise ValueError(f'shape={shape!r}: three are needed, (images, rows, columns), '
                          'each a number or a name for any number')
-    if not any(isinstance(s, str) for s in shape[1:]): values_of(graph, tuple(shape[1:]))
+    named = any(isinstance(s, str) for s in shape[1:])
+    if not named: values_of(graph, tuple(shape[1:]))
 
 def _check_step(where, n):
     for k, a in n.tensors.items():

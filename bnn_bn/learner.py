@@ -79,7 +79,8 @@ class DivergenceGuard(Callback):
 # %% ../nbs/2_no_norm/22_learner.ipynb #ea803d98
 @patch
 def before_batch(self:DivergenceGuard):
-    if self.training: self.kept = [(b, b.clone()) for b in bare(self.learn.model).buffers()]
+    if not self.training: return
+    self.kept = [(b, b.clone()) for b in bare(self.learn.model).buffers()]
 @patch
 def put_back(self:DivergenceGuard):
     "the buffers as they were before this batch"

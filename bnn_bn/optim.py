@@ -45,7 +45,10 @@ class DecayWrapper(OptimWrapper):
 
     @property
     def param_lists(self): # of each group that fastai sees
-        return [[p for g in self.groups(part) for p in g['params']] for part in self.parts]
+        def parameters(part):
+            groups = [g['params'] for g in self.groups(part)]
+            return [p for params in groups for p in params]
+        return [parameters(part) for part in self.parts]
 
     @property
     def hypers(self):
@@ -55,10 +58,14 @@ class DecayWrapper(OptimWrapper):
 
     def _set_hyper(self, k, values):
         if k not in self.bwd_map: return _check_absent(self.opt, k, values)
-        every = [v for v, part in zip(values, self.parts) for _ in part]
-        rests = [k == 'wd' and g.get('exempt', False) for g in self.opt.param_groups]
-        every = [0. if r else v for v, r in zip(every, rests)]
+        every = []
+        for v, part in zip(values, self.parts): every += [v]*len(part)
+        if k == 'wd': every = self._without_exempt(every)
         super()._set_hyper(k, every)
+    def _without_exempt(self, decays):
+        groups = self.opt.param_groups
+        return [0. if g.get('exempt', False) else wd
+                for g, wd in zip(groups, decays)]
 
 # %% ../nbs/4_training/20d_optim.ipynb #060bd10f
 def _check_absent(opt, k, values):

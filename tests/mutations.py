@@ -166,7 +166,8 @@ def mutated(name, data, rng):
 # What becomes of them --------------------
 
 def same(a, b):
-    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k], equal_nan=True) for k in a)
+    if a.keys() != b.keys(): return False
+    return all(np.array_equal(a[k], b[k], equal_nan=True) for k in a)
 
 def outcome(read, file, whole):
     "refused, the same numbers, or others; any other error is raised"

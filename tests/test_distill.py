@@ -89,12 +89,14 @@ class Seen:
 
     def takes(self, who):
         def hook(m, args):
-            if len(args[0]) > 1 and self.learn.training: self.images[who] = args[0].clone()
+            if not self.learn.training: return
+            if len(args[0]) > 1: self.images[who] = args[0].clone()
         return hook
 
     def gives(self, who):
         def hook(m, args, out):
-            if len(out) > 1 and self.learn.training: self.dtypes[who] = out.dtype
+            if not self.learn.training: return
+            if len(out) > 1: self.dtypes[who] = out.dtype
         return hook
 
 def change(x):

@@ -64,7 +64,8 @@ def decaying(learn):
     "names of the parameters that the optimizer lets decay"
     names = {id(p): n for n, p in bare(learn.model).named_parameters()}
     if not isinstance(learn.opt, OptimWrapper):
-        free = {id(p) for p, s in learn.opt.state.items() if not s.get('do_wd', True)}
+        states = learn.opt.state.items()
+        free = {id(p) for p, s in states if not s.get('do_wd', True)}
         return {n for i, n in names.items() if i not in free}
     groups = [g for g in learn.opt.opt.param_groups if g['weight_decay']]
     return {names[id(p)] for g in groups for p in g['params']}

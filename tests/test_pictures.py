@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
+from folders import noise_folder
 from bnn_bn.data import tensor_dls
 from bnn_bn.deploy import classify, load_packed, pack
 from bnn_bn.train.distill import _image_stats
@@ -161,15 +162,8 @@ def test_a_folder_says_its_stats_to_a_teacher(tmp_path):
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
     "four pictures of each of two classes, of unequal sizes"
-    root, rng = tmp_path_factory.mktemp('set'), np.random.default_rng(1)
-    for part in ('train', 'valid'):
-        for c in 'ab':
-            (root/part/c).mkdir(parents=True)
-            for i in range(4):
-                pixels = np.kron(rng.integers(0, 256, (*rng.integers(9, 14, 2), 3), np.uint8),
-                                 np.ones((4, 4, 1), np.uint8))
-                Image.fromarray(pixels).save(root/part/c/f'{i}.png')
-    return root
+    folder = tmp_path_factory.mktemp('set')
+    return noise_folder(folder, dict(train=4, valid=4), sides=(9, 14), enlarge=4, seed=1)
 
 def ours(root): return folder_dls(root, bs=4, size=32, workers=0, device='cpu', valid='valid')
 

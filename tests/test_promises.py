@@ -11,12 +11,11 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-import numpy as np
 import pytest
 import torch
 import fastai.callback.progress # noqa: F401, Learner.no_bar
-from PIL import Image
 from fastai.basics import Callback, set_seed
+from folders import noise_folder
 from bnn_bn.core.errors import CheckpointError
 from bnn_bn.data import fashion_mini
 from bnn_bn.deploy import pack
@@ -57,8 +56,9 @@ def run(out, *cbs, seed=0):
 
 def same(a, b):
     "networks, means of weights and results of two runs"
-    equal = [torch.equal(x[k], y[k]) for x, y in zip(a[:2], b[:2]) for k in x]
-    return all(equal) and a[2] == b[2]
+    if a[2] != b[2]: return False
+    pairs = zip(a[:2], b[:2])
+    return all(torch.equal(x[k], y[k]) for x, y in pairs for k in x)
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory): return run(tmp_path_factory.mktemp('whole'))
@@ -99,14 +99,7 @@ def test_the_seed_says_it_all(whole, tmp_path):
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
     "a folder of 2 x 6 pictures, whose crops and flips are random"
-    folder, rng = tmp_path_factory.mktemp('pictures'), np.random.default_rng(0)
-    for part in ('train', 'val'):
-        for kind in 'ab':
-            (folder/part/kind).mkdir(parents=True)
-            for i in range(6):
-                pixels = rng.integers(0, 256, (40, 50, 3), np.uint8)
-                Image.fromarray(pixels).save(folder/part/kind/f'{i}.png')
-    return folder
+    return noise_folder(tmp_path_factory.mktemp('pictures'), dict(train=6, val=6))
 
 def batches(folder, workers, seed=0):
     "two epochs of training"

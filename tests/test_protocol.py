@@ -10,6 +10,7 @@ from fastai.basics import CrossEntropyLossFlat, Learner, accuracy, load_learner
 from fastai.interpret import ClassificationInterpretation
 from torch import nn
 import fastai.callback.all # noqa: F401
+from folders import noise_folder
 from bnn_bn.data import (_cifar10, _cifar100, cifar100_dls, cifar10_dls, fashion_mini, random_flip,
                          tensor_dls)
 from bnn_bn.folder import folder_dls
@@ -43,13 +44,7 @@ def cifar100(folder):
 
 def folders(folder):
     "20 training and 6 validation pictures of two classes, all of another size"
-    rng = np.random.default_rng(0)
-    for part, n in (('train', 10), ('val', 3)):
-        for c in ('left', 'right'):
-            (folder/part/c).mkdir(parents=True)
-            for i in range(n):
-                pixels = rng.integers(0, 256, (*rng.integers(30, 60, 2), 3), np.uint8)
-                Image.fromarray(pixels).save(folder/part/c/f'{i}.png')
+    noise_folder(folder, dict(train=10, val=3), ('left', 'right'), sides=(30, 60))
     return folder_dls(folder, bs=10, size=32, workers=0, device='cpu', seed=0)
 
 FACTORIES = fashion, tensors, cifar10, cifar100, folders

@@ -3,9 +3,9 @@ import json, os, random, signal, subprocess, sys, threading, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
-from PIL import Image
 from fastai.basics import Callback, Learner, set_seed
 from safetensors import safe_open
+from folders import noise_folder
 from bnn_bn.checkpoint import save_network
 from bnn_bn.data import tensor_dls
 from bnn_bn.train.distill import Distill
@@ -39,7 +39,9 @@ def tensors(file):
 CLOCKS = 'images_per_s', 'loader_share', 'seconds', 'hours'
 NETWORKS = 'model.safetensors', 'best.safetensors', 'step1.safetensors'
 
-def same_tensors(x, y): return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+def same_tensors(x, y):
+    if x.keys() != y.keys(): return False
+    return all(torch.equal(x[k], y[k]) for k in x)
 
 def same_run(a, b):
     "the networks, the optimizer and the rows of two runs are equal to the bit"
@@ -304,13 +306,7 @@ def small_dls(r, tmp):
         x = torch.from_numpy(rng.integers(0, 256, (2*r.bs, 3, 32, 32), dtype=np.uint8))
         y = torch.arange(2*r.bs) % classes
         return tensor_dls(x, y, x[:10], y[:10], r.bs, 'cpu', vocab=range(classes))
-    for part in ('train', 'val'):
-        for c in ('a', 'b', 'c'):
-            (tmp/part/c).mkdir(parents=True)
-            for i in range(4):
-                pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp/part/c/f'{i}.png')
-    return make_dls(r, tmp, 'cpu')
+    return make_dls(r, noise_folder(tmp, dict(train=4, val=4), 'abc'), 'cpu')
 
 @pytest.mark.parametrize('name', recipes)
 def test_every_recipe(name, tmp_path):

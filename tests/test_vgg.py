@@ -18,8 +18,10 @@ def network(name):
         if not t.is_floating_point(): return torch.tensor(3)
         if t.numel() > 2**23: return band(t.shape)
         if t.dim() > 1: return torch.randn(t.shape)*(2/t[0].numel())**.5
-        positive = n.endswith('var') or ('_bn' in name and n.endswith('weight'))
-        return torch.rand(t.shape) + .5 if positive else torch.randn(t.shape)/10
+        gain = '_bn' in name and n.endswith('weight')
+        positive = gain or n.endswith('var')
+        if positive: return torch.rand(t.shape) + .5
+        return torch.randn(t.shape)/10
     model.load_state_dict({n: value(n, t) for n, t in model.state_dict().items()}, assign=True)
     return model.eval()
 

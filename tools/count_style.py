@@ -52,7 +52,9 @@ class Counts:
 
 def plain(source):
     "code without the lines that are no Python: magics and shell commands"
-    return '\n'.join('' if line.startswith(('%', '!')) else line for line in source.splitlines())
+    lines = source.splitlines()
+    kept = ['' if line.startswith(('%', '!')) else line for line in lines]
+    return '\n'.join(kept)
 
 def is_code(line):
     line = line.strip()

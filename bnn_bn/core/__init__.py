@@ -7,4 +7,5 @@ unwrap    the network inside torch.compile, DataParallel and the like
 trials    callbacks keep nothing of a fit that only tries a rate
 plots     colours, axes and labels of all pictures
 autocast  half precision on any device
+signatures  options of a command from the source of its function
 """

@@ -55,9 +55,10 @@ def _has_ended(pid):
 def _clean(path):
     "remove what writers of `path` left that were killed"
     for left in path.parent.iterdir():
-        if not left.name.startswith(f'{path.name}.') or left.suffix != '.tmp': continue
-        pid = _owner(path, left)
-        if pid is not None and _has_ended(pid): left.unlink(missing_ok=True)
+        ours = left.name.startswith(f'{path.name}.') and left.suffix == '.tmp'
+        pid = _owner(path, left) if ours else None
+        if pid is None: continue
+        if _has_ended(pid): left.unlink(missing_ok=True)
 
 # %% ../../nbs/7_appendix/05_files.ipynb #d5181a9a
 @contextmanager

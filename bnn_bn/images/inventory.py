@@ -27,7 +27,8 @@ def _is_picture(p): return p.suffix.lower() in ENDINGS and not _is_hidden(p)
 
 def _folders(path):
     "the folders in a folder, by name"
-    return sorted(p for p in path.iterdir() if p.is_dir() and not _is_hidden(p))
+    folders = [p for p in path.iterdir() if p.is_dir()]
+    return sorted(p for p in folders if not _is_hidden(p))
 
 def _files(folder, above=()):
     "all files below a folder, in order"
@@ -48,8 +49,9 @@ def _parts(path):
     train = inside.get('train')
     if train is None or not _folders(train): return path, None, []
     known = [inside[name] for name in PARTS if name in inside]
-    others = [p for p in inside.values() if p != train and p not in known[:1]]
-    return train, known[0] if known else None, others
+    valid = known[0] if known else None
+    others = [p for p in inside.values() if p not in (train, valid)]
+    return train, valid, others
 
 def _classes(folder, odd):
     "{class: its pictures}; what is none goes to `odd`"
@@ -99,7 +101,8 @@ class Inventory:
 
     def formats(self):
         "how many files of each ending"
-        files = [f for part in ('train', 'valid') for f, _ in self.files(part)]
+        pairs = self.files('train') + self.files('valid')
+        files = [f for f, _ in pairs]
         return Counter(f.suffix.lower().replace('jpeg', 'jpg') for f in files)
 
     def __str__(self): return '\n'.join(_lines(self))

@@ -111,10 +111,12 @@ class _Way:
 
     def go(self, t):
         "one transform more"
-        name, limit = _name(t), getattr(t, 'max_size', None)
-        if name == 'Resize' and limit is None: self.resize(t.size, t.interpolation)
+        name = _name(t)
+        limited = getattr(t, 'max_size', None) is not None
+        scales = name in SCALED or (name == 'ToDtype' and t.scale)
+        if scales: self.scaled = True
+        elif name == 'Resize' and not limited: self.resize(t.size, t.interpolation)
         elif name == 'CenterCrop' and self.resized is not None: self.cut = _pair(t.size)
-        elif name in SCALED or name == 'ToDtype' and t.scale: self.scaled = True
         elif name == 'Normalize': self.stats = t.mean, t.std
         elif name == 'ImageClassification': self.preset(t)
         elif name not in SILENT: self.unknown.append(t)
@@ -132,7 +134,8 @@ class _Way:
 def _chain(t):
     "single transforms, of one or of a composition"
     if _name(t) not in ('Compose', 'Sequential'): return [t]
-    return [x for part in getattr(t, 'transforms', t) for x in _chain(part)]
+    parts = getattr(t, 'transforms', t)
+    return [x for part in parts for x in _chain(part)]
 
 def _dataset(dl):
     "the dataset with the transforms, also that of a subset"

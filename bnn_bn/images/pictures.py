@@ -62,7 +62,8 @@ def _deep(im, kind):
 
 def _eight_bits(im, kind):
     "a PIL picture in mode L or RGB; kind: format of its file"
-    if im.mode in ('I', 'F') or im.mode.startswith('I;16'): return _deep(im, kind)
+    deep = im.mode in ('I', 'F') or im.mode.startswith('I;16')
+    if deep: return _deep(im, kind)
     if im.mode in _clear or 'transparency' in im.info: return _on_white(im)
     if im.mode not in _plain:
         raise ValueError(f'mode {im.mode} is not known here; convert it to RGB')
@@ -139,11 +140,18 @@ def split_pictures(
     channels:int=3, # of the network; with 1, an array (3,H,W) is three grey pictures
 )->list: # of single pictures
     "One picture or many, as a list; ValueError for an array (3,H,W), which may be either."
-    if isinstance(pictures, Image.Image) or _is_file(pictures): return [pictures]
-    if not _is_array(pictures): return list(pictures) if _is_many(pictures) else [pictures]
-    if channels != 1 and not _is_tensor(pictures): _check_order(pictures.shape)
-    rank = 3 if _is_tensor(pictures) or pictures.shape[-1] in (1, 3, 4) else 2
-    return [pictures] if pictures.ndim <= rank else list(pictures)
+    if isinstance(pictures, Image.Image): return [pictures]
+    if _is_file(pictures): return [pictures]
+    if _is_array(pictures): return _split_array(pictures, channels)
+    return list(pictures) if _is_many(pictures) else [pictures]
+
+def _split_array(pictures, channels):
+    "one picture or a batch; an array with channels has them last, a tensor first"
+    is_tensor = _is_tensor(pictures)
+    if channels != 1 and not is_tensor: _check_order(pictures.shape)
+    with_channels = is_tensor or pictures.shape[-1] in (1, 3, 4)
+    single = pictures.ndim <= (3 if with_channels else 2)
+    return [pictures] if single else list(pictures)
 
 def _is_many(x): return hasattr(x, '__iter__') or hasattr(x, '__getitem__')
 

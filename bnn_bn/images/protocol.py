@@ -149,7 +149,8 @@ class Pairs:
 def class_names(vocab, y):
     "names of the classes; where there are none, numbers"
     if vocab is not None: return list(vocab)
-    return list(range(int(y.max()) + 1)) if len(y) and y.dim() == 1 else []
+    if not len(y) or y.dim() != 1: return []
+    return list(range(int(y.max()) + 1))
 
 def tensor_set(x, y, vocab, prepare, split_idx):
     "Datasets of two tensors"

@@ -32,10 +32,12 @@ class Rules:
 def _check_rules(rules):
     "ValueError for a field that is none"
     for k, v in vars(rules).items():
+        good = isinstance(v, bool)
+        if k == 'name': good = isinstance(v, str)
+        if k == 'variance': good = v in ('nf', 'reference')
         if k in ('zero', 'floor', 'eps'): good = type(v) in (int, float) and abs(v) < 1e30
-        elif k == 'variance': good = v in ('nf', 'reference')
-        else: good = isinstance(v, str if k == 'name' else bool)
-        if not good: raise ValueError(f'rules with {k}={v!r}: this is none of its values')
+        if good: continue
+        raise ValueError(f'rules with {k}={v!r}: this is none of its values')
 
 default_rules = Rules()
 reference_rules = Rules('reference', zero=0., floor=0., eps=1e-5, variance='reference',

@@ -91,7 +91,8 @@ def conv_parts(conv, norm, factor=1.):
 def geometry_of(conv, name):
     "stride, padding and dilation as whole numbers"
     pairs = {k: getattr(conv, k) for k in ('stride', 'padding', 'dilation')}
-    if conv.groups != 1 or any(a != b for a, b in pairs.values()):
+    unequal = [k for k, (a, b) in pairs.items() if a != b]
+    if unequal or conv.groups != 1:
         raise ExportError(f'{name}: groups or unequal sides ({conv}) cannot be packed')
     return {k: a for k, (a, _) in pairs.items()}
 
@@ -243,7 +244,8 @@ class FoldedNet(nn.Module):
         "weights, and vectors as (1,C,1,1); unless exact, the scale is in the weights, and the bias (C,)"
         scaled = k == 'weight' and not self.exact and 'scale' in n.tensors
         if scaled: a = a*n.tensors['scale'].reshape(-1, 1, 1, 1)
-        if k != 'weight' and (self.exact or k != 'bias'): a = a.reshape(1, -1, 1, 1)
+        flat = k == 'weight' or (k == 'bias' and not self.exact)
+        if not flat: a = a.reshape(1, -1, 1, 1)
         return torch.tensor(a).float()
 
     def step(self, n, prefix, x, residual=None):

@@ -281,7 +281,8 @@ def count_parts(b, count, parts, xs, taps, ws):
     out = [None]*len(xs)*len(ws)
     for ps, qs in parts:
         got = count(b, [xs[p] for p in ps], taps, [ws[q] for q in qs])
-        for k, (p, q) in enumerate((p, q) for p in ps for q in qs): out[p*len(ws) + q] = got[k]
+        places = [p*len(ws) + q for p in ps for q in qs]
+        for place, value in zip(places, got): out[place] = value
     return out
 
 # %% ../../nbs/5_packed/31d_tiles_loops.ipynb #9caf5a83

@@ -39,7 +39,8 @@ def tail(
 def _passes(node, words):
     "is it an operation of these words on pictures, with one input?"
     if len(node.all_input_nodes) > 1 or len(shape_of(node)) != 4: return False
-    return math.prod(shape_of(node)[2:]) > 1 and op(node) in words
+    rows_and_columns = shape_of(node)[2:]
+    return math.prod(rows_and_columns) > 1 and op(node) in words
 
 # %% ../../nbs/6_any_network/38b_branches.ipynb #df375e15
 def is_gate(
@@ -68,7 +69,9 @@ def last_conv(
     gates = 0
     while op(node) != 'conv2d':
         inputs = node.all_input_nodes
-        if op(node) in PRODUCTS: inputs, gates = [a for a in inputs if not is_gate(a)], gates + 1
+        if op(node) in PRODUCTS:
+            inputs = [a for a in inputs if not is_gate(a)]
+            gates += 1
         elif op(node) not in ACTIVATIONS | SAME | WINDOWS | {'bn'}: return None
         if len(inputs) != 1 or (alone and len(node.users) > 1): return None
         node = inputs[0]

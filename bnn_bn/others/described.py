@@ -73,7 +73,9 @@ def _class_of(name):
 
 # %% ../../nbs/4_training/12e_described.ipynb #d6d32363
 def _count(v): return type(v) is int and 1 <= v < 2**31
-def _pixels(v): return type(v) is int and abs(v) < 2**31 or v in ('same', 'valid')
+def _pixels(v):
+    if type(v) is int: return abs(v) < 2**31
+    return v in ('same', 'valid')
 def _axis(v): return type(v) is int and -8 < v < 8
 def _real(v): return type(v) in (int, float) and abs(v) < 1e30
 def _flag(v): return type(v) is bool
@@ -103,9 +105,10 @@ _test_of = {name: test for test, names in _tests.items() for name in names.split
 def _checked(kind, args):
     "the arguments of a described layer; ValueError for one that is unknown or of no use"
     for k, v in args.items():
-        if k in _test_of and _test_of[k](v): continue
-        raise ValueError(f'{k}={v!r} is no argument of {kind}')
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in args.items()}
+        known = k in _test_of and _test_of[k](v)
+        if not known: raise ValueError(f'{k}={v!r} is no argument of {kind}')
+    return {k: tuple(v) if isinstance(v, list) else v
+            for k, v in args.items()}
 
 # %% ../../nbs/4_training/12e_described.ipynb #ab08e96e
 def describe(
@@ -167,10 +170,10 @@ _methods = ('add mul sub div mean flatten view reshape permute transpose chunk s
 def _written(a, numbers):
     "an argument of a step as JSON has it; `numbers` of the nodes before"
     if isinstance(a, fx.Node): return dict(v=numbers[a])
-    if isinstance(a, (tuple, list)):
-        kind = 'tuple' if isinstance(a, tuple) else 'list'
-        return {kind: [_written(b, numbers) for b in a]}
-    if isinstance(a, slice): return dict(slice=[_written(b, numbers) for b in (a.start, a.stop, a.step)])
+    def each(parts): return [_written(b, numbers) for b in parts]
+    if isinstance(a, tuple): return dict(tuple=each(a))
+    if isinstance(a, list): return dict(list=each(a))
+    if isinstance(a, slice): return dict(slice=each((a.start, a.stop, a.step)))
     if a is Ellipsis: return dict(dots=True)
     if a is None or isinstance(a, (bool, int, float, str)): return a
     raise CheckpointError(f'{a!r}, a {type(a).__name__}')
@@ -202,8 +205,10 @@ def _add(parent, part, module, name):
 def _values_in(a):
     "numbers of the values that a written argument names"
     if not isinstance(a, (dict, list)): return []
-    if isinstance(a, dict) and 'v' in a: return [a['v']]
-    return [v for b in (a.values() if isinstance(a, dict) else a) for v in _values_in(b)]
+    if isinstance(a, dict):
+        if 'v' in a: return [a['v']]
+        a = list(a.values())
+    return [v for b in a for v in _values_in(b)]
 
 def _last_uses(steps):
     "for each step the values that nobody needs after it"
@@ -225,8 +230,10 @@ def _check_steps(steps, modules):
 
 def _read_args(written, made):
     "the arguments of a step, from a list or a dict of what was written"
-    if isinstance(written, dict): return {k: _read_arg(a, made.get) for k, a in written.items()}
-    return [_read_arg(a, made.get) for a in written]
+    def read(a): return _read_arg(a, made.get)
+    if isinstance(written, dict):
+        return {k: read(a) for k, a in written.items()}
+    return [read(a) for a in written]
 
 def _caller(net, step):
     "what a step calls"
@@ -333,11 +340,19 @@ def _in_place(node):
 def _clean(graph):
     "take assertions out, and `x.shape` becomes `x.size()`"
     for n in list(graph.nodes):
-        if n.target is getattr and n.args[1] == 'shape':
-            with graph.inserting_before(n): n.replace_all_uses_with(graph.call_method('size', n.args[:1]))
+        if n.target is getattr and n.args[1] == 'shape': _as_size(graph, n)
     for n in reversed(list(graph.nodes)):
-        unused = n.op in ('call_function', 'call_method', 'get_attr') and not n.users
-        if n.target is torch._assert or (unused and not _in_place(n)): graph.erase_node(n)
+        if n.target is torch._assert or _is_unused(n): graph.erase_node(n)
+
+def _as_size(graph, node):
+    "`x.size()` in the place of `x.shape`"
+    with graph.inserting_before(node): size = graph.call_method('size', node.args[:1])
+    node.replace_all_uses_with(size)
+
+def _is_unused(node):
+    "does nothing read what it makes, and does it change nothing?"
+    calls = 'call_function', 'call_method', 'get_attr'
+    return node.op in calls and not node.users and not _in_place(node)
 
 def _one_of(nodes, what, model):
     "the one node there is; CheckpointError for none or several"
@@ -348,10 +363,11 @@ def _one_of(nodes, what, model):
 def _unreached(model, names):
     "refuse a layer with weights that evaluation does not call"
     inside = {id(m) for n in names for m in model.get_submodule(n).modules()}
-    for n, m in model.named_modules():
-        if any(True for _ in m.parameters(recurse=False)) and id(m) not in inside:
-            what = n or 'a parameter of the network itself'
-            raise CheckpointError(f'{what} is not called in evaluation, and would be lost: delete it')
+    outside = [(n, m) for n, m in model.named_modules() if id(m) not in inside]
+    for n, m in outside:
+        if not list(m.parameters(recurse=False)): continue
+        what = n or 'a parameter of the network itself'
+        raise CheckpointError(f'{what} is not called in evaluation, and would be lost: delete it')
 
 def _steps_of(model):
     "names of the layers, and the steps"

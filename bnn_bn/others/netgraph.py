@@ -36,7 +36,8 @@ def is_plain(
     *bases:type, # classes of torch
 )->bool:
     "Is a module one of these classes, or a subclass that computes the same?"
-    return any(isinstance(module, b) and not own_names(module, b) for b in bases)
+    fits = [b for b in bases if isinstance(module, b)]
+    return any(not own_names(module, b) for b in fits)
 
 def is_norm(
     module:nn.Module,
@@ -60,7 +61,8 @@ def _erase(graph, node):
 
 def _drop_asserts(graph):
     "take assertions out of a graph; they read what only the next module shall read"
-    for n in [n for n in graph.nodes if n.target is torch._assert]: _erase(graph, n)
+    found = [n for n in graph.nodes if n.target is torch._assert]
+    for n in found: _erase(graph, n)
 
 def _first_line(error): return (str(error).splitlines() or [type(error).__name__])[0]
 
@@ -125,9 +127,10 @@ OTHER_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RM
 def _is_other_norm(m):
     "is it a norm, but no batch norm over images?"
     if is_norm(m): return False
-    if isinstance(m, OTHER_NORMS) or 'running_mean' in m._buffers: return True
-    name = type(m).__name__
-    return ('Norm' in name or 'LRN' in name) and not any(m.children())
+    if isinstance(m, OTHER_NORMS): return True
+    if 'running_mean' in m._buffers: return True
+    if any(m.children()): return False
+    return any(word in type(m).__name__ for word in ('Norm', 'LRN'))
 
 # %% ../../nbs/6_any_network/38_netgraph.ipynb #8974beab
 def _check_lazy(name, m):

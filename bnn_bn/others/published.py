@@ -269,8 +269,9 @@ def _check_zip(path):
     "refuse a zip that grows when it is read"
     if not zipfile.is_zipfile(path): return
     with zipfile.ZipFile(path) as z: members = z.infolist()
-    grows = sum(m.file_size for m in members) > Path(path).stat().st_size
-    if grows or any(m.compress_type for m in members): raise ValueError('a compressed zip')
+    size = sum(m.file_size for m in members)
+    compressed = any(m.compress_type for m in members)
+    if compressed or size > Path(path).stat().st_size: raise ValueError('a compressed zip')
 
 def tensors_of(state):
     "the dict of tensors in what a file held, also under `state_dict`"

@@ -35,7 +35,9 @@ class _Watch:
         self.seen, self.layers = {}, [m for m in model.modules() if isinstance(m, kinds)]
     def __enter__(self):
         def note(m, args):
-            if args and isinstance(args[0], Tensor): self.seen.setdefault(m, []).append(tuple(args[0].shape[1:]))
+            if not args or not isinstance(args[0], Tensor): return
+            shapes = self.seen.setdefault(m, [])
+            shapes.append(tuple(args[0].shape[1:]))
         self.handles = [m.register_forward_pre_hook(note) for m in self.layers]
         return self
     def __exit__(self, *error):
@@ -72,12 +74,14 @@ def _skipped(skip, convs):
 
 def _gate(m, shapes):
     "a 1x1 convolution of a single pixel: of a gate, or behind the last pool"
-    return m.kernel_size == (1, 1) and all(s[1:] == (1, 1) for s in shapes)
+    single_pixel = all(s[1:] == (1, 1) for s in shapes)
+    return single_pixel and m.kernel_size == (1, 1)
 
 def _heads(model, called):
     "the last convolution, where no linear layer is called"
-    if any(isinstance(m, nn.Linear) for m in called): return set()
-    return {[m for m in called if isinstance(m, nn.Conv2d)][-1]}
+    linear = [m for m in called if isinstance(m, nn.Linear)]
+    convs = [m for m in called if isinstance(m, nn.Conv2d)]
+    return set() if linear else {convs[-1]}
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #851a4dfb
 def _reasons(model, called, skip, first):
@@ -88,7 +92,8 @@ def _reasons(model, called, skip, first):
     def reason(n, m):
         if n in kept: return 'skip'
         if m not in called: return 'not called'
-        if m is start and not first: return 'first'
+        is_first = m is start and not first
+        if is_first: return 'first'
         if m in heads: return 'head'
         return 'single pixel' if _gate(m, called[m]) else ''
     return {n: reason(n, m) for n, m in convs.items()}
@@ -109,12 +114,16 @@ def _check_layer(name, m):
 def _check_others(model, skip):
     "refuse convolutions in another number of dimensions, and transposed ones"
     for name, m in model.named_modules():
-        if not isinstance(m, nn.modules.conv._ConvNd) or isinstance(m, nn.Conv2d): continue
-        words = [] if callable(skip) else [skip] if isinstance(skip, str) else skip
-        left = skip(name, m) if callable(skip) else any(f'{name}.'.startswith(f'{w}.') for w in words)
-        if not left:
-            raise ValueError(f'{name} is a {type(m).__name__}: only Conv2d can take signs; '
-                             f'skip={name!r} leaves it as it is')
+        other = isinstance(m, nn.modules.conv._ConvNd) and not isinstance(m, nn.Conv2d)
+        if not other or _is_left(name, m, skip): continue
+        raise ValueError(f'{name} is a {type(m).__name__}: only Conv2d can take signs; '
+                         f'skip={name!r} leaves it as it is')
+
+def _is_left(name, m, skip):
+    "does the user want this layer as it is?"
+    if callable(skip): return skip(name, m)
+    words = [skip] if isinstance(skip, str) else skip
+    return any(f'{name}.'.startswith(f'{w}.') for w in words)
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #60d04937
 def _gain_of(w):

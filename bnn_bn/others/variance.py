@@ -74,7 +74,8 @@ def _weights(node, known, rng):
     return unit_normal(rng, len(values))*(energy.sqrt()*deviation(values))
 
 def _sum_or_product(node, known, rng):
-    one, other = (known[x] if isinstance(x, fx.Node) else x for x in node.args[:2])
+    one, other = (known[x] if isinstance(x, fx.Node) else x
+                  for x in node.args[:2])
     return one + other if op(node) in SUMS else one*other
 
 def _concatenation(node, known, rng):
@@ -106,8 +107,10 @@ def values_after(
     if constant is not None: return torch.full((SAMPLE,), constant, dtype=torch.float64)
     inputs = [known.get(a) for a in node.all_input_nodes]
     needed = inputs if op(node) in SUMS | PRODUCTS | {'cat'} else inputs[:1]
-    if op(node) not in RULES or not needed or any(v is None for v in needed): return None
-    if op(node) != 'getitem' and any(isinstance(v, tuple) for v in needed): return None
+    if op(node) not in RULES or not needed: return None
+    if any(v is None for v in needed): return None
+    is_split = any(isinstance(v, tuple) for v in needed)
+    if is_split and op(node) != 'getitem': return None
     return RULES[op(node)](node, known, rng)
 
 # %% ../../nbs/6_any_network/39_variance.ipynb #d36635c6

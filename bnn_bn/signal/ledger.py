@@ -41,10 +41,10 @@ def _nf_block(v, transition, first, branches, add):
 
 def _reference_block(v, transition, first, branches, add):
     inside = tuple(v + j*add for j in range(branches))
-    if transition and branches > 1: return inside, 1.
-    forgotten = branches == 1 and (first or transition)
-    start = 1. if transition else v
-    return inside, start if forgotten else start + branches*add
+    if branches > 1: return inside, 1. if transition else v + branches*add
+    if transition: return inside, 1.
+    if first: return inside, v
+    return inside, v + add
 
 # %% ../../nbs/2_no_norm/10_ledger.ipynb #07da1382
 def nf_betas(

@@ -89,7 +89,8 @@ def _mean_health(signs):
     "`channel_health`, averaged over the signs of a block; NaN without one"
     health = [channel_health(z) for z in signs]
     if not health: return dict(dead=math.nan, saturated=math.nan)
-    return {k: sum(h[k] for h in health)/len(health) for k in ('dead', 'saturated')}
+    def mean(k): return sum(h[k] for h in health)/len(health)
+    return dict(dead=mean('dead'), saturated=mean('saturated'))
 
 def _row(name, block, x, signs, grad, weights):
     "a row of `probe`"
@@ -278,7 +279,9 @@ class SigProp(Callback):
         self.rows[self.seen - 1] = self.rows[self.seen - 1].join(flips)
         self.before = self.x = None
     def after_fit(self):
-        if self.draw and self.rows and rank_distrib() == 0: self.plot()
+        wanted = self.draw and self.rows
+        if not wanted or rank_distrib(): return
+        self.plot()
     def table(self): return pd.concat(self.rows, names=['step'])
     def plot(self, title=None): return plot_probe(self.table(), title)
 

@@ -7,6 +7,7 @@ __all__ = ['start_parameters', 'mark_fresh', 'is_fresh', 'calibrate', 'Calibrate
 
 # %% ../../nbs/2_no_norm/12c_start.ipynb #5667439c
 from contextlib import contextmanager
+from itertools import chain
 import torch, pandas as pd
 from torch import nn, Tensor
 from fastai.callback.core import Callback
@@ -87,7 +88,8 @@ def _first_value(m, name):
 def _shortcut_convs(model):
     "the convolutions of shortcuts, which end at unit variance whatever multiplies their input"
     shortcuts = [getattr(m, 'shortcut', None) for m in model.modules()]
-    modules = [c for s in shortcuts if isinstance(s, nn.Module) for c in s.modules()]
+    inside = [s.modules() for s in shortcuts if isinstance(s, nn.Module)]
+    modules = chain.from_iterable(inside)
     return {c for c in modules if isinstance(c, ScaledStdConv2d)}
 
 def _wanted(conv, args, shortcuts):
@@ -136,8 +138,10 @@ def start_parameters(
     model:nn.Module, # any network
 )->dict: # name -> parameter: gains, thresholds and shifts
     "The parameters that `calibrate` sets."
-    named = [(name, m, p) for name, m in model.named_modules() for p in _start_names(m)]
-    return {f'{name}.{p}'.lstrip('.'): getattr(m, p) for name, m, p in named}
+    found = {}
+    for name, m in model.named_modules():
+        found |= {f'{name}.{p}'.lstrip('.'): getattr(m, p) for p in _start_names(m)}
+    return found
 
 def mark_fresh(
     model:nn.Module, # any network
@@ -151,8 +155,11 @@ def is_fresh(
     model:nn.Module, # any network
 )->bool:
     "Are all gains 1 and all thresholds and shifts 0 (or as `mark_fresh` found them)?"
-    values = [(getattr(m, p), _first_value(m, p)) for m in model.modules() for p in _start_names(m)]
-    return all(bool((p == first).all()) for p, first in values)
+    places = [(m, p) for m in model.modules() for p in _start_names(m)]
+    equal = [getattr(m, p) == _first_value(m, p) for m, p in places]
+    return all(map(_all_of, equal))
+
+def _all_of(equal): return bool(equal.all())
 
 # %% ../../nbs/2_no_norm/12c_start.ipynb #8c358580
 PARTS = 'gains', 'thresholds', 'shifts'
@@ -241,7 +248,8 @@ def _whole_batch(x):
 
 def _share(model):
     "the first process's start for all"
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()): return
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not joined: return
     for p in start_parameters(model).values(): torch.distributed.broadcast(p.data, 0)
 
 # %% ../../nbs/2_no_norm/12c_start.ipynb #ac4a6aa2

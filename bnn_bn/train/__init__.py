@@ -8,5 +8,6 @@ steps                      1-bit activations first, then weights too
 processes                  several GPUs
 own, plan                  own pictures; how long and how large a run will be
 failures                   what a command says when it fails
+options                    the words of a training
 recipes, run, runs, demo   trainings as rows of a table, and what a command makes of one
 """

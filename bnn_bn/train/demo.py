@@ -196,9 +196,14 @@ def _read_results(file):
     try: old = json.loads(file.read_text())
     except (ValueError, RecursionError): old = None
     whole = isinstance(old, dict) and {'settings', 'results'} <= set(old)
-    rows = old['results'] if whole else None
-    if isinstance(rows, list) and all(isinstance(r, dict) and _result_keys <= set(r) for r in rows): return old
+    if whole and _are_results(old['results']): return old
     raise CheckpointError(f'{file}: not the results of a demo; {_go_anew}')
+
+def _are_results(rows):
+    "a list of what contestants came to?"
+    if not isinstance(rows, list): return False
+    return all(isinstance(r, dict) and _result_keys <= set(r)
+               for r in rows)
 
 _result_keys = {'network', 'seed', 'accuracy', 'loss', 'seconds', 'parameters'}
 
@@ -207,7 +212,9 @@ def _read_rows(file):
     if not file.exists(): return []
     try: rows = list(csv.DictReader(file.read_text().splitlines()))
     except (ValueError, csv.Error): rows = [{}]
-    if all((r.get('seed') or '').isdigit() and r.get('network') in labels for r in rows): return rows
+    seeds = [r.get('seed') or '' for r in rows]
+    known = [r.get('network') in labels for r in rows]
+    if all(known) and all(map(str.isdigit, seeds)): return rows
     raise CheckpointError(f'{file}: not the history of a demo; {_go_anew}')
 
 # %% ../../nbs/2_no_norm/29_demo.ipynb #7c974146

@@ -269,8 +269,9 @@ def after_batch(self:ExactResume):
         raise CancelEpochException # the pass will be repeated whole; EMA puts the weights back
 @patch
 def _after_step(self:ExactResume):
-    due = self.steps and (self.iter + 1) % self.steps == 0
-    if self.halted or due: self.save(self.epoch, self.iter + 1)
+    done = self.iter + 1
+    due = self.steps and done % self.steps == 0
+    if self.halted or due: self.save(self.epoch, done)
     if self.halted: raise CancelFitException
 
 # %% ../../nbs/4_training/24_resume.ipynb #4d63ab76
@@ -346,14 +347,16 @@ def _torch_opt(learn):
 def _opt_state(learn):
     "the optimizer's state, with fastai's lists as plain ones"
     def plain(o):
-        if isinstance(o, L): return [plain(v) for v in o]
-        return {k: plain(v) for k, v in o.items()} if isinstance(o, dict) else o
+        if isinstance(o, L): return list(map(plain, o))
+        if not isinstance(o, dict): return o
+        return {k: plain(v) for k, v in o.items()}
     return plain(_torch_opt(learn).state_dict())
 
 def _stateful(learn): return {c.name: c for c in learn.cbs if hasattr(type(c), 'state_dict')}
 
 def _recorder_state(r):
-    rows = [[float('nan') if v is None else float(v) for v in row] for row in r.values]
+    def number(v): return float('nan') if v is None else float(v)
+    rows = [list(map(number, row)) for row in r.values]
     return dict(values=rows, iters=list(r.iters), count=r.smooth_loss.count, val=r.smooth_loss.val)
 
 def _restore_recorder(r, saved):
@@ -361,13 +364,16 @@ def _restore_recorder(r, saved):
     r.smooth_loss.count, r.smooth_loss.val = saved['count'], saved['val']
 
 # %% ../../nbs/4_training/24_resume.ipynb #93e8b635
+def _parameters_of(groups):
+    lists = [g['params'] for g in groups]
+    return [p for params in lists for p in params]
+
 def _regrouped(opt, state, model):
     "an earlier state, with the two groups of `decay_groups`, for body and head times decay"
     earlier = len(state.get('param_groups', ())) == 2 < len(getattr(opt, 'param_groups', ()))
     if not earlier or not isinstance(model, BinaryNet): return state
-    before = [p for g in decay_groups(model) for p in g['params']]
+    before, now = _parameters_of(decay_groups(model)), _parameters_of(opt.param_groups)
     place = {id(p): i for i, p in enumerate(before)}
-    now = [p for g in opt.param_groups for p in g['params']]
     moments = {j: state['state'].get(place[id(p)]) for j, p in enumerate(now)}
     groups = opt.state_dict()['param_groups']
     for g in groups:

@@ -19,9 +19,11 @@ def parse_sizes(
     check_type(str, "a text such as '16,24,32'", sizes=sizes)
     if not sizes.strip(): return ()
     words = [w.strip() for w in sizes.split(',')]
-    bad = [w for w in words if not w.isdigit() or int(w) < 1]
-    if bad: raise ValueError(f'sizes={sizes!r}: {bad[0]!r} is no side in pixels; write them as 16,24,32')
-    return tuple(int(w) for w in words)
+    sides = [int(w) if w.isdigit() else 0 for w in words]
+    bad = [w for w, side in zip(words, sides) if side < 1]
+    if bad:
+        raise ValueError(f'sizes={sizes!r}: {bad[0]!r} is no side in pixels; write them as 16,24,32')
+    return tuple(sides)
 
 def size_at(
     sizes:tuple, # sides in pixels, in order

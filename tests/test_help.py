@@ -1,0 +1,97 @@
+"The help of each command: complete, from the one place where the options stand, and without torch."
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import io
+import re
+import subprocess
+import sys
+import pytest
+from fastcore.docments import docments
+from bnn_bn.cli import commands, parser_for, run_command
+from bnn_bn.core.signatures import NEEDED, read_keys, read_options
+from bnn_bn.train.recipes import OwnPictures, Recipe, recipes
+from bnn_bn.train.run import train
+
+LIGHT = """
+import contextlib, io, sys
+from bnn_bn import cli
+def ends(call, *args):
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
+        try: call(*args)
+        except SystemExit as e: return e.code, said.getvalue()
+    return 0, said.getvalue()
+for name in cli.commands:
+    code, text = ends(cli.bnn, [name, '--help'])
+    assert not code and 'usage' in text, (name, text)
+    code, text = ends(cli.bnn, [name, '--no-such-option'])
+    assert code == 2 and text.count(chr(10)) == 1, (name, text)
+for name in ('demo', 'train', 'eval', 'pack', 'bench'):
+    sys.argv = [f'bnn_{name}', '--help']
+    code, text = ends(getattr(cli, f'bnn_{name}'))
+    assert not code and f'usage: bnn_{name}' in text, text
+print(*sorted({'torch', 'fastai', 'numpy', 'numba', 'matplotlib'} & set(sys.modules)))
+"""
+
+def test_no_help_imports_torch():
+    "nor does a wrong option, by the new names and by the old ones"
+    done = subprocess.run([sys.executable, '-c', LIGHT], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ''), done.stderr[-800:] + done.stdout
+
+def function_of(name):
+    command = commands[name]
+    function = getattr(importlib.import_module(f'bnn_bn.{command.module}'), command.function)
+    return getattr(function, '__wrapped__', function)
+
+def default_of(parameter):
+    return NEEDED if parameter.default is parameter.empty else parameter.default
+
+def same_arguments(options, function, docs):
+    "as the source was read, and as the imported function has it"
+    parameters = inspect.signature(function).parameters
+    assert [o.name for o in options] == list(parameters)
+    for o in options:
+        p = parameters[o.name]
+        if not o.nargs: assert (o.default, o.help) == (default_of(p), docs[o.name] or ''), o.name
+        if p.annotation in (int, float, bool): assert o.type is p.annotation, o.name
+
+@pytest.mark.parametrize('name', [n for n in commands if n != 'train'])
+def test_options_are_those_of_the_function(name):
+    about, options = read_options(commands[name].module, commands[name].function)
+    function = function_of(name)
+    assert about == inspect.getdoc(function)
+    same_arguments(options, function, docments(function))
+
+def test_options_of_a_training():
+    "the arguments of `train` and the fields of a recipe, with their comments"
+    parser = parser_for('train', 'bnn train')
+    actions = {a.dest: a for a in parser._actions}
+    for name, text in docments(train).items():
+        if name in ('r', 'dls', 'writer', 'command', 'return'): continue
+        assert name in actions, name
+        if name not in ('out', 'download'): assert actions[name].help == text, name
+    docs = docments(Recipe) | docments(OwnPictures)
+    for f in dataclasses.fields(Recipe):
+        if f.name == 'data': continue
+        assert (actions[f.name].help, actions[f.name].type) == (docs[f.name], f.type), f.name
+    assert read_keys('train.recipes', 'recipes') == list(recipes)
+
+def test_values_reach_the_function(monkeypatch):
+    "types, switches and hyphens"
+    seen = {}
+    module = importlib.import_module('bnn_bn.train.runs')
+    def stand_in(): pass
+    stand_in.__wrapped__ = lambda **kw: seen.update(kw)
+    monkeypatch.setattr(module, 'bnn_runs', stand_in)
+    run_command('runs', ['--folder', 'x', '--to-json', '--debug'], 'bnn runs')
+    assert seen == dict(folder='x', clean=False, to_json=True, debug=False)
+
+@pytest.mark.parametrize('name', commands)
+def test_help_shows_every_option(name):
+    with contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit):
+        run_command(name, ['--help'], f'bnn {name}')
+    flags = set(re.findall(r'--(\w+)', said.getvalue()))
+    parser = parser_for(name, name)
+    assert {f[2:] for a in parser._actions for f in a.option_strings if f[:2] == '--'} <= flags
+    assert f'usage: bnn {name}' in said.getvalue()
