@@ -25,8 +25,9 @@ def _write_to_disk(path, data):
 def full_path(
     path, # text or `Path`; a first `~` is the user's home
 )->Path:
-    "The path that is meant."
-    return Path(path).expanduser()
+    "The path that is meant; ValueError for what is none."
+    if isinstance(path, (str, os.PathLike)): return Path(path).expanduser()
+    raise ValueError(f'a {type(path).__name__} is no path: a text or a Path is needed')
 
 # %% ../../nbs/7_appendix/05_files.ipynb #c2446943
 _count = itertools.count()
