@@ -47,14 +47,19 @@ def bnn(
     words = sys.argv[1:] if args is None else list(args)
     if not words or words[0] in ('-h', '--help', 'help'): return print(usage())
     if words[0] in ('-V', '--version'): return print(import_module('bnn_bn').__version__)
-    command = commands.get(words[0])
-    if command is None: _unknown(words[0])
-    function = getattr(_quietly(f'bnn_bn.{command.module}'), command.function)
+    function = _function(words[0])
     debug = '--debug' in words
     try: _run(function, [_underscored(w) for w in words[1:] if w != '--debug'], f'bnn {words[0]}')
     except SystemExit as e:
         if debug and e.__context__ is not None: traceback.print_exception(e.__context__)
         raise
+
+def _function(name):
+    "of a command; Ctrl-C ends the seconds of its import in one line, too"
+    command = commands.get(name)
+    if command is None: _unknown(name)
+    try: return getattr(_quietly(f'bnn_bn.{command.module}'), command.function)
+    except KeyboardInterrupt: _end(f'bnn {name}: stopped', 130)
 
 def _quietly(module):
     "a module; fastai's own use of `torch.jit.script`, of which torch warns, is nothing a user can mend"
@@ -79,10 +84,10 @@ def _underscored(word):
     name, is_given, value = word[2:].partition('=')
     return f'--{name.replace("-", "_")}{is_given}{value}'
 
-def _end(message):
-    "a line, and the status of a wrong command line"
+def _end(message, status=2):
+    "a line, and the status of a wrong command line, or another one"
     print(message, file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(status)
 
 def _unknown(word):
     "end with the nearest name"

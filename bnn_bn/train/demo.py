@@ -276,5 +276,5 @@ def _contests(demo, dls):
         for seed in range(settings['seeds']):
             for kind in settings['networks']: _contest(demo, kind, seed, dls)
     except KeyboardInterrupt:
-        raise SystemExit(f'bnn_demo: stopped; {out} keeps what is done, '
-                         'and the same command goes on from there') from None
+        raise KeyboardInterrupt(f'stopped; {out} keeps what is done, '
+                                'and the same command goes on from there') from None
