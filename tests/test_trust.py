@@ -32,6 +32,7 @@ from bnn_bn.onebit.graph import from_bytes, read_bnn, to_bytes
 from bnn_bn.learner import bnn_learner
 from bnn_bn.signal.probe import dead_channels
 from bnn_bn.others.published import from_mmpretrain, load_strictly, read_torch, without_prefixes
+from bnn_bn.train.demo import plot_curves
 from bnn_bn.train.resume import ExactResume, load_state, previous_file, save_state
 from mutations import READERS, SIGNED, mutations, small, write_files
 from bnn_bn.train.run import network_in, plot_history, recipe_beside
@@ -416,6 +417,19 @@ def test_a_full_disk_leaves_the_old_files_and_is_named(tmp_path):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     done = subprocess.run([sys.executable, '-c', FULL, str(tmp_path)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+HEADS = {plot_history: 'step,epoch,accuracy,train_loss,valid_loss\n', plot_curves: 'network,seed,epoch,accuracy\n'}
+ODD_ROWS = {plot_history: '1,x,.5,1,1\n', plot_curves: 'nobn,0,x,.5\n'}
+
+@pytest.mark.parametrize('plot', HEADS)
+def test_a_history_that_is_none_is_named(plot, tmp_path):
+    "empty, of other columns, of texts where numbers are, of bytes; nothing is drawn"
+    file, picture, head = tmp_path/'h.csv', tmp_path/'h.png', HEADS[plot]
+    texts = '', 'hello\n', '\x00\x01\n', head.replace('epoch', 'x'), head + ODD_ROWS[plot]
+    for data in (b'\xff\xfe\x80', *(t.encode() for t in texts)):
+        file.write_bytes(data)
+        with pytest.raises(CheckpointError, match='h.csv: '): plot(file, picture)
+    assert not picture.exists()
 
 def test_a_picture_that_could_not_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     (tmp_path/'history.csv').write_text('step,epoch,accuracy,train_loss,valid_loss\n1,1,.5,1,1\n')
