@@ -94,7 +94,7 @@ def read_weights(
     path, # safetensors, of this package or not; or a file of torch.save with tensors alone
 )->dict: # name -> tensor
     "The tensors of a file; nothing in it is run, and the checksum of a file of ours is checked."
-    if Path(path).suffix != '.safetensors':
+    if full_path(path).suffix != '.safetensors':
         with named(path): return tensors_of(read_torch(path))
     meta, tensors = _read(path)
     return read_tensors(path)[0] if {'bnn_bn', 'sha256'} & set(meta) else tensors

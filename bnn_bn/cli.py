@@ -60,12 +60,17 @@ def run_command(
     "Parse the words of a subcommand, then import it and run it."
     debug, words = '--debug' in words, [w for w in words if w != '--debug']
     given = _parsed(name, words, prog)
-    command = commands[name]
-    function = getattr(_quietly(f'bnn_bn.{command.module}'), command.function)
+    function = _function(name, prog)
     try: _call(function, words, given)
     except SystemExit as e:
         if debug and e.__context__ is not None: traceback.print_exception(e.__context__)
         raise
+
+def _function(name, prog):
+    "of a command; Ctrl-C ends the seconds of its import in one line, too"
+    command = commands[name]
+    try: return getattr(_quietly(f'bnn_bn.{command.module}'), command.function)
+    except KeyboardInterrupt: _end(f'{prog}: stopped', 130)
 
 # %% ../nbs/5_packed/37_cli.ipynb #4f0b6818
 def parser_for(name, prog):
@@ -89,6 +94,11 @@ def _quietly(module):
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', '.torch.jit.script. is deprecated', FutureWarning)
         return import_module(module)
+
+def _end(message, status=2):
+    "a line, and the status of a wrong command line, or another one"
+    print(message, file=sys.stderr)
+    raise SystemExit(status)
 
 def _unknown(word):
     "end with the nearest name"

@@ -126,8 +126,8 @@ def bnn_pack(
     "Pack a trained network into one bit a weight; answers are compared before it is written."
     with readable('bnn_pack', debug, locals()):
         source = _source(run, which)
-        may_write(out or source.out, force)
         known, batches = _data_for(source, path, images)
+        may_write(out or source.out, force)
         packed = pack(source.model, **known)
         keep(packed, source.info)
         result = compare(source.model, packed, batches or noise(source.model, images))

@@ -10,6 +10,7 @@ import copy, math
 import torch, pandas as pd
 from torch import nn, fx, Tensor
 from .core.arguments import check_number, check_switch, check_type
+from .core.unwrap import bare
 from .signal import start
 from .others.netgraph import WINDOWS, note_shapes, op, read_graph, shape_of
 from .others.variance import block_variances, plan_network
@@ -23,7 +24,7 @@ def drop_bn(
     model:nn.Module, # any network; it stays as it is
 )->nn.Module: # a copy
     "The network with an `Identity` for each batch norm and nothing else: the negative control."
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(bare(model))
     for name, m in list(model.named_modules()):
         if isinstance(m, nn.modules.batchnorm._BatchNorm): model.set_submodule(name, nn.Identity())
     return model
@@ -107,7 +108,8 @@ def remove_bn(
     check_number(above=0, alpha=alpha)
     check_switch(bias=bias, calibrate=calibrate)
     _check_example(example)
-    modes, model = {n: m.training for n, m in model.named_modules()}, copy.deepcopy(model)
+    model = copy.deepcopy(bare(model))
+    modes = {n: m.training for n, m in model.named_modules()}
     gm = read_graph(model)
     x = _batch(gm, model, example)
     plan = plan_network(gm, alpha)
@@ -126,7 +128,7 @@ def ledger(
     model:nn.Module, # from `remove_bn`
 )->pd.DataFrame: # a row for each convolution; alpha is NaN where it ends no branch
     "What `remove_bn` found for each convolution, in order of their names."
-    convs = {n: m for n, m in model.named_modules() if isinstance(m, NFConv2d)}
+    convs = {n: m for n, m in bare(model).named_modules() if isinstance(m, NFConv2d)}
     if not convs:
         raise ValueError(f'{type(model).__name__} has no NFConv2d; it does not come from remove_bn')
     rows = [_ledger_row(m) for m in convs.values()]

@@ -179,6 +179,8 @@ def as_module(
 ): # torch.nn.Module: (B,channels,H,W) to (B,n_out), on the CPU, without gradients
     "A packed network as a torch module."
     from torch import nn
+    if not isinstance(packed, PackedNet):
+        raise ValueError(f'a {type(packed).__name__} is no PackedNet: give pack(model)')
     class PackedModule(nn.Module):
         def forward(self, x): return packed(x.float())
         def extra_repr(self): return repr(packed)

@@ -297,7 +297,7 @@ def graph_of(
 
 def _graph_of_file(path):
     "of a packed network; other files are refused with what to do"
-    if Path(path).suffix != '.safetensors': return read_bnn(path)
+    if full_path(path).suffix != '.safetensors': return read_bnn(path)
     raise ValueError(f'{path}: a file of weights; load_network(path) makes the network of it, '
                      'give that')
 

@@ -539,7 +539,7 @@ def assert_bn_free(
     model:nn.Module, # any network
 ):
     "AssertionError names the first norm: batch, instance, layer, group, RMS, local response."
-    for name, m in model.named_modules():
+    for name, m in bare(model).named_modules():
         if isinstance(m, _norms):
             raise AssertionError(f'{name or "the model"} is a {type(m).__name__}: this network is '
                                  f'not free of normalisation')

@@ -178,14 +178,14 @@ def thin_graph(g, c, times, k, stride, padding, dilation):
         Node('conv', (6,), dict(weight=numbers(g, 5, 66, 1, 1), bias=numbers(g, 5)))])
 
 
-def guarded_runs(side):
-    "run in a process of its own: a byte too far ends it"
+def guarded_runs(side, n=40):
+    "run in a process of its own: a byte too far ends it; n networks, each in random ways"
     aligned = put_guards(side)
 
     small, side_ = st.integers(1, 3), st.integers(9, 20)
 
     @seed(0)
-    @settings(max_examples=40, deadline=None, database=None)
+    @settings(max_examples=n, deadline=None, database=None)
     @given(SEEDS, st.sampled_from((1, 7, 8, 16, 33)), st.sampled_from((1, 2, 4, 8)),
            st.sampled_from((1, 2, 3, 5)), st.tuples(small, st.integers(0, 3), st.integers(1, 2)),
            st.tuples(side_, side_), st.integers(1, 4), small, st.sampled_from(HERE))

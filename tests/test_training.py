@@ -7,6 +7,7 @@ from fastai.basics import Callback, Learner, set_seed
 from safetensors import safe_open
 from folders import noise_folder
 from bnn_bn.checkpoint import save_network
+from bnn_bn.core.errors import CheckpointError
 from bnn_bn.data import tensor_dls
 from bnn_bn.train.distill import Distill
 from bnn_bn.learner import bnn_learner
@@ -151,6 +152,21 @@ def test_killed_anywhere(name, tmp_path, capfd):
             if attempt(recipe, out, (*place[:-1], n), resume=True, **kw): break
         assert attempt(recipe, out, resume=True, **kw)
         same_run(tmp_path/'whole', out)
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('fast,same,others', [(True, 'bf16', ('fp16', 'none')),
+                                              (False, 'none', ('fp16', 'bf16'))])
+def test_what_auto_chose_may_be_said(fast, same, others, tmp_path, monkeypatch, capfd):
+    "a resumed run is told the precision that auto took: the same training; any other is refused"
+    monkeypatch.setattr('bnn_bn.train.plan.bf16_is_fast', lambda device: fast)
+    out, died = tmp_path/'run', (Learner, '_do_one_batch', False, 9)
+    assert attempt(TINY, tmp_path/'whole', amp='auto')
+    assert not attempt(TINY, out, died, amp='auto')
+    for amp in others:
+        with pytest.raises(CheckpointError, match='another training .*amp:'):
+            attempt(TINY, out, resume=True, amp=amp)
+    assert attempt(TINY, out, resume=True, amp=same)
+    same_run(tmp_path/'whole', out)
 
 # 4 batches and one of validation an epoch
 COMPILED = ('fashion --device cpu --images 256 --holdout 64 --bs 64 --width .125 --epochs 2 '

@@ -15,8 +15,16 @@ from fastai.basics import Callback, set_seed
 from bnn_bn.core import errors
 from bnn_bn.core.autocast import Autocast
 from bnn_bn.layers.binarize import sign_and_scale
-from bnn_bn.checkpoint import load_model, read_weights, save_model, write_tensors
+from bnn_bn.checkpoint import load_info, load_model, read_weights, save_model, write_tensors
+from bnn_bn.agc import clipped_parameters
+from bnn_bn.convert import drop_bn, remove_bn
+from bnn_bn.core.files import write_file
+from bnn_bn.cost import summary
+from bnn_bn.export import assert_norm_free
 from bnn_bn.layers.conv import standard_sign
+from bnn_bn.models import assert_bn_free, decay_groups
+from bnn_bn.onebit.fold import fold
+from bnn_bn.signal.start import calibrate
 from bnn_bn.data import fashion_mini, tensor_dls
 from bnn_bn.deploy import classify, load_packed, pack
 from bnn_bn.core.errors import CheckpointError, DataError, DivergenceError, PackedFormatError
@@ -24,6 +32,7 @@ from bnn_bn.onebit.graph import from_bytes, read_bnn, to_bytes
 from bnn_bn.learner import bnn_learner
 from bnn_bn.signal.probe import dead_channels
 from bnn_bn.others.published import from_mmpretrain, load_strictly, read_torch, without_prefixes
+from bnn_bn.train.demo import plot_curves
 from bnn_bn.train.resume import ExactResume, load_state, previous_file, save_state
 from mutations import READERS, SIGNED, mutations, small, write_files
 from bnn_bn.train.run import network_in, plot_history, recipe_beside
@@ -274,7 +283,7 @@ def test_an_argument_of_a_part_that_is_none(args, tmp_path):
 # Pictures
 
 @pytest.mark.parametrize('picture,word', [
-    (np.zeros((3, 32, 32), np.uint8), 'come last'), (np.zeros((4, 32, 32)), 'come last'),
+    (np.zeros((3, 32, 32), np.uint8), 'channels last'), (np.zeros((4, 32, 32)), 'channels last'),
     (np.zeros((2, 3, 32, 32), np.uint8), 'channels'), (None, 'a NoneType is no picture'),
     (7, 'a int is no picture'), ([np.zeros((3, 32, 32), np.uint8)], 'channels')])
 def test_pictures_that_may_be_misread(picture, word):
@@ -284,6 +293,29 @@ def test_pictures_that_may_be_misread(picture, word):
 def test_three_grey_pictures_of_a_grey_network():
     packed = pack(small(), mean=[.5], std=[.2], size=[32, 32])
     assert len(classify(packed, np.zeros((3, 32, 32), np.uint8))) == 3
+
+# What is no network, no file
+
+def none_of(door):
+    "what a door is given that is no network and no file; a text may be a path"
+    return [None, 3, torch.zeros(2), {}] + (['x'] if door in NETWORKS else [])
+
+NETWORKS = dict(
+    pack=pack, fold=fold, remove_bn=remove_bn, drop_bn=drop_bn, assert_bn_free=assert_bn_free,
+    save=lambda x: save_model(x, 'never.safetensors'), clipped=clipped_parameters, groups=decay_groups,
+    start=lambda x: calibrate(x, torch.zeros(1, 1, 32, 32)), learner=lambda x: bnn_learner(None, x),
+    dead=lambda x: dead_channels(x, torch.zeros(1, 1, 32, 32)), summary=lambda x: summary(x, (1, 1, 8, 8)))
+FILES = dict(
+    model=load_model, info=load_info, packed=load_packed, weights=read_weights, state=load_state,
+    norms=assert_norm_free, write=lambda x: write_file(x, b''))
+DOORS = NETWORKS | FILES
+
+@pytest.mark.parametrize('door', DOORS)
+def test_what_is_no_network_or_no_file(door):
+    "is named by its type, in a ValueError of ours"
+    for value in none_of(door):
+        with pytest.raises(ValueError, match=type(value).__name__) as caught: DOORS[door](value)
+        assert 'bnn_bn' in str(caught.traceback[-1].path), door
 
 # Inputs of a trained network
 
@@ -385,6 +417,19 @@ def test_a_full_disk_leaves_the_old_files_and_is_named(tmp_path):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     done = subprocess.run([sys.executable, '-c', FULL, str(tmp_path)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+HEADS = {plot_history: 'step,epoch,accuracy,train_loss,valid_loss\n', plot_curves: 'network,seed,epoch,accuracy\n'}
+ODD_ROWS = {plot_history: '1,x,.5,1,1\n', plot_curves: 'nobn,0,x,.5\n'}
+
+@pytest.mark.parametrize('plot', HEADS)
+def test_a_history_that_is_none_is_named(plot, tmp_path):
+    "empty, of other columns, of texts where numbers are, of bytes; nothing is drawn"
+    file, picture, head = tmp_path/'h.csv', tmp_path/'h.png', HEADS[plot]
+    texts = '', 'hello\n', '\x00\x01\n', head.replace('epoch', 'x'), head + ODD_ROWS[plot]
+    for data in (b'\xff\xfe\x80', *(t.encode() for t in texts)):
+        file.write_bytes(data)
+        with pytest.raises(CheckpointError, match='h.csv: '): plot(file, picture)
+    assert not picture.exists()
 
 def test_a_picture_that_could_not_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     (tmp_path/'history.csv').write_text('step,epoch,accuracy,train_loss,valid_loss\n1,1,.5,1,1\n')

@@ -158,8 +158,8 @@ def _is_many(x): return hasattr(x, '__iter__') or hasattr(x, '__getitem__')
 def _check_order(shape):
     "ValueError where the channels seem to come first"
     if len(shape) != 3 or shape[0] not in (3, 4) or shape[-1] in (1, 3, 4): return
-    raise ValueError(f'an array of shape {shape}: the channels of an array come last, '
-                     f'.transpose(1, 2, 0) puts them there; {shape[0]} grey pictures are '
+    raise ValueError(f'an array of shape {shape}: channels last are needed, as '
+                     f'.transpose(1, 2, 0) puts them; {shape[0]} grey pictures are '
                      f'{(*shape, 1)}, x[..., None]')
 
 # %% ../../nbs/4_training/02c_pictures.ipynb #341804b0

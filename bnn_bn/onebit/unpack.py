@@ -154,6 +154,8 @@ def unpack(
     graph:Graph, # of one of our packed networks: `load_packed(file).graph` or `read_bnn(file)`
 )->BinaryNet: # in evaluation mode, on the CPU; packing it again gives the same arrays
     "A network that trains, from a packed one; ValueError says what hinders."
+    if not isinstance(graph, Graph):
+        raise ValueError(f'a {type(graph).__name__} is no Graph: give load_packed(file).graph')
     config = graph.info.get('config')
     if not isinstance(config, dict):
         raise PackedFormatError('the file does not say which network it holds (no config): '

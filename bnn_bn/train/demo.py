@@ -16,7 +16,7 @@ import fastai.callback.schedule # noqa: F401, Learner.fit_one_cycle
 from fastai.callback.channelslast import ChannelsLast
 from fastcore.basics import patch
 from fastcore.script import call_parse
-from ..core.files import full_path, write_figure, write_file
+from ..core.files import full_path, read_table, write_figure, write_file
 from ..checkpoint import save_network, load_network
 from ..data import fashion_mini
 from ..core.errors import CheckpointError
@@ -96,7 +96,7 @@ def plot_curves(
 ): # matplotlib figure
     "Test accuracy against epoch, a line for each network, with the range of the seeds shaded."
     import matplotlib.pyplot as plt
-    df = pd.read_csv(history)
+    df = read_table(history, ('seed', 'epoch', 'accuracy'), ('network',))
     fig, ax = plt.subplots(figsize=(6, 3.4))
     for kind, color in COLOR_OF.items():
         _plot_one(ax, df[df.network == kind], labels[kind], color)
@@ -283,5 +283,5 @@ def _contests(demo, dls):
         for seed in range(settings['seeds']):
             for kind in settings['networks']: _contest(demo, kind, seed, dls)
     except KeyboardInterrupt:
-        raise SystemExit(f'bnn_demo: stopped; {out} keeps what is done, '
-                         'and the same command goes on from there') from None
+        raise KeyboardInterrupt(f'stopped; {out} keeps what is done, '
+                                'and the same command goes on from there') from None

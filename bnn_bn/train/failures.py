@@ -15,7 +15,7 @@ import bnn_bn
 from ..core.errors import BnnError
 from ..core.files import full_path
 from ..core.signatures import Parser, underscored # noqa: F401, for those who look here
-from .resume import Interrupted
+from .resume import Interrupted, on_signals
 
 _all_ = ['Parser', 'underscored']
 
@@ -36,15 +36,25 @@ def readable(
     options=(), # names of its arguments
 ):
     "Errors of this package and those of files end in one line; a stop by a signal ends with 130."
-    try: yield
-    except Interrupted as e:
-        print(f'{command}: {e}; --resume goes on', file=sys.stderr)
+    try:
+        with on_signals(_stop, ('SIGTERM', 'SIGHUP')): yield
+    except KeyboardInterrupt as e:
+        if debug: traceback.print_exc()
+        print(f'{command}: {_said(e, options)}', file=sys.stderr)
         raise SystemExit(130) from None
     except (ValueError, OSError, RuntimeError, ImportError, AssertionError) as e:
         if debug: traceback.print_exc()
         if not (_is_ours(e) or isinstance(e, OSError)): raise # torch's, which need their place
         said = str(e).split(':' + chr(10) + chr(9))[-1]
         raise SystemExit(f'{command}: {in_options(said, options)}') from None
+
+def _stop(number, frame): raise KeyboardInterrupt
+
+def _said(stopped, options):
+    "how to go on after a stop"
+    if isinstance(stopped, Interrupted): return f'{stopped}; --resume goes on'
+    if str(stopped) or 'resume' not in options: return str(stopped) or 'stopped'
+    return 'stopped; --resume goes on from the last state, or from the start if there is none'
 
 def in_options(
     text:str, # of an error

@@ -17,7 +17,7 @@ import fastai.callback.progress # noqa: F401, Learner.no_bar
 from fastai.basics import rank_distrib, set_seed
 from .. import __version__
 from ..core.arguments import check_type, check_whole
-from ..core.files import full_path, locked, write_figure, write_file
+from ..core.files import full_path, locked, read_table, write_figure, write_file
 from ..checkpoint import save_model, tensors_digest
 from ..data import TensorDL
 from ..folder import FolderDL
@@ -303,8 +303,8 @@ def plot_history(
     picture=None, # file to write
 ): # matplotlib figure
     "Accuracy and losses of a run against the epoch, both steps on one axis."
-    import matplotlib.pyplot as plt, pandas as pd
-    df = pd.read_csv(file)
+    import matplotlib.pyplot as plt
+    df = read_table(file, ('step', 'epoch', 'accuracy', 'train_loss', 'valid_loss'))
     fig, axs = plt.subplots(1, 2, figsize=(8, 3))
     last = 0
     for _, part in df.groupby('step'):
