@@ -16,7 +16,7 @@ from safetensors.torch import save as to_bytes
 from .core.arguments import check_type
 from .core.errors import CheckpointError
 from .core.files import full_path, write_file
-from .models import BinaryNet, same_thing
+from .models import BinaryNet, joined, same_thing, torch_parts
 from .others.described import StepsNet, built, check_memory, describe, describe_network
 from .others.described import network_from
 from .others.realnet import network_of
@@ -117,7 +117,7 @@ def _parts(model):
     parts, live = {}, dict(model.named_modules())
     for name in _replaced:
         if _outline(live[name]) != _outline(twin.get_submodule(name)):
-            parts[name] = describe(live[name], name)
+            parts[name] = describe(torch_parts(live[name]), name)
     inside = tuple(f'{name}.' for name in parts)
     for name, there in twin.named_modules():
         if name in parts or name.startswith(inside) or name == '': continue
@@ -157,7 +157,7 @@ def save_network(
 )->Path:
     "Write weights, what rebuilds the network, and sha256 as one safetensors file, whole or not at all."
     check_type(nn.Module, 'a torch.nn.Module', model=model)
-    model = bare(model)
+    model = joined(bare(model))
     head, weights = _head_of(model), model.state_dict()
     bad = [n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad: raise CheckpointError(f'{path}: {", ".join(bad[:5])} not finite: nothing was written')

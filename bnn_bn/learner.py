@@ -21,7 +21,7 @@ from .agc import AdaptiveGradClip
 from .core.autocast import Autocast
 from .layers.blocks import get_rules
 from .core.errors import DivergenceError
-from .models import BinaryNet, assert_bn_free, same_thing
+from .models import BinaryNet, assert_bn_free, joined, same_thing
 from .optim import OptFunc, body_and_head, split_bare
 from .signal.start import CalibratedStart
 from .core.trials import is_trial
@@ -192,7 +192,7 @@ def bnn_learner(
     **kwargs # as in fastai's `Learner`
 )->Learner:
     "A fastai Learner with a calibrated start, a divergence guard, AGC and our rule of decay."
-    opt = OptFunc(same_thing(opt=opt, opt_func=opt_func) or torch.optim.Adam)
+    opt, model = OptFunc(same_thing(opt=opt, opt_func=opt_func) or torch.optim.Adam), joined(model)
     _check_words(kwargs)
     check_number(0, none=True, wd=wd)
     check_callable(loss_func=loss_func, splitter=splitter)

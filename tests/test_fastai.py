@@ -21,7 +21,7 @@ from fastai.torch_core import TensorImage
 from bnn_bn import cost
 from bnn_bn.checkpoint import load_network, save_network
 from bnn_bn.layers.conv import QuantConv2d, ScaledStdConv2d
-from bnn_bn.data import fashion_mini
+from bnn_bn.data import CIFAR10_STATS, fashion_mini, tensor_dls
 from bnn_bn.deploy import load_packed, pack
 from bnn_bn.core.files import write_file
 from bnn_bn.learner import bnn_learner
@@ -35,6 +35,7 @@ from bnn_bn.train.speed import EMA, Autocast, Throughput
 from bnn_bn.signal.start import calibrate
 from bnn_bn.train.steps import Best, History, schedules, with_binary
 from bnn_bn.train.teachers import load_teacher
+from bnn_bn.train.vision import bnn_vision_learner, fastai_arch, nobn_head
 from bnn_bn.core.unwrap import bare, plain_state
 
 matplotlib.use('Agg')
@@ -125,6 +126,95 @@ def test_our_layers_in_other_networks():
     block = mini().body.block1
     net = nn.Sequential(nn.Conv2d(1, 16, 3), block, nn.Flatten(), nn.Linear(16, 2))
     assert {id(p) for p in exempt_parameters(net)} == {id(p) for p in block.parameters()}
+
+# heads of fastai --------------------------------------------------------------------------------
+
+HEADS = dict(
+    plain=dict(lin_ftrs=[], first_bn=False, concat_pool=False),
+    ours=dict(custom_head=lambda: nobn_head(128, 10)),
+    hidden=dict(custom_head=lambda: nobn_head(128, 10, [32, 16], .5)),
+    two_pools=dict(custom_head=lambda: nobn_head(128, 10, concat_pool=True)),
+    theirs={})
+ARCHS = dict(registered=lambda: fastai_arch('reactnet_mini_nobn', in_chans=1),
+             partial=lambda: partial(create_model, 'reactnet_mini_nobn', in_chans=1),
+             function=lambda: partial(reactnet_nobn, 'mini', in_chans=1))
+
+@pytest.fixture(scope='module')
+def few(): # pictures for an epoch of a second
+    data = fashion_mini(device='cpu')
+    x, y = data.train.x[:48], data.train.y[:48]
+    return tensor_dls(x, y, x[:8], y[:8], bs=16, device='cpu', vocab=data.vocab)
+
+def vision(dls, arch, head, **kw):
+    learner = pytest.importorskip('fastai.vision.learner')
+    kw |= {k: v() if callable(v) else v for k, v in HEADS[head].items()}
+    return learner.vision_learner(dls, ARCHS[arch](), metrics=accuracy, **kw)
+
+def answers(learn, net):
+    "are the logits of a network those of the Learner's?"
+    x = learn.dls.valid.one_batch()[0][:4]
+    with torch.no_grad(): return (net(x) - learn.model.eval()(x)).abs().max() < 1e-4
+
+@pytest.mark.parametrize('arch,head', [('registered', 'plain'), ('partial', 'ours'), ('function', 'hidden')])
+def test_vision_learner_of_fastai(few, arch, head, tmp_path):
+    learn = vision(few, arch, head, path=tmp_path)
+    assert learning(learn.model) == {'1'} # the head; the body is frozen
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(1, 1e-3)
+    assert learning(learn.model) == {'0', '1'} and len(learn.opt.hypers) == 2
+    assert_bn_free(learn.model)
+    assert answers(learn, pack(learn))
+    assert answers(learn, load_network(save_network(learn.model, tmp_path/'n.safetensors')))
+    learn.freeze()
+    assert learning(learn.model) == {'1'}
+
+@pytest.mark.parametrize('head,name', [('theirs', 'AdaptiveConcatPool2d'), ('two_pools', 'AdaptiveConcatPool2d')])
+def test_a_head_that_has_no_place_is_refused_by_name(few, head, name):
+    learn = vision(few, 'partial', head)
+    with pytest.raises(ValueError, match=f'head holds.*{name}'): pack(learn)
+    with pytest.raises(ValueError, match=name): save_network(learn.model, 'never.safetensors')
+    if head == 'theirs':
+        with pytest.raises(AssertionError, match='BatchNorm1d'): assert_bn_free(learn.model)
+
+def test_our_rules_for_a_network_that_fastai_joined(few, tmp_path):
+    learn = bnn_learner(few, vision(few, 'partial', 'ours', pretrained=False).model, path=tmp_path)
+    learn.freeze()
+    assert learning(learn.model) == {'head'}
+    learn.unfreeze()
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3, wd=.1)
+    assert decaying(learn) == {'body.stem.conv.weight', 'head.2.weight'} and answers(learn, pack(learn))
+
+@pytest.mark.parametrize('kw', [dict(), dict(lin_ftrs=[16], ps=.2), dict(pretrained=False),
+                                dict(arch=partial(reactnet_nobn, 'mini'))])
+def test_vision_learner_of_ours(few, kw, tmp_path):
+    learn = bnn_vision_learner(few, **(dict(arch='reactnet_mini_nobn', path=tmp_path) | kw))
+    whole = {'head'} if kw.get('pretrained', True) else {'body', 'head'}
+    assert learning(learn.model) == whole and learn.model.n_out == 10
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(1, 1e-3)
+    assert_bn_free(learn.model)
+    assert answers(learn, pack(learn))
+    learn.export(tmp_path/'l.pkl')
+
+def test_hooks_of_a_joined_network_are_not_lost(few):
+    learn = vision(few, 'partial', 'ours')
+    learn.model.register_forward_hook(lambda m, x, y: 2*y)
+    with pytest.raises(ValueError): pack(learn)
+    learn = vision(few, 'partial', 'ours')
+    learn.model[0].register_forward_hook(lambda m, x, y: 2*y)
+    with pytest.raises(ValueError): pack(learn)
+
+def test_normalised_once(tmp_path):
+    from fastai.data.transforms import Normalize
+    from fastai.vision.core import PILImage
+    from fastai.vision.data import ImageDataLoaders
+    from fastcore.basics import risinstance
+    from PIL import Image
+    for k, name in enumerate('ab'*8): Image.new('RGB', (32, 32), (15*k, 9, 70)).save(tmp_path/f'{name}_{k}.png')
+    files = sorted(tmp_path.glob('*.png'))
+    loaders = ImageDataLoaders.from_name_func(tmp_path, files, lambda n: n[0], bs=2, device='cpu', num_workers=0)
+    assert loaders.one_batch()[0].shape[1] == 3 and PILImage
+    for _ in range(2): bnn_vision_learner(loaders, 'reactnet18_nobn')
+    added = loaders.after_batch.fs.filter(risinstance(Normalize))
+    assert len(added) == 1 and added[0].mean.flatten().tolist() == pytest.approx(CIFAR10_STATS[0], abs=1e-3)
 
 # steps -----------------------------------------------------------------------------------------
 

@@ -184,11 +184,21 @@ def fold_block(folder, name, m, x):
                       'that makes its steps, see onebit.fold')
 
 # %% ../../nbs/5_packed/31b_fold.ipynb #a5f16420
-def classify(folder, fc, x):
-    "a linear layer as a convolution of one pixel"
+def linear_step(folder, name, fc, act, x):
+    "act(fc(x)) as a convolution of one pixel; act may be None"
     w = as_numpy(fc.weight)
     tensors = dict(weight=w[:, :, None, None], bias=as_numpy(fc.bias) + w @ x.offset)
-    folder.add('conv', [x.step], 'fc', tensors)
+    if type(act) is nn.PReLU: tensors['slope'] = as_numpy(act.weight.expand(len(w)))
+    elif act is not None: tensors['slope'] = np.full(len(w), getattr(act, 'negative_slope', 0.))
+    return Folded(folder.add('conv', [x.step], name, tensors), np.zeros(len(w)))
+
+def fold_head(folder, head, x):
+    "the linear layers of a head, each with the activation behind it"
+    parts = [(name, m) for name, m in head.named_children() if not isinstance(m, nn.Flatten)]
+    for (name, m), (_, after) in zip(parts, [*parts[1:], ('', None)]):
+        act = None if isinstance(after, nn.Linear) else after
+        if isinstance(m, nn.Linear): x = linear_step(folder, name, m, act, x)
+    return x
 
 def check_model(model, zero_is_plus):
     "an error for what cannot be folded"
@@ -223,7 +233,7 @@ def fold(
     if hasattr(stem, 'pool'): x = fold_pool(folder, 'stem.pool', stem.pool, x)
     for name, block in m.body.named_children():
         if name != 'stem': x = fold_block(folder, name, block, x)
-    classify(folder, m.head.fc, folder.pool('mean', x, 'mean'))
+    fold_head(folder, m.head, folder.pool('mean', x, 'mean'))
     graph = Graph(m.cfg['in_chans'], folder.nodes, dict(config=m.cfg, **info))
     check_graph(graph)
     return graph

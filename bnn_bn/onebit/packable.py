@@ -6,13 +6,13 @@
 __all__ = ['BOUND', 'as_packable', 'check_logits', 'noise_images']
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #a9586272
-import copy
+import copy, re
 from collections import OrderedDict
 import torch
 from torch import nn, Tensor
 from ..layers.conv import QuantConv2d, ScaledStdConv2d
 from ..core.errors import ExportError
-from ..models import BinaryNet, binary_net
+from ..models import BinaryNet, binary_net, joined, torch_parts
 from ..core.unwrap import bare
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #643a7708
@@ -52,26 +52,35 @@ def _leaves(module):
     "modules without children, in order"
     return [m for m in module.modules() if not _has_children(m)]
 
+_letters = {nn.AdaptiveAvgPool2d: 'p', nn.Flatten: 'f', nn.Linear: 'l'}
+_letters |= dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.PReLU), 'a')
+
+def _check_head(parts):
+    "pool, flatten, linear layers; ExportError says what else there is"
+    kinds = [type(m) for m in parts]
+    if not re.fullmatch('pf(la?)*l', ''.join(_letters.get(k, '?') for k in kinds)):
+        found = ', '.join(k.__name__ for k in kinds)
+        raise ExportError(f'head holds {found}: a packed network has AdaptiveAvgPool2d, Flatten '
+                          'and one Linear, or several with ReLU, LeakyReLU or PReLU between; '
+                          'Dropout and Identity may stand anywhere')
+    if parts[0].output_size not in (1, (1, 1)):
+        raise ExportError(f'head pools to {parts[0].output_size}: one pixel (1) is needed')
+
 def _plain_head(head):
-    "pool, flatten and one linear layer, or a ValueError that names what else there is"
-    if type(head) is not nn.Sequential:
+    "pool, flatten and linear layers by name, or an ExportError that names what else there is"
+    if type(head := torch_parts(head)) is not nn.Sequential:
         raise ExportError(f'head is a {type(head).__name__}: '
                           'pooling, Flatten and one Linear are needed')
-    parts = [m for m in _leaves(head) if type(m) not in (nn.Dropout, nn.Identity)]
-    kinds = [type(m) for m in parts]
-    if kinds != [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear]:
-        found = ', '.join(k.__name__ for k in kinds)
-        raise ExportError(f'head holds {found}: a packed network has '
-                          'AdaptiveAvgPool2d, Flatten and one Linear; '
-                          'Dropout and Identity may stand between')
     parents = [m for m in head.modules() if _has_children(m)]
     others = [type(m).__name__ for m in parents if type(m) is not nn.Sequential]
-    if others: raise ExportError(f'head holds a {others[0]}: a Sequential is needed')
-    pool, flatten, fc = parts
-    if fc.bias is None: fc.bias = nn.Parameter(torch.zeros(fc.out_features))
-    if pool.output_size not in (1, (1, 1)):
-        raise ExportError(f'head pools to {pool.output_size}: one pixel (1) is needed')
-    return nn.Sequential(OrderedDict(pool=pool, flatten=flatten, fc=fc))
+    if others: raise ExportError(f'head holds {others[0]}: only layers in a Sequential can be packed')
+    parts = [m for m in _leaves(head) if type(m) not in (nn.Dropout, nn.Identity)]
+    _check_head(parts)
+    for fc in parts:
+        if type(fc) is nn.Linear and fc.bias is None:
+            fc.bias = nn.Parameter(torch.zeros(fc.out_features))
+    hidden = {f'hidden{i}': m for i, m in enumerate(parts[2:-1])}
+    return nn.Sequential(OrderedDict(pool=parts[0], flatten=parts[1], **hidden, fc=parts[-1]))
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #c3736933
 def _plain_conv(conv):
@@ -93,7 +102,7 @@ def as_packable(
     zero_is_plus:bool=False, # take sign(0) = 0 (reference rules) as +1, in signals and weights?
 )->BinaryNet: # a copy on the CPU, in float32 and evaluation mode
     "The network as folding reads it; ValueError names the first module that cannot be packed."
-    model = bare(model)
+    model = joined(bare(model))
     if not isinstance(model, BinaryNet):
         raise ExportError(f'{type(model).__name__} is no BinaryNet: '
                           'only networks of bnn_bn.models can be folded')

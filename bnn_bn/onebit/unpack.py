@@ -206,7 +206,10 @@ def _fill(model, walk, nodes):
         if isinstance(m, nn.MaxPool2d): walk.take('maxpool', name)
         else: _blocks[type(m)](walk, name, m)
     walk.take('mean', 'mean')
-    node = walk.take('conv', 'fc')
+    if len(left := list(walk.nodes)) > 1:
+        raise PackedFormatError(f'the head has {len(left)} linear layers: only a network with '
+                                'one can be unpacked')
+    node = left[0]
     model.head.fc.weight.copy_(torch.tensor(node.tensors['weight'][:, :, 0, 0]))
     model.head.fc.bias.copy_(torch.tensor(node.tensors['bias']))
 
@@ -247,8 +250,10 @@ def load_pretrained(
 )->BinaryNet: # in evaluation mode; `card` says what it is
     "A trained network of the package, unpacked; a warning says which part is fresh."
     about = card(name)
-    model = unpack(from_bytes(pretrained_bytes(name), about.file))
+    graph = from_bytes(pretrained_bytes(name), about.file)
+    model = unpack(graph)
     model.card, model.__doc__ = about, str(about)
+    model.pixel_stats = graph.info.get('mean'), graph.info.get('std')
     has_out, has_in = model.n_out, model.in_chans
     if n_out not in (None, has_out):
         model.reset_classifier(n_out)

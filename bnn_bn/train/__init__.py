@@ -3,6 +3,7 @@
 ema, throughput            averaged weights, images a second
 speed, sizes               compilation and fused optimizers; smaller pictures first
 teachers, distill          trained networks of others, and a loss that follows them
+vision                     fastai's `vision_learner` with a head free of norms
 resume                     a state that ends with the same bits
 steps                      1-bit activations first, then weights too
 processes                  several GPUs
