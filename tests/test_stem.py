@@ -20,6 +20,8 @@ from bnn_bn.onebit.fold import FoldedNet, fold
 from bnn_bn.onebit.graph import Graph, Node, from_bytes, to_bytes
 from bnn_bn.onebit.stem import as_pixels, int8_stem, pixel_stem, zero_points
 from bnn_bn.onebit.unpack import compare_graphs, unpack
+from bnn_bn.targets.export_c import to_c
+from bnn_bn.targets.web import to_web
 from bnn_bn.weights import pretrained_bytes
 
 WAYS = [way for way in ways if has_way(way)]
@@ -318,3 +320,73 @@ def test_too_many_products():
     "a sum that 32 bits could not hold"
     n = stem_node(np.random.default_rng(0), 70000, 1, 1, 1, 0, 1, False)
     with pytest.raises(ValueError, match='66311'): Engine(shown(n, np.zeros((1, 1, 1, 1))))
+
+
+# One C file --------------------------------------------------------------------------------------
+
+def check_c(graph, u, folder, *flags, **given):
+    "all bits of all logits are those of the engine"
+    file = to_c(graph, folder/'net.c', size=u.shape[2:], **given)
+    want = Engine(int8_stem(graph))(u)
+    pictures = u.transpose(0, 2, 3, 1)
+    got, classes = call(compiled(file, *flags), 'net_pixels', pictures, u.shape[2:], want.shape[1])
+    assert same_bits(got, want) and classes == want.argmax(1).tolist()
+    return file.read_text()
+
+@needs_gcc
+@settings(max_examples=12, deadline=None)
+@given(SEEDS, SHAPES, st.booleans())
+def test_c_file_sums_whole_numbers(tmp_path_factory, seed, shape, slope):
+    u, graph, want = random_stem(seed, shape, slope)
+    check_c(graph, u, tmp_path_factory.mktemp('c'))
+
+@needs_gcc
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('flags', (STRICT, ('-O2', '-march=native')))
+def test_c_file_of_a_pretrained_network(name, flags, tmp_path):
+    graph = load_packed(name).graph
+    text = check_c(graph, bytes_for(graph, 10), tmp_path, *flags, stem='int8')
+    assert 'net_floats' not in text and 'pixel_values' not in text
+
+def test_c_file_without_it_is_as_before(tmp_path):
+    text = to_c(NAMES[0], tmp_path/'net.c').read_text()
+    assert 'whole' not in text and 'net_floats' in text and 'pixel_values' in text
+
+def test_c_file_refuses_real_layers(tmp_path):
+    net = create_model('birealnet18_bn', stem='cifar', n_out=10, in_chans=1, width=.125).eval()
+    packed = pack(net, **PICTURES)
+    for stem, words in (('int8', 'block5.shortcut'), ('int4', 'stem=')):
+        with pytest.raises(ValueError, match=words): to_c(packed, tmp_path/'net.c', stem=stem)
+    assert not list(tmp_path.iterdir())
+
+
+# In a browser ------------------------------------------------------------------------------------
+
+@needs_node
+@pytest.mark.parametrize('name', NAMES[:2])
+@pytest.mark.parametrize('kind', ('exact', 'relaxed'))
+def test_browser(name, kind, tmp_path):
+    "100 pictures: all bits of all logits are the engine's"
+    graph = int8_stem(load_packed(name).graph)
+    u = bytes_for(graph, 100)
+    found = in_node(to_web(name, tmp_path/'page', stem='int8'), u.transpose(0, 2, 3, 1), kind)
+    assert found.get('kind') == kind, found
+    assert (np.uint32(found['logits']) == Engine(graph)(u).view(np.uint32)).all()
+    assert found['nan'] == ['NaN']*10
+
+@needs_node
+@settings(max_examples=4, deadline=None)
+@given(SEEDS, SHAPES, st.booleans())
+def test_browser_sums_whole_numbers(tmp_path_factory, seed, shape, slope):
+    u, graph, want = random_stem(seed, (1, *shape[1:]), slope)
+    graph.info.update(size=list(u.shape[2:]), **{k: [.5] for k in ('mean', 'std')})
+    graph.nodes[0].tensors.update({k: np.float32([.5]) for k in ('mean', 'std')})
+    folder = to_web(graph, tmp_path_factory.mktemp('web')/'page')
+    found = in_node(folder, u.transpose(0, 2, 3, 1), 'exact')
+    assert (np.uint32(found['logits']) == Engine(graph)(u).view(np.uint32)).all()
+
+def test_browser_refuses_real_layers(tmp_path):
+    net = create_model('birealnet18_bn', stem='cifar', n_out=10, in_chans=1, width=.125).eval()
+    with pytest.raises(ExportError, match='block5.shortcut'):
+        to_web(pack(net, **PICTURES), tmp_path/'page', stem='int8')
+    assert not list(tmp_path.iterdir())

@@ -55,35 +55,44 @@ class Pixels:
     def ratio(self): # the deviations that the weights belong to; alike while they are not known
         return torch.where(self.std > 0, self.std, 1.)
 
+    def whole(self)->tuple: # (C_out,C_in,k,k), (C_out,1,1,1)
+        "Whole numbers with the gradient of the real kernel, and their scale."
+        w, std = super().kernel()[0], self.ratio().view(1, -1, 1, 1)
+        whole, scale = eight_bits(w.detach(), self.ratio())
+        real = w/(scale*std)
+        return whole + (real - real.detach()), scale
+
     def kernel(self)->tuple: # as in `QuantConv2d`
         "The rounded kernel, with the gradient of the other."
-        w, _ = super().kernel()
-        std = self.ratio()
-        whole, scale = eight_bits(w.detach(), std)
-        rounded = (whole*scale*std.view(1, -1, 1, 1)).to(w.dtype)
-        return w + (rounded - w).detach(), None
+        whole, scale = self.whole()
+        return (whole*scale*self.ratio().view(1, -1, 1, 1)).to(self.weight.dtype), None
 
-    def padded(self): # (C,): zero points, normalised; 0 while nothing is known
-        offset = (zero_point(self.mean)/255 - self.mean)/self.ratio()
-        return torch.where(self.std > 0, offset, 0.)
+    def rest(self): # (C,): grey levels from the mean to the zero point; 0 while nothing is known
+        return torch.where(self.std > 0, zero_point(self.mean) - 255*self.mean, 0.)
 
     def forward(self, x:Tensor, factor:float=1.)->Tensor: # (B,C_in,H,W) to (B,C_out,H',W')
-        w, offset = self.kernel()[0]*factor, self.padded()
-        if not self.training: x = snapped(x, self.mean, self.std)
-        x = x - offset.to(x.dtype).view(-1, 1, 1)
-        y = scaled_conv2d(x, w, None, self.stride, self.padding, self.dilation)
-        shift = torch.einsum('ocij,c->o', w, offset.to(w.dtype))
+        geometry = self.stride, self.padding, self.dilation
+        (whole, scale), rest = self.whole(), self.rest()
+        shift = torch.einsum('ocij,c->o', whole, rest.to(whole))*scale.flatten()/255*factor
+        if self.training:
+            offset = (rest/self.ratio()/255).to(x.dtype).view(-1, 1, 1)
+            y = scaled_conv2d(x - offset, self.kernel()[0]*factor, None, *geometry)
+        else: y = self.exact(x, whole, scale*factor/255, geometry)
         if self.bias is not None: shift = shift + self.bias
         return y + shift.to(y.dtype).view(-1, 1, 1)
 
+    def exact(self, x, whole, scale, geometry):
+        "sums of whole numbers, in float32 also where half precision would overflow"
+        with torch.autocast(x.device.type, enabled=False):
+            levels = grey_levels(x, self.mean, self.std)
+            return scaled_conv2d(levels, whole.to(levels), scale.to(levels), *geometry).to(x.dtype)
+
 # %% ../../nbs/1_one_bit/02e_pixels.ipynb #7a9289f6
-def snapped(x, mean, std):
-    "normalised pictures with the values of their bytes; as they are where the deviation is 0"
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    known = (std > 0).view(-1, 1, 1)
-    ratio, m = torch.where(std > 0, std, 1.).to(wide), mean.to(wide)
-    values = (to_bytes(wide, m, ratio)/255 - m.view(-1, 1, 1))/ratio.view(-1, 1, 1)
-    return torch.where(known, values, wide).to(x.dtype)
+def grey_levels(x, mean, std):
+    "bytes less the zero points; where the deviation is 0 and so not known, the numbers times 255"
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    levels = to_bytes(x, mean, std) - zero_point(mean).to(x).view(-1, 1, 1)
+    return torch.where((std > 0).view(-1, 1, 1), levels, 255*x)
 
 # %% ../../nbs/1_one_bit/02e_pixels.ipynb #c9a5c2c3
 class PixelConv2d(Pixels, QuantConv2d):
