@@ -220,7 +220,7 @@ def test_trained_so_is_taken_as_it_is(norm, channels):
     net.eval()
     packed = pack(net, mean=mean, std=std)
     q, _ = eight_bits(conv.kernel()[0].detach(), conv.std)
-    factor = net.body.stem.norm.weight.sign().view(-1, 1, 1, 1) if norm == 'bn' else 1
+    factor = net.body.stem.norm.weight.detach().sign().view(-1, 1, 1, 1) if norm == 'bn' else 1
     assert (packed.graph.nodes[0].tensors['weight'] == (q*factor).numpy()).all()
     u = np.random.default_rng(0).integers(0, 256, (4, channels, 32, 32)).astype(np.uint8)
     x = torch.tensor(normalised(u, packed.info))
