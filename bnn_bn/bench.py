@@ -121,7 +121,9 @@ def runner(
 
 def _packed_runner(graph, x, threads):
     from bnn_bn.onebit.engine import Engine
+    from bnn_bn.onebit.stem import as_pixels
     engine = Engine(graph, threads)
+    if engine.pixels is not None: x = as_pixels(x, engine.pixels)
     return lambda: engine(x)
 
 # %% ../nbs/5_packed/34_bench.ipynb #70f5256b

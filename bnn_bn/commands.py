@@ -240,7 +240,7 @@ from typing import Annotated
 from .core.errors import DataError, ExportError
 from .deploy import classify, load_packed
 from .export import to_onnx, to_qonnx
-from .targets.export_c import to_c
+from .targets.export_c import to_c, with_stem
 from .targets.runtime import deploy_folder
 from .targets.web import to_web
 
@@ -306,16 +306,17 @@ def bnn_export(
     which:str='best', # network of a run: best or model (the last epoch)
     size:int=0, # of a C file or a page: rows and columns of the pictures; 0: as in training
     ram:int=0, # of a C file: bytes there are; more needed is an error; 0: any
+    stem:str=None, # int8: the first convolution in whole numbers
     force:bool=False, # replace what is there?
 ):
     "Write a network in another form."
     with readable('bnn_export'):
-        if web or not out: return _export_web(source, out, web, which, size, force)
+        if web or not out: return _export_web(source, out, web, which, size, force, stem)
         out = Path(out)
         if out.suffix not in ('.onnx', '.qonnx', '.c'):
             raise ExportError(f'{out}: the ending says the form; .onnx, .qonnx and .c are known')
         may_write(out, force)
-        graph = _graph(source, which)
+        graph = with_stem(_graph(source, which), stem)
         if out.suffix == '.c': to_c(graph, out, (size, size) if size else None, ram or None)
         else: dict([('.onnx', to_onnx), ('.qonnx', to_qonnx)])[out.suffix](graph, out)
     print(f'{out}: {out.stat().st_size/1e3:.0f} kB')
@@ -328,11 +329,12 @@ def _graph(source, which):
     found = _source(source, which)
     return pack(found.model, **found.info).graph
 
-def _export_web(source, out, web, which, size, force):
+def _export_web(source, out, web, which, size, force, stem=None):
     "a page; its size is told"
     if out or not web:
         raise ExportError('one of a file to write and --web DIR is needed, not both or none')
-    folder = to_web(_graph(source, which), web, (size, size) if size else None, force=force)
+    graph = with_stem(_graph(source, which), stem)
+    folder = to_web(graph, web, (size, size) if size else None, force=force)
     kB = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())/1e3
     print(f'{folder}: {kB:.0f} kB; open index.html in it with a browser')
 

@@ -14,6 +14,7 @@ from .core.arguments import check_switch, check_type
 from .core.errors import PackedFormatError
 from .onebit.graph import Graph, from_bytes, read_bnn, to_bytes, write_bnn
 from .onebit.engine import Engine
+from .onebit.stem import int8_stem, pixel_stem
 from .images.pictures import check_info, from_info, split_pictures
 
 # %% ../nbs/5_packed/32_deploy.ipynb #641ecf91
@@ -28,14 +29,17 @@ class PackedNet:
 
     info = property(lambda self: self.graph.info, doc="Configuration, classes, mean, std, ...")
     n_out = property(lambda self: self.engine.n_out, doc="Classes.")
+    takes_bytes = property(lambda self: self.engine.pixels is not None, doc="Eight-bit stem?")
 
     def __call__(self,
         x, # images (B,channels,H,W), float32, normalised as in training: array, or CPU tensor
     ): # logits (B,n_out), as `x`
-        "Run the network."
+        "Run the network; with an eight-bit stem it takes bytes (uint8) as well."
         if isinstance(x, np.ndarray): return self.engine(x)
-        _check_tensor(x, self.graph.channels)
-        return type(x.detach())(self.engine(x.detach().numpy()))
+        _check_tensor(x, self.graph.channels, self.takes_bytes)
+        kind = type(x.detach())
+        y = self.engine(x.detach().numpy())
+        return kind(y) if x.dtype.is_floating_point else _tensor(y)
 
     def save(self,
         path, # usually `*.bnn`
@@ -62,7 +66,17 @@ def checked_facts(graph):
         if good[k](info[k]): continue
         raise PackedFormatError(f'info says {k}={info[k]!r}; {needed[k]} needed: '
                                 'pack the network anew')
+    if (stem := pixel_stem(graph)) is not None: _check_stem(stem, info)
     return graph
+
+def _check_stem(stem, info):
+    "mean and std are those that the stem's weights were made for"
+    for k in ('mean', 'std'):
+        own = stem.tensors[k]
+        said = np.broadcast_to(np.float32(info.get(k, own)), own.shape)
+        if np.array_equal(said, own): continue
+        raise PackedFormatError(f'info says {k}={info[k]!r}, the stem was made for '
+                                f'{own.tolist()}: pack the network anew')
 
 def _reals(v, n):
     "n finite numbers, or a single one for all?"
@@ -73,7 +87,11 @@ def _reals(v, n):
 def _whole(v): return all(isinstance(x, Integral) and x > 0 for x in np.ravel(v).tolist())
 
 # %% ../nbs/5_packed/32_deploy.ipynb #2bccb60f
-def _check_tensor(x, channels):
+def _tensor(y):
+    import torch
+    return torch.from_numpy(y)
+
+def _check_tensor(x, channels, bytes_too=False):
     "images are a tensor on the CPU, or a ValueError says what they are"
     if not hasattr(x, 'detach'):
         raise ValueError(f'images are a {type(x).__name__}; '
@@ -81,7 +99,8 @@ def _check_tensor(x, channels):
     if x.device.type != 'cpu':
         raise ValueError(f'images lie on {x.device}: a packed network runs on the CPU; '
                          'x.cpu() mends that')
-    if str(x.dtype) != 'torch.float32' or str(x.layout) != 'torch.strided':
+    kinds = ('torch.float32', 'torch.uint8') if bytes_too else ('torch.float32',)
+    if str(x.dtype) not in kinds or str(x.layout) != 'torch.strided':
         raise ValueError(f'images of dtype {x.dtype} and layout {x.layout}: '
                          'dense float32 is needed; x.float() mends the dtype')
 
@@ -101,6 +120,23 @@ def _known(dls, images, given):
         warnings.warn('pack: the data do not say what `classify` needs to know of a picture. '
                       f'Give {which}', stacklevel=3)
     return found.info | given
+
+def _with_pixels(net, info):
+    "facts of the pictures, with what an eight-bit stem knows; a stem that knows nothing is told"
+    from bnn_bn.layers.pixels import Pixels, set_pixels
+    for conv in [m for m in net.modules() if isinstance(m, Pixels)]:
+        if conv.known(): info = {k: getattr(conv, k).tolist() for k in ('mean', 'std')} | info
+        elif {'mean', 'std'} <= info.keys(): set_pixels(conv, info['mean'], info['std'])
+    return info
+
+def _check_word(stem):
+    if stem not in (None, 'int8'):
+        raise ValueError(f"stem={stem!r}: allowed are 'int8' and None (as it was trained)")
+
+def _reference(graph):
+    "a graph as torch computes it"
+    from bnn_bn.onebit.fold import FoldedNet
+    return FoldedNet(graph).eval()
 
 def _as_lists(info, channels):
     "names in one word, and numbers for all channels, as the lists that a file holds"
@@ -130,12 +166,14 @@ def pack(
     threads:int=1, way:str=None, # as in `PackedNet`
     zero_is_plus:bool=False, # pack a network of the reference rules, its sign(0) = 0 taken as +1?
     images=None, # (B,C,H,W), on which logits are compared; None: a few of the data, else noise
+    stem:str=None, # 'int8': quantise the first convolution; None: as it was trained
     **info # for JSON; of pictures: classes, mean, std, size, resize, see `loaders.GIVE`
 )->PackedNet: # its logits are those of the network, or ValueError
     "Fold a network and pack its signs."
     from bnn_bn.images.loaders import first_images
     from bnn_bn.onebit.packable import check_logits
     check_switch(zero_is_plus=zero_is_plus)
+    _check_word(stem)
     if hasattr(model, 'dls'): model, dls = model.model, model.dls if dls is None else dls
     plain, fold, noise = _foldable(model, zero_is_plus)
     if dls is not None:
@@ -143,9 +181,13 @@ def pack(
         info, images = _known(dls, batch, info), batch[:8] if images is None else images
     if images is None: images = noise(plain)
     if hasattr(plain, 'image_shape'): plain.image_shape = tuple(images.shape[1:])
-    packed = PackedNet(fold(plain, **_as_lists(info, plain.in_chans)), threads, way)
+    info = _as_lists(_with_pixels(plain, info), plain.in_chans)
+    graph = fold(plain, **info)
+    whole = int8_stem(graph) if stem == 'int8' else graph
+    packed = PackedNet(whole, threads, way)
     packed.info.update(check_info(packed.info, packed.graph.channels, packed.n_out))
-    check_logits(plain, packed, images.detach().cpu().float())
+    want = plain if whole is graph else _reference(whole)
+    check_logits(want, packed, images.detach().cpu().float())
     return packed
 
 # %% ../nbs/5_packed/32_deploy.ipynb #a70cb4a0
@@ -182,7 +224,8 @@ def as_module(
     if not isinstance(packed, PackedNet):
         raise ValueError(f'a {type(packed).__name__} is no PackedNet: give pack(model)')
     class PackedModule(nn.Module):
-        def forward(self, x): return packed(x.float())
+        def forward(self, x):
+            return packed(x if packed.takes_bytes and not x.is_floating_point() else x.float())
         def extra_repr(self): return repr(packed)
     return PackedModule().eval()
 
@@ -192,9 +235,10 @@ def _softmax(y):
     return p/p.sum(1, keepdims=True)
 
 def _prepared(packed, pictures):
-    "normalised images (B,C,H,W)"
+    "normalised images (B,C,H,W), or their bytes where the network takes them"
     info, prepare = packed.info, from_info(packed.info, packed.graph.channels)
     x = np.stack([prepare(p) for p in pictures])
+    if packed.takes_bytes: return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
     x = (x/255. - info['mean'])/info['std']
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)
 
@@ -207,7 +251,7 @@ def classify(
     "The labels of pictures."
     check_type(PackedNet, 'a packed network', packed=packed)
     info = packed.info
-    for k in ('mean', 'std', 'size'):
+    for k in ('size',) if packed.takes_bytes else ('mean', 'std', 'size'):
         if k not in info:
             raise ValueError(f'this file does not say the {k} of its images; '
                              f'pack it with its data, pack(learn), or with {k}=, '

@@ -16,6 +16,7 @@ from .core.arguments import check_switch
 from .core.errors import ExportError
 from .onebit.graph import Graph, Node, check_graph, read_bnn
 from .onebit.engine import Engine, values_of
+from .onebit.stem import zero_points
 from .core.files import full_path, write_file
 
 # %% ../nbs/5_packed/33_export.ipynb #7d3f7cd5
@@ -174,11 +175,27 @@ def _conv(s):
     "a step that convolves"
     t = s.n.tensors
     if s.n.op == 'bconv': s.x = _signs[s.form](s, t['threshold'])
+    if s.n.op == 'iconv': return _pixel_conv(s, t)
     in_integers = t['weight'].dtype == np.int8 and s.form != 'fast'
     y = _integer_conv(s, t) if in_integers else _float_conv(s, t)
     if s.residual: y = s.node('Add', [y, _repeated(s)], 'added')
     if 'slope' in t: y = _prelus[s.form](s, y, t['slope'])
     return y
+
+def _pixel_conv(s, t):
+    "images rounded to bytes, less the zero points; sums of whole numbers in float32"
+    scaled = s.node('Mul', [s.x, s.column('std', t['std'])], 'deviation')
+    shifted = s.node('Add', [scaled, s.column('mean', t['mean'])], 'grey')
+    levels = s.node('Round', [s.node('Mul', [shifted, s.w.array('white', 255.)], 'white')], 'round')
+    ends = [s.w.array(k, v) for k, v in (('black', 0.), ('white', 255.))]
+    pixels = s.node('Clip', [levels, *ends], 'bytes')
+    zero = s.column('zero', zero_points(t['mean']))
+    s.x = s.node('Sub', [pixels, zero], 'pixels')
+    weight = s.array('weight', t['weight'])
+    y = s.node('Conv', [s.x, weight], 'conv', **_geometry(s.n))
+    y = s.node('Add', [s.node('Mul', [y, s.column('scale', t['scale'])], 'scaled'),
+                       s.column('bias', t['bias'])], 'biased')
+    return _prelus[s.form](s, y, t['slope']) if 'slope' in t else y
 
 def _integer_conv(s, t):
     weight = s.array('weight', t['weight'])
@@ -222,7 +239,7 @@ def _avgpool(s):
     return y if s.n.factor == 1 else s.node('Mul', [y, s.array('factor', s.n.factor)], 'times')
 
 _prelus = dict(plain=_prelu, fast=_prelu_fast, qonnx=_prelu)
-_writers = dict(conv=_conv, bconv=_conv, mean=_mean, maxpool=_maxpool, avgpool=_avgpool)
+_writers = dict(conv=_conv, bconv=_conv, iconv=_conv, mean=_mean, maxpool=_maxpool, avgpool=_avgpool)
 
 # %% ../nbs/5_packed/33_export.ipynb #d9a84fd1
 def _step_names(graph):

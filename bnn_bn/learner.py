@@ -20,6 +20,8 @@ from .core.arguments import check_callable, check_number, check_switch, check_wh
 from .agc import AdaptiveGradClip
 from .core.autocast import Autocast
 from .layers.blocks import get_rules
+from .layers.pixels import Pixels, set_pixels
+from .images.loaders import describe
 from .core.errors import DivergenceError
 from .models import BinaryNet, assert_bn_free, joined, same_thing
 from .optim import OptFunc, body_and_head, split_bare
@@ -197,7 +199,9 @@ def bnn_learner(
     check_number(0, none=True, wd=wd)
     check_callable(loss_func=loss_func, splitter=splitter)
     if calibrated is not None: check_switch(calibrated=calibrated)
-    if isinstance(bare(model), BinaryNet): _check_fit(dls, bare(model))
+    if isinstance(bare(model), BinaryNet):
+        _check_fit(dls, bare(model))
+        _tell_pixels(dls, bare(model))
     if calibrated is None: calibrated = _wants_start(bare(model))
     own = [DivergenceGuard(patience)]
     if calibrated: own.append(CalibratedStart())
@@ -231,3 +235,13 @@ def _check_fit(dls, model):
         raise ValueError(f'the data have {c} classes, the network has n_out={n_out}; '
                          f'make it with n_out={c}')
     if model.cfg['norm'] != 'bn': assert_bn_free(model)
+
+def _tell_pixels(dls, model):
+    "an eight-bit stem learns how the pictures are normalised, where nobody told it"
+    stems = [m for m in model.modules() if isinstance(m, Pixels) and not m.known()]
+    if not stems: return
+    info = describe(dls).info
+    if 'mean' not in info:
+        raise ValueError('stem_bits=8: the data do not say how they are normalised; '
+                         'layers.pixels.set_pixels(model.body.stem.conv, mean, std) says it')
+    for m in stems: set_pixels(m, info['mean'], info['std'])

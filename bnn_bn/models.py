@@ -176,6 +176,12 @@ def _check_stem(stem):
         raise ValueError(f"stem={stem!r}: allowed are 'imagenet', 'cifar' and (odd kernel, stride, "
                          'max pool behind it?), such as (5, 2, True)')
 
+def _checked_bits(bits):
+    "None or 8"
+    if bits is None: return None
+    if _is_count(bits) and bits == 8: return 8
+    raise ValueError(f'stem_bits={bits!r}: allowed are 8 and None (real weights)')
+
 def _is_count(v): return isinstance(v, numbers.Integral) and not isinstance(v, bool) and v >= 1
 
 def _is_factor(v): return isinstance(v, numbers.Real) and not isinstance(v, bool) and 0 < v < 1e30
@@ -218,9 +224,9 @@ def _plan(row, first):
         if depth: ni = nf
     return stages
 
-def _stem(spec, in_chans, nf, kernel, stride, pool):
-    parts = OrderedDict(conv=spec.conv(in_chans, nf, kernel, stride, binary=False),
-                        norm=spec.bn(nf))
+def _stem(spec, in_chans, nf, kernel, stride, pool, bits=None):
+    conv = spec.conv(in_chans, nf, kernel, stride, binary=False, pixels=bits is not None)
+    parts = OrderedDict(conv=conv, norm=spec.bn(nf))
     if pool: parts['pool'] = nn.MaxPool2d(3, 2, 1)
     return nn.Sequential(parts)
 
@@ -251,6 +257,7 @@ def binary_net(
     quantizer:str=None, # sign of the activations by name, see `layers.parts`; None: the backbone's
     act:str=None, # activation behind each sum, likewise
     block:str=None, # residual block, likewise
+    stem_bits:int=None, # 8: weights of the first convolution in eight bits; None: real
     num_classes:int=None, # timm's word for `n_out`
 )->BinaryNet: # (B,in_chans,H,W) to (B,n_out)
     "A binary network of any backbone, norm and quantisation (2104.08215)."
@@ -258,9 +265,10 @@ def binary_net(
     n_out, in_chans, width = _checked(backbone, stem, n_out, in_chans, width, alpha, gamma,
                                       norm=norm, binary=binary, shortcut=shortcut)
     row, rules = _row(backbone, block), get_rules(rules)
-    own = dict(shortcut=shortcut, quantizer=quantizer, act=act, block=block)
+    own = dict(shortcut=shortcut, quantizer=quantizer, act=act, block=block,
+               stem_bits=_checked_bits(stem_bits))
     spec = Spec(norm, binary, alpha, gamma, rules, **dict(row.parts) | _parts(own))
-    body, head = _assemble(row, spec, stem, in_chans, width, n_out)
+    body, head = _assemble(row, spec, (stem, own['stem_bits']), in_chans, width, n_out)
     cfg = dict(backbone=backbone, norm=norm, binary=binary, n_out=n_out, in_chans=in_chans,
                width=width, stem=stem if isinstance(stem, str) else list(stem), alpha=alpha,
                gamma=gamma, rules=rules.name if rules in known_rules else asdict(rules))
@@ -278,10 +286,11 @@ def _parts(own):
     return found
 
 def _assemble(row, spec, stem, in_chans, width, n_out):
-    "body and head"
+    "body and head; `stem` is a pair, the shape and the bits of its weights"
     first = max(8, 8*round(row.stem_channels*width/8))
     stages = _plan(row, first)
-    body = _body(row, spec, _stem(spec, in_chans, first, *stem_shape(row, stem)), stages)
+    shape, bits = stem_shape(row, stem[0]), stem[1]
+    body = _body(row, spec, _stem(spec, in_chans, first, *shape, bits=bits), stages)
     return body, _plain_head(nn.Linear(stages[-1][-1].nf, n_out))
 
 def _is_transition(layer, branches):

@@ -40,8 +40,10 @@ ALLOWED = {
     'data': {'images.augment', 'images.pictures', 'images.protocol'},
     'folder': {'images.augment', 'images.pictures', 'images.protocol'}, 'onebit.graph': set(),
     'onebit.tiles': {'onebit.counting'}, 'onebit.kernels': {'onebit.counting', 'onebit.tiles'},
-    'onebit.engine': {'onebit.graph', 'onebit.counting', 'onebit.tiles', 'onebit.kernels'},
-    'export': {'onebit.graph', 'onebit.engine'},
+    'onebit.stem': {'onebit.graph'}, 'layers.pixels': {'layers.conv'},
+    'onebit.engine': {'onebit.graph', 'onebit.stem', 'onebit.counting', 'onebit.tiles',
+                      'onebit.kernels'},
+    'export': {'onebit.graph', 'onebit.engine', 'onebit.stem'},
     'others.branches': {'others.netgraph'},
     'others.variance': {'others.netgraph', 'others.branches'},
     'others.normfree': {'layers.signed', 'others.netgraph', 'others.variance'},
@@ -95,7 +97,7 @@ def within(target, packages): return any(f'{target}.'.startswith(f'{p}.') for p 
 
 def test_found():
     assert set(ALONE) < set(NUMBER)
-    engine = {'graph', 'counting', 'tiles', 'kernels'}
+    engine = {'graph', 'stem', 'counting', 'tiles', 'kernels'}
     assert imported('onebit.engine') - CORE == {f'onebit.{m}' for m in engine}
 
 @pytest.mark.parametrize('name', NUMBER)

@@ -51,7 +51,7 @@ var bnn = (function () {
     constructor(net, kind, {memory, functions}) {
       Object.assign(this, {net, kind, functions, values: valuesOf(net)});
       const size = net.channels * net.height * net.width;
-      this.input = new Float32Array(memory.buffer, net.input, size);
+      this.input = new (net.whole ? Uint8Array : Float32Array)(memory.buffer, net.input, size);
       this.output = new Float32Array(memory.buffer, net.output, net.outputs);
     }
 
@@ -61,16 +61,28 @@ var bnn = (function () {
       this.check(pixels, height, width);
       for (let c = 0; c < net.channels; c++)
         for (let i = 0; i < plane; i++)
-          input[c * plane + i] = values[c][pixels[i * net.channels + c]];
+          input[c * plane + i] = net.whole ? pixels[i * net.channels + c]
+                                           : values[c][pixels[i * net.channels + c]];
       return this.compute();
     }
 
     // logits of normalised numbers, channel by channel
     runFloats(numbers, height = this.net.height, width = this.net.width) {
       this.check(numbers, height, width);
-      this.input.set(numbers);
-      return this.input.some(Number.isNaN) ? new Float32Array(this.net.outputs).fill(NaN)
-                                           : this.compute();
+      this.input.set(this.net.whole ? this.bytesOf(numbers) : numbers);
+      return numbers.some(Number.isNaN) ? new Float32Array(this.net.outputs).fill(NaN)
+                                        : this.compute();
+    }
+
+    // the bytes that normalised numbers were made of, rounded as in Python
+    bytesOf(numbers) {
+      const {net, input} = this, plane = net.height * net.width, f = Math.fround;
+      return Uint8Array.from(input, (_, i) => {
+        const c = Math.floor(i / plane), std = f(net.std[c]), mean = f(net.mean[c]);
+        const v = f(f(f(f(numbers[i]) * std) + mean) * 255), down = Math.floor(v);
+        const odd = down % 2 !== 0, up = v - down > 0.5 || v - down === 0.5 && odd;
+        return Math.min(255, Math.max(0, down + (up ? 1 : 0)));
+      });
     }
 
     check(pixels, height, width) {

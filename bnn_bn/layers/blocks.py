@@ -14,6 +14,7 @@ from ..core.arguments import check_number, check_word
 from .binarize import approx_sign, in_transform, ste_sign
 from .activations import RSign, RPReLU, is_watched
 from .conv import QuantConv2d, ScaledStdConv2d
+from .pixels import PixelConv2d, PixelStdConv2d
 
 # %% ../../nbs/2_no_norm/11_blocks.ipynb #5ce4b280
 @dataclass(frozen=True)
@@ -75,15 +76,17 @@ class Spec:
         check_word(('real', 'act', 'both'), binary=self.binary)
         check_number(above=0, alpha=self.alpha, gamma=self.gamma)
 
-    def conv(self, ni, nf, ks, stride=1, binary=True, padding=None, signs=False):
-        "A convolution as this network has them"
+    def conv(self, ni, nf, ks, stride=1, binary=True, padding=None, signs=False, pixels=False):
+        "A convolution as this network has them; `pixels`: with eight-bit weights, of a picture"
+        plain, standard = QuantConv2d, ScaledStdConv2d
+        if pixels: plain, standard = PixelConv2d, PixelStdConv2d
         kwargs = dict(stride=stride, padding=padding, zero=self.rules.zero,
                       binary=binary and self.binary == 'both',
                       signs=signs and self.binary != 'real')
-        if self.norm != 'nobn': return QuantConv2d(ni, nf, ks, **kwargs)
+        if self.norm != 'nobn': return plain(ni, nf, ks, **kwargs)
         gamma = self.gamma if binary else 1.
         rules = dict(floor=self.rules.floor, eps=self.rules.eps)
-        return ScaledStdConv2d(ni, nf, ks, gamma=gamma, **rules, **kwargs)
+        return standard(ni, nf, ks, gamma=gamma, **rules, **kwargs)
 
     def bn(self, nf): return nn.BatchNorm2d(nf) if self.norm == 'bn' else nn.Identity()
     def act(self, nf):

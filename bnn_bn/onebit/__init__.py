@@ -1,6 +1,7 @@
 """Packed 1-bit networks. Imports `layers`, the networks, `others`, `files` and `weights`.
 
 graph, fold                what is left of a network: thresholds, signs, scales; its file
+stem                       the first convolution in whole numbers, on the bytes of a picture
 fold_steps                 the same for networks of other packages
 packable                   what can be packed
 latent, unpack             latent weights for given signs; from a file back to a training network

@@ -11,10 +11,12 @@ import os, threading, weakref
 from dataclasses import dataclass, field
 import numpy as np
 from .graph import Graph, Node, check_graph
+from .stem import as_pixels, pixel_stem, zero_points
 from .counting import get_way, make_table, pack_signs, unpack_signs, way_for, ways, words
 from .kernels import ConvPlan, Job, Memory, Target, Window, aligned, check_reach, run_plan
 from .kernels import scratch_bytes, wait
-from .tiles import BIT_CONV, REAL_CONV, MAX, AVERAGE, COPY, RESULT, make_row
+from .tiles import BIT_CONV, REAL_CONV, INT_CONV, MAX, AVERAGE, BYTES, COPY
+from .tiles import RESULT, make_row
 
 # %% ../../nbs/5_packed/31f_engine.ipynb #75419d88
 @dataclass
@@ -158,7 +160,8 @@ class Plan:
         self.rows = np.concatenate(self.parts)
         self.rows['shares'] = [share_count(o, threads) for o in self.rows]
         self.rows['before'] = np.cumsum(self.rows['shares']) - self.rows['shares']
-        self.images = np.flatnonzero((self.rows['kind'] == COPY) & (self.rows['step'] > 0))
+        copies = np.isin(self.rows['kind'], (COPY, BYTES))
+        self.images = np.flatnonzero(copies & (self.rows['step'] > 0))
         return self
 
 # %% ../../nbs/5_packed/31f_engine.ipynb #330ca5c4
@@ -190,9 +193,22 @@ def plan_copy(plan, i, x, padding, image):
                          out=to + 4*padding*c, out_step=4*(w + 2*padding)*c, **steps))
     return to
 
+# %% ../../nbs/5_packed/31f_engine.ipynb #4b142d9c
+def plan_bytes(plan, i, n, x):
+    "rows, columns, pairs of channels of a picture, framed by its zero points"
+    (h, w), c, p = x.size, x.channels, n.padding
+    frame = np.zeros((h + 2*p, w + 2*p, 2*pairs(c)), np.int16)
+    frame[..., :c] = zero_points(n.tensors['mean'])
+    to, pixel = plan.memory.put(frame), frame.strides[1]
+    plan.add(i, make_row(kind=BYTES, channels=c, height=h, width=w, row_step=w, col_step=1,
+                         run=h*w, step=c*h*w, out=to + p*(frame.strides[0] + pixel),
+                         out_step=frame.strides[0], to_row=pixel))
+    return to
+
 # %% ../../nbs/5_packed/31f_engine.ipynb #f0506a5f
 def lay_filters(n, x, v):
     "weights in the layouts of input and output: (channels, kh, kw, words)"
+    if n.op == 'iconv': return lay_pairs(n, v)
     w, bits = n.tensors['weight'].transpose(0, 2, 3, 1), n.op == 'bconv'
     wide = np.full((*w.shape[:3], x.channels), -1 if bits else 0, np.int8 if bits else np.float32)
     wide[..., x.slots] = w
@@ -201,8 +217,18 @@ def lay_filters(n, x, v):
     out[v.slots] = wide
     return out
 
+def lay_pairs(n, v):
+    "eight-bit weights as pairs of 16 bits"
+    w = n.tensors['weight'].transpose(0, 2, 3, 1)
+    out = np.zeros((v.channels, *w.shape[1:3], 2*pairs(w.shape[3])), np.int16)
+    out[v.slots, ..., :w.shape[3]] = w
+    return out.view(np.int32)
+
+def pairs(channels): return -(-channels//2) # words of a pixel
+
 def source_of(plan, i, n, x):
     "the address of what a convolution reads"
+    if n.op == 'iconv': return plan_bytes(plan, i, n, x)
     if n.op == 'conv':
         image = n.inputs[0] == 0
         return plan_copy(plan, i, x, n.padding, image) if n.padding or image else x.numbers
@@ -226,6 +252,18 @@ def target_of(v, r, c, channels):
     return to
 
 # %% ../../nbs/5_packed/31f_engine.ipynb #24768bb1
+def window_of(n, x):
+    "size of what a convolution reads, and how its kernel moves; bytes are padded when they are copied"
+    if n.op != 'iconv': return x.size, Window(n.stride, n.padding, n.dilation)
+    return tuple(s + 2*n.padding for s in x.size), Window(n.stride, 0, n.dilation)
+
+def base_of(n, v):
+    "int32 (channels,): what the zero points take from each sum of bytes; None: there are none"
+    if n.op != 'iconv': return None
+    z, out = zero_points(n.tensors['mean']), np.zeros(v.channels, np.int32)
+    out[v.slots] = -(n.tensors['weight'].astype(np.int64).sum((2, 3)) @ z)
+    return out
+
 def plan_convolution(plan, i, n, x, v, r):
     "a convolution; the residual's address where it is written over"
     fits = r and r.last == i and r.channels == v.channels and (r is not x or n.op == 'bconv')
@@ -233,10 +271,11 @@ def plan_convolution(plan, i, n, x, v, r):
     plan.place(v, over)
     source, w, vectors = source_of(plan, i, n, x), lay_filters(n, x, v), vectors_of(n, v)
     copy = r.channels if r else v.channels # one convolution for each copy of a residual
+    size, window = window_of(n, x)
     for c in range(0, v.channels, copy):
-        conv = ConvPlan(way=plan.way, w=w[c:c + copy], c_in=len(x.slots), size=x.size, x=source,
+        conv = ConvPlan(way=plan.way, w=w[c:c + copy], c_in=len(x.slots), size=size, x=source,
                         vectors=vectors[:, c:c + copy], memory=plan.memory,
-                        to=target_of(v, r, c, copy), window=Window(n.stride, n.padding, n.dilation),
+                        to=target_of(v, r, c, copy), window=window, base=base_of(n, v),
                         made=plan.made.setdefault((i, c), {}))
         plan.add(i, conv.rows(), sync=not c)
     return over
@@ -245,9 +284,9 @@ def plan_convolution(plan, i, n, x, v, r):
 def share_count(o, threads):
     "in how many shares a row is cut: some more than threads, none of less than three microseconds"
     if threads == 1 or o['kind'] == RESULT: return 1
-    if o['kind'] == COPY: return min(threads, o['height'])
+    if o['kind'] in (COPY, BYTES): return min(threads, o['height'])
     tiles = (o['pixels'] + 3)//4*((o['channels'] + 63)//64)
-    conv = o['kind'] in (BIT_CONV, REAL_CONV)
+    conv = o['kind'] in (BIT_CONV, REAL_CONV, INT_CONV)
     words = 2*o['kh']*o['kw'] # some 6 nanoseconds each
     if conv: words = o['rows']*o['cols']*o['run'] + 4
     return int(max(1, min(4*threads, tiles, tiles*words//500)))
@@ -328,6 +367,7 @@ class Engine:
         way:str=None, # how signs are counted, see `kernels.get_way`; None: the fastest here
     ):
         self.n_out, self.graph, self.asked = check_graph(graph)[-1], graph, way
+        self.pixels = pixel_stem(graph) # the step that takes bytes
         if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
             raise ValueError(f'threads={threads!r}: a whole number from 1 to 1024 is needed')
         self.way, window = way_for(get_way(way), most_products(graph)), largest_window(graph)
@@ -353,13 +393,14 @@ class Engine:
         return self.plans[size, t]
 
     def __call__(self,
-        x:np.ndarray, # images (B,channels,H,W), float32, normalised as in training
+        x:np.ndarray, # images (B,channels,H,W), float32, normalised as in training; or bytes
     )->np.ndarray: # (B,n_out); NaN for an image that holds a NaN
-        "Run the network."
-        x = check_images(x, self.graph.channels)
+        "Run the network; bytes are taken where its stem has eight bits."
+        x = check_images(x, self.graph.channels, self.pixels is not None)
         out = np.empty((len(x), self.n_out), np.float32)
         if not len(x): return out
-        with self.lock: run(self, x, out)
+        given = x if self.pixels is None else as_pixels(x, self.pixels)
+        with self.lock: run(self, given, out)
         if np.isnan(x.min()): out[np.isnan(x).any((1, 2, 3))] = np.nan # a sign of NaN would be -1
         return out
 
@@ -397,8 +438,8 @@ def largest_window(graph):
     return max((w[0, 0].size*lay[x].channels//32 for x, w in filters(graph)), default=1)
 
 # %% ../../nbs/5_packed/31f_engine.ipynb #ace825a7
-def check_images(x, channels):
-    "the images as a contiguous float32 array, or an error that says what is needed"
+def check_images(x, channels, bytes_too=False):
+    "the images as a contiguous float32 array, or bytes; or an error that says what is needed"
     if isinstance(x, np.ma.MaskedArray):
         raise ValueError('images are a masked array: the mask is lost; x.filled(0) mends that')
     x = np.asarray(x)
@@ -408,7 +449,7 @@ def check_images(x, channels):
         mend = '; these have the channels last, x.transpose(0, 3, 1, 2) mends that'
         if x.shape[-1] != channels: mend = ''
         raise ValueError(f'images of shape {x.shape}: {need}{mend}')
-    if x.dtype != np.float32:
+    if x.dtype != np.float32 and not (bytes_too and x.dtype == np.uint8):
         mend = 'x.astype("float32") mends that'
         if x.dtype == np.uint8: mend = 'divide by 255 and normalise'
         raise ValueError(f'images of dtype {x.dtype}: {need}; {mend}')

@@ -19,12 +19,12 @@ from ..core.files import full_path, write_file
 @dataclass
 class Node:
     "One step of a graph."
-    op:str                                  # 'bconv', 'conv', 'maxpool', 'avgpool' or 'mean'
+    op:str                                  # 'bconv', 'conv', 'iconv', 'maxpool', 'avgpool' or 'mean'
     inputs:tuple                            # numbers of values; 0 is the image
     tensors:dict = field(default_factory=dict) # name -> array
     kernel:int = 1                          # side of a pool's window
     stride:int = 1
-    padding:int = 0                         # zeros on each side (max pool: nothing)
+    padding:int = 0                         # zeros on each side (max pool: nothing; 'iconv': the mean)
     dilation:int = 1                        # of a convolution
     factor:float = 1.                       # of 'avgpool'
     name:str = ''                           # where it comes from
@@ -50,11 +50,14 @@ class Rule(NamedTuple):
 CONV = {'stride', 'padding', 'dilation'}
 RULES = dict(bconv=Rule({'weight', 'bias', 'threshold'}, {'scale', 'slope'}, 2, CONV),
              conv=Rule({'weight', 'bias'}, {'scale', 'slope'}, 2, CONV),
+             iconv=Rule({'weight', 'scale', 'bias', 'mean', 'std'}, {'slope'}, 1, CONV),
              maxpool=Rule(fields={'kernel', 'stride', 'padding'}),
              avgpool=Rule(fields={'kernel', 'stride', 'factor'}),
              mean=Rule())
 LEAST, MOST = dict(kernel=1, stride=1, padding=0, dilation=1), 255
 MOST_CHANNELS = 2**20
+LEVELS = 127                        # of a weight on either side of 0, in an 'iconv'
+MOST_BYTES = (2**31 - 1)//(LEVELS*255) # so many products, and a sum of 32 bits holds them
 
 def is_whole(v, least, most):
     return isinstance(v, int) and not isinstance(v, bool) and least <= v <= most
@@ -82,8 +85,17 @@ def check_inputs(n, i, rule, where):
     few = known and 1 <= len(n.inputs) <= 2
     need(few, where, f'inputs {n.inputs} are not one or two of the values 0 to {i}')
     need(len(n.inputs) <= rule.inputs, where, 'two inputs, this op takes one')
-    no_image = n.inputs[1:] if n.op == 'conv' else n.inputs
+    no_image = n.inputs[1:] if n.op in ('conv', 'iconv') else n.inputs
     need(0 not in no_image, where, 'takes the image; only a real convolution does')
+    need(n.op != 'iconv' or n.inputs == (0,), where, 'takes bytes; only the image has them')
+
+def check_image(nodes):
+    "where one step takes the bytes of the image, no other takes its numbers"
+    readers = [i for i, n in enumerate(nodes) if 0 in n.inputs]
+    for i in readers:
+        where = f'step {i} ({nodes[i].op} {nodes[i].name})'
+        alone = len(readers) == 1 or nodes[i].op != 'iconv'
+        need(alone, where, f'takes bytes, and the steps {readers} take the image; only one may')
 
 # %% ../../nbs/5_packed/31_graph.ipynb #f60af613
 def check_names(n, rule, where):
@@ -94,17 +106,21 @@ def check_names(n, rule, where):
     need(not extra, where, f'unexpected arrays {sorted(map(str, extra))}')
 
 # %% ../../nbs/5_packed/31_graph.ipynb #55d5f7a0
+OF_INPUT = 'threshold', 'mean', 'std' # one number for each channel of the input
+
 def check_arrays(n, where, channels):
     "shapes and dtypes of a convolution's arrays, for inputs of so many channels; its own channels"
     w = n.tensors['weight']
     four = isinstance(w, np.ndarray) and w.ndim == 4 and 0 not in w.shape
     fits = four and w.shape[1] == channels[0]
     need(fits, where, f'weight of shape {np.shape(w)} for an input of {channels[0]} channels')
-    allowed = (np.int8,) if n.op == 'bconv' else (np.int8, np.float32)
+    allowed = (np.int8, np.float32) if n.op == 'conv' else (np.int8,)
     wanted = 'signs (int8) are needed; or float32 in a conv'
     need(w.dtype in allowed, where, f'weights of dtype {w.dtype}, {wanted}')
+    few = n.op != 'iconv' or w[0].size <= MOST_BYTES
+    need(few, where, f'a filter of {w[0].size} products, at most {MOST_BYTES} are exact')
     for k, v in n.tensors.items():
-        size = channels[0] if k == 'threshold' else len(w)
+        size = channels[0] if k in OF_INPUT else len(w)
         fits = isinstance(v, np.ndarray) and v.shape == (size,) and v.dtype == np.float32
         found = f'shape {np.shape(v)} and dtype {getattr(v, "dtype", type(v))}'
         need(fits or k == 'weight', where, f'{k} of {found}, ({size},) and float32 are needed')
@@ -130,16 +146,26 @@ def check_steps(graph):
         check_names(n, rule, where)
         of_inputs = [channels[v] for v in n.inputs]
         channels.append(check_arrays(n, where, of_inputs) if rule.needed else of_inputs[0])
+    check_image(graph.nodes)
     return channels
 
 # %% ../../nbs/5_packed/31_graph.ipynb #27f3c1ce
 def check_numbers(n, where):
     "signs are -1 and +1, numbers finite; a threshold may be infinite, where a sign never changes"
     for k, v in n.tensors.items():
-        signs = v.dtype != np.int8 or (np.abs(v) == 1).all()
+        signs = v.dtype != np.int8 or n.op == 'iconv' or (np.abs(v) == 1).all()
         need(signs, where, f'{k} holds a number beside -1 and +1')
         need(k == 'threshold' or np.isfinite(v).all(), where, f'{k} holds NaN or infinity')
         need(k != 'threshold' or not np.isnan(v).any(), where, f'{k} holds NaN')
+    if n.op == 'iconv': check_bytes(n.tensors, where)
+
+def check_bytes(t, where):
+    "weights from -127 on, a mean between black and white, a deviation above 0"
+    low = int(t['weight'].min())
+    need(low >= -LEVELS, where, f'weight holds {low}, numbers from {-LEVELS} on are needed')
+    inside = (t['mean'] >= 0).all() and (t['mean'] <= 1).all()
+    need(inside, where, f'mean={t["mean"].tolist()}, numbers from 0 to 1 are needed')
+    need((t['std'] > 0).all(), where, f'std={t["std"].tolist()}, numbers above 0 are needed')
 
 # %% ../../nbs/5_packed/31_graph.ipynb #d470a2e9
 def check_graph(
@@ -151,7 +177,7 @@ def check_graph(
     return channels
 
 # %% ../../nbs/5_packed/31_graph.ipynb #9638ff7e
-MAGIC, VERSION = b'\x89BNN\r\n\x1a\n', 1
+MAGIC, VERSION = b'\x89BNN\r\n\x1a\n', 2 # the newest that is read
 FIELDS = 'op', 'kernel', 'stride', 'padding', 'dilation', 'factor', 'name'
 
 def to_bytes(
@@ -161,26 +187,34 @@ def to_bytes(
     check_graph(graph)
     body, steps = bytearray(), []
     for n in graph.nodes:
-        places = {k: append(body, a) for k, a in n.tensors.items()}
+        places = {k: append(body, a, dtype_of(n.op, a)) for k, a in n.tensors.items()}
         fields = {k: getattr(n, k) for k in FIELDS}
         steps.append(dict(fields, inputs=list(n.inputs), tensors=places))
     whole = dict(channels=graph.channels, nodes=steps, info=graph.info)
     head = json.dumps(whole, default=as_json).encode()
     rest = head + bytes(gap(len(head))) + body
-    start = MAGIC + struct.pack('<HBBIQQ', VERSION, 0, 0, len(head), 64 + len(rest), 0)
+    numbers = version_of(graph.nodes), 0, 0, len(head), 64 + len(rest), 0
+    start = MAGIC + struct.pack('<HBBIQQ', *numbers)
     return start + hashlib.sha256(start + rest).digest() + rest
 
 # %% ../../nbs/5_packed/31_graph.ipynb #3cc2118d
 def gap(n): return -n % 64 # bytes to the next multiple of 64
 
-def encode(a):
-    "name of the dtype, and bytes; signs (O,C,kh,kw) as bits of (O,kh,kw,C)"
-    if a.dtype != np.int8: return 'f32', a.astype('<f4').tobytes()
-    return 'bit', np.packbits(a.transpose(0, 2, 3, 1) > 0, axis=-1, bitorder='little').tobytes()
+def version_of(nodes): return 2 if any(n.op == 'iconv' for n in nodes) else 1
 
-def append(body, a):
+def dtype_of(op, a):
+    "how an array of a step is written"
+    if a.dtype != np.int8: return 'f32'
+    return 'i8' if op == 'iconv' else 'bit'
+
+def encode(a, dtype):
+    "bytes of an array; signs (O,C,kh,kw) as bits of (O,kh,kw,C)"
+    if dtype != 'bit': return a.astype('<f4' if dtype == 'f32' else np.int8).tobytes()
+    return np.packbits(a.transpose(0, 2, 3, 1) > 0, axis=-1, bitorder='little').tobytes()
+
+def append(body, a, dtype):
     "put an array at the end of the body; dtype, shape, offset and bytes for the header"
-    (dtype, data), offset = encode(a), len(body)
+    data, offset = encode(a, dtype), len(body)
     body += data + bytes(gap(len(data)))
     return [dtype, list(a.shape), offset, len(data)]
 
@@ -250,7 +284,7 @@ def check_start(data, path):
 def bytes_of(dtype, shape):
     "bytes of an array; whole numbers of Python, which never overflow"
     if dtype == 'bit': return shape[0]*shape[2]*shape[3]*-(-shape[1]//8)
-    return 4*math.prod(shape)
+    return math.prod(shape)*(4 if dtype == 'f32' else 1)
 
 class Body:
     "The arrays of a file, read in their order: each must begin where the one before ended."
@@ -258,7 +292,7 @@ class Body:
 
     def take(self, dtype, shape, offset, n):
         "the next array, once its place is checked"
-        axes = {'bit': (4,), 'f32': (1, 4)}.get(dtype, ())
+        axes = {'bit': (4,), 'i8': (4,), 'f32': (1, 4)}.get(dtype, ())
         known = isinstance(shape, list) and len(shape) in axes
         if not known or not all(is_whole(s, 1, 2**32) for s in shape):
             raise PackedFormatError(f'an array of dtype {dtype} and shape {shape}')
@@ -268,6 +302,7 @@ class Body:
         self.at += n + gap(n)
         raw = self.data[offset:offset + n]
         if dtype == 'bit': return unpack_weight(raw, shape)
+        if dtype == 'i8': return np.frombuffer(raw, np.int8).reshape(shape).copy()
         return np.frombuffer(raw, '<f4').reshape(shape).astype(np.float32)
 
 # %% ../../nbs/5_packed/31_graph.ipynb #5e972cf9
@@ -284,10 +319,19 @@ def decode(data, n_head):
     body = Body(memoryview(data)[64 + n_head + gap(n_head):])
     for s in head['nodes']:
         tensors = {k: body.take(*place) for k, place in s['tensors'].items()}
+        check_dtypes(s, tensors)
         nodes.append(Node(inputs=tuple(s['inputs']), tensors=tensors, **{k: s[k] for k in FIELDS}))
     left = len(body.data) - body.at
     if left: raise PackedFormatError(f'{left} bytes that no array holds: the header contradicts itself')
     if not isinstance(head['info'], dict): raise PackedFormatError('info is no dict; a dict is needed')
-    graph = Graph(head['channels'], nodes, head['info'])
+    graph, (version,) = Graph(head['channels'], nodes, head['info']), struct.unpack('<H', data[8:10])
     check_graph(graph)
+    wanted = version_of(nodes)
+    need(version == wanted, f'version {version}', f'its steps are those of version {wanted}')
     return graph
+
+def check_dtypes(step, tensors):
+    "whole numbers stand where a step takes bytes, signs elsewhere"
+    for k, a in tensors.items():
+        found, wanted = step['tensors'][k][0], dtype_of(step['op'], a)
+        need(found == wanted, f"{step['op']} {k}", f'an array of dtype {found}, {wanted} is needed')

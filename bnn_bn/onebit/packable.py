@@ -11,6 +11,7 @@ from collections import OrderedDict
 import torch
 from torch import nn, Tensor
 from ..layers.conv import QuantConv2d, ScaledStdConv2d
+from ..layers.pixels import PixelConv2d, PixelStdConv2d
 from ..core.errors import ExportError
 from ..models import BinaryNet, binary_net, joined, torch_parts
 from ..core.unwrap import bare
@@ -83,9 +84,11 @@ def _plain_head(head):
     return nn.Sequential(OrderedDict(pool=parts[0], flatten=parts[1], **hidden, fc=parts[-1]))
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #c3736933
+STEMS = nn.Conv2d, QuantConv2d, ScaledStdConv2d, PixelConv2d, PixelStdConv2d
+
 def _plain_conv(conv):
     "the first convolution as one of ours"
-    if type(conv) not in (nn.Conv2d, QuantConv2d, ScaledStdConv2d) or conv.padding_mode != 'zeros':
+    if type(conv) not in STEMS or conv.padding_mode != 'zeros':
         raise ExportError(f'body.stem.conv is a {type(conv).__name__}: '
                           'a convolution with zero padding is needed')
     if isinstance(conv.padding, str):

@@ -11,10 +11,13 @@ import numpy as np, torch
 from torch import nn
 from ..core.errors import PackedFormatError
 from ..layers.activations import RPReLU
+from ..layers.conv import ScaledStdConv2d
 from ..layers.blocks import BiRealBlock, ReActBlock, XnorBlock
+from ..layers.pixels import Pixels, set_pixels
 from ..models import BinaryNet, binary_net
 from .fold import fold, thresholds
-from .graph import Graph, from_bytes
+from .graph import LEVELS, Graph, from_bytes
+from .stem import pixel_stem
 from .latent import f32, fill_filters, fill_real, find_shift, missed, next_float
 from .latent import latent_info # noqa: F401, for those who look for it here
 from .latent import norm_factor, restore_latent
@@ -160,6 +163,7 @@ def unpack(
     if not isinstance(config, dict):
         raise PackedFormatError('the file does not say which network it holds (no config): '
                                 'only networks of bnn_bn.models can be unpacked')
+    if pixel_stem(graph) is not None: config = dict(config, stem_bits=8)
     model = binary_net(**config).eval()
     with torch.no_grad():
         try: _fill(model, _Walk(graph.nodes, 0), graph.nodes)
@@ -191,11 +195,30 @@ def _bias_of_both(bias, wanted):
     return found
 
 # %% ../../nbs/5_packed/31f_unpack.ipynb #0273e5a8
+def _stem_kernel(conv, t):
+    "real weights that fold to those of the file; a stem of bytes learns what the file says of them"
+    if not isinstance(conv, Pixels): return t['weight']
+    set_pixels(conv, t['mean'], t['std'])
+    q = t['weight'].astype(float)
+    if isinstance(conv, ScaledStdConv2d): q = _centred(q, t['std'])
+    return f32(q*t['scale'].reshape(-1, 1, 1, 1)*255.*t['std'].reshape(-1, 1, 1))
+
+def _centred(q, std):
+    "numbers that round to q, and whose filters have the mean 0 that standardised weights have"
+    s = np.broadcast_to(std.astype(float).reshape(-1, 1, 1), q.shape[1:])
+    free = (np.abs(q) < LEVELS)*s # the largest of a filter sets its scale, and stays
+    room = free.sum((1, 2, 3))
+    off = np.divide((q*s).sum((1, 2, 3)), room, out=np.zeros(len(q)), where=room > 0)
+    if abs(off).max() >= .5:
+        raise PackedFormatError(f'stem: filter {abs(off).argmax()} is not centred: no standardised '
+                                'weights round to it')
+    return np.where(np.abs(q) < LEVELS, q - off.reshape(-1, 1, 1, 1), q)
+
 def _fill(model, walk, nodes):
     "all parameters of a network, in the order of folding"
     stem = model.body.stem
-    node = walk.take('conv', 'stem')
-    fill_real(stem.conv, stem.norm, 1., node.tensors['weight'])
+    node = walk.take('iconv' if isinstance(stem.conv, Pixels) else 'conv', 'stem')
+    fill_real(stem.conv, stem.norm, 1., _stem_kernel(stem.conv, node.tensors))
     walk.offset = np.zeros(len(node.tensors['weight']))
     if isinstance(stem.norm, nn.BatchNorm2d):
         walk.offset = _stem_bias(model, [n for n in nodes if n.op == 'bconv'])
@@ -227,7 +250,9 @@ def compare_graphs(
         if a.op != b.op or set(a.tensors) != set(b.tensors):
             raise PackedFormatError(f'{b.name}: another step than its config says')
         for k, want in b.tensors.items():
-            if not _same_array(a.tensors[k], want, f'{b.name}: {k}', rtol): rounded.append(b.name)
+            real = want.ndim == 4 or b.op == 'iconv' and k in ('scale', 'bias')
+            same = _same_array(a.tensors[k], want, f'{b.name}: {k}', rtol if real else 0.)
+            if not same: rounded.append(b.name)
     return rounded
 
 # %% ../../nbs/5_packed/31f_unpack.ipynb #e1872afb
@@ -236,7 +261,7 @@ def _same_array(got, want, name, rtol):
     if got.shape != want.shape:
         raise PackedFormatError(f'{name} of shape {want.shape}, {got.shape} fits the config')
     if (got == want).all(): return True
-    real = want.ndim == 4 and want.dtype == np.float32
+    real = rtol and want.dtype == np.float32
     if not real or (abs(got - want) > rtol*abs(want).max()).any():
         raise PackedFormatError(f'{name}: {int((got != want).sum())} of {want.size} numbers cannot be '
                                 f'rebuilt')

@@ -144,6 +144,7 @@ typedef struct { /* a convolution */
     int32_t filters, out_height, out_width;
     const uint32_t *signs; /* one of the two: weights as bits, or as numbers */
     const float *weight, *scale, *bias, *slope;
+    $whole
     int32_t binary;        /* are the signs of the input read? */
 } convolution;
 typedef struct {
@@ -282,6 +283,25 @@ static float add_pixels(const convolution *o, const source *x, const uint8_t *v,
 }
 '''
 
+# %% ../../nbs/5_packed/36_c_kernels.ipynb #68a0388c
+WHOLE = r'''
+/* the sum over the bytes of a picture, each less the zero point of its channel */
+static int32_t whole_sum(const convolution *o, const source *x, int32_t f, const window *w)
+{
+    int32_t sum = 0, next = o->dilation*x->column, r, c, k;
+    for (r = w->top; r < w->bottom; r++) {
+        int32_t row = w->y + r*o->dilation, column = w->x + w->left*o->dilation;
+        int32_t at = row*x->row + column*x->column;
+        const int8_t *weight = o->whole + ((f*o->rows + r)*o->columns + w->left)*o->channels;
+        for (c = w->left; c < w->right; c++, at += next) for (k = 0; k < o->channels; k++)
+            sum += *weight++*(x->pixels[at + k] - o->zero[k]);
+    }
+    return sum;
+}
+'''
+WHOLE_FIELD = 'const int8_t *whole; const uint8_t *zero; /* eight-bit weights, for bytes */'
+WHOLE_SUM = 'if (o->whole) return (float)whole_sum(o, x, f, w);'
+
 # %% ../../nbs/5_packed/36_c_kernels.ipynb #10bd6122
 REAL = r'''
 static float real_sum(const convolution *o, const source *x, int32_t f, const window *w)
@@ -301,6 +321,7 @@ static float real_sum(const convolution *o, const source *x, int32_t f, const wi
 FINISH = r'''
 static float sum_of(const convolution *o, const source *x, int32_t f, const window *w)
 {
+    $whole
     return o->binary ? (float)sign_sum(o, x->signs, f, w) : real_sum(o, x, f, w);
 }
 
@@ -432,6 +453,12 @@ DECLARE = r'''
 int ${name}_floats(const float *image, int32_t height, int32_t width, float *logits);
 '''
 
+DECLARE_WHOLE = r'''
+/* The class, from 0, or the first of the two errors above, of a picture of bytes, (rows, columns,
+   channels), as a camera gives it; `logits` takes ${prefix}_OUTPUTS numbers. */
+int ${name}_pixels(const uint8_t *picture, int32_t height, int32_t width, float *logits);
+'''
+
 DECLARE_PIXELS = r'''
 /* The same for a picture of bytes, (rows, columns, channels), as a camera gives it. */
 int ${name}_pixels(const uint8_t *picture, int32_t height, int32_t width, float *logits);
@@ -452,7 +479,9 @@ $calls
     for (i = 1; i < $outputs; i++) if (logits[i] > logits[best]) best = i;
     return best;
 }
+'''
 
+RUN_FLOATS = r'''
 int ${name}_floats(const float *image, int32_t height, int32_t width, float *logits)
 {
     int32_t i, j;
@@ -488,12 +517,14 @@ def code_of(
     tables:str, # C text of all constants
     pixels:bool, # is there a table `pixel_values`, so that bytes can be read?
     lone:bool, # are there pools that do not follow a convolution in the same step?
+    whole:bool=False, # has the first convolution eight-bit weights, on bytes?
 )->str:
     "The C text of all types, tables and kernels."
     add = 'sum = add_numbers(o, x, x->numbers + at, tap, columns, sum);'
     by_pixels = 'if (x->pixels) sum = add_pixels(o, x, x->pixels + at, tap, columns, sum);'
     if pixels: add = f'{by_pixels}\n        else {add}'
-    parts = [CHECKS, CHOOSE, TYPES, PLACES, tables, WINDOW, COUNT, SIGNS, NUMBERS,
-             PIXELS*pixels, fill(REAL, dict(add=add)), FINISH, POOL, REDUCE, REDUCE_ALL*lone,
-             CONVOLVE]
+    field, sum_of = WHOLE_FIELD*whole, WHOLE_SUM*whole
+    parts = [CHECKS, CHOOSE, fill(TYPES, dict(whole=field)), PLACES, tables, WINDOW, COUNT, SIGNS,
+             NUMBERS, PIXELS*pixels, WHOLE*whole, fill(REAL, dict(add=add)),
+             fill(FINISH, dict(whole=sum_of)), POOL, REDUCE, REDUCE_ALL*lone, CONVOLVE]
     return ''.join(parts)

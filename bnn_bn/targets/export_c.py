@@ -14,8 +14,10 @@ from ..core.files import write_file
 from ..onebit.graph import Graph, check_graph
 from ..onebit.counting import PRODUCTS, pack_signs, words
 from ..onebit.engine import images
+from ..onebit.stem import int8_stem, pixel_stem, zero_points
 from ..deploy import PackedNet, load_packed
-from .c_kernels import DECLARE, DECLARE_PIXELS, HEAD, MACROS, NAMES, RUN, RUN_PIXELS
+from .c_kernels import DECLARE, DECLARE_PIXELS, DECLARE_WHOLE, HEAD, MACROS, NAMES
+from .c_kernels import RUN, RUN_FLOATS, RUN_PIXELS
 from .c_kernels import code_of, fill
 from .c_memory import make_program
 
@@ -36,6 +38,13 @@ def float_table(name, a):
 
 def word_table(name, a):
     return f'static const uint32_t {name}[{a.size}] = {{\n{hexadecimal(a)}}};\n'
+
+def byte_table(name, a):
+    "a table of bytes, with or without a sign"
+    kind = 'int8_t' if a.dtype == np.int8 else 'uint8_t'
+    items = [str(v) for v in a.ravel().tolist()]
+    rows = [', '.join(items[i:i + 2*LINE]) for i in range(0, len(items), 2*LINE)]
+    return f'static const {kind} {name}[{a.size}] = {{\n' + ',\n'.join(rows) + '};\n'
 
 def packed_weight(w):
     "signs (filters, channels, rows, columns) as words (filters, rows, columns, words)"
@@ -59,18 +68,30 @@ class Writer:
         self.flash += 4*a.size
         return name
 
+    def bytes(self, name, a):
+        self.parts.append(byte_table(name, a))
+        self.flash += a.size
+        return name
+
     def constant(self, kind, name, **fields):
         "a struct; fields that are 0 are left out"
         given = ', '.join(f'.{k} = {v}' for k, v in fields.items() if v)
         self.parts.append(f'static const {kind} {name} = {{{given}}};\n')
 
 # %% ../../nbs/5_packed/36b_export_c.ipynb #1e14afa6
+def whole_tables(w, k, t):
+    "eight-bit weights, and the zero points of the picture"
+    zero = zero_points(t['mean']).astype(np.uint8)
+    return dict(whole=w.bytes(f'whole_{k}', t['weight'].transpose(0, 2, 3, 1)),
+                zero=w.bytes(f'zero_{k}', zero))
+
 def write_convolution(w, k, s):
     "the tables and the shape of step k"
     n, between = s.node, s.between or s.made
     t, (o, c, rows, columns) = n.tensors, n.tensors['weight'].shape
     tables = {key: w.floats(f'{key}_{k}', t[key]) for key in ('scale', 'bias', 'slope') if key in t}
-    if t['weight'].dtype == np.int8:
+    if n.op == 'iconv': tables |= whole_tables(w, k, t)
+    elif t['weight'].dtype == np.int8:
         tables['signs'] = w.words(f'signs_{k}', packed_weight(t['weight']))
     else: tables['weight'] = w.floats(f'weight_{k}', t['weight'].transpose(0, 2, 3, 1))
     w.constant('convolution', f'convolution_{k}', height=s.x.size[0], width=s.x.size[1], channels=c,
@@ -145,6 +166,7 @@ class Picture:
     width:int
     channels:int
     values:np.ndarray = None # (channels, 256): what each byte means; None: not known
+    whole:bool = False       # are its bytes summed as they are?
 
 def picture_of(graph, size):
     "the size asked for or kept in the file, and the number that each byte stands for"
@@ -154,7 +176,8 @@ def picture_of(graph, size):
     if not known or not all(type(v) is int and v > 0 for v in size):
         raise ValueError(f'size={size!r}: rows and columns of the pictures are needed, such as '
                          '(32, 32); this file does not say them')
-    return Picture(*size, graph.channels, byte_values(info, graph.channels))
+    whole = pixel_stem(graph) is not None
+    return Picture(*size, graph.channels, byte_values(info, graph.channels), whole)
 
 # %% ../../nbs/5_packed/36b_export_c.ipynb #382bd5e3
 def byte_values(info, channels):
@@ -181,7 +204,7 @@ def step_line(k, s):
 
 def ram_parts(program, picture):
     "bytes of maps, picture and logits"
-    byte = 4 if picture.values is None else 1
+    byte = 4 if picture.values is None and not picture.whole else 1
     pixels = picture.height*picture.width*picture.channels
     return program.ram, byte*pixels, 4*program.steps[-1].made.channels
 
@@ -220,16 +243,19 @@ def names_text(names, name):
 # %% ../../nbs/5_packed/36b_export_c.ipynb #1a1e27bc
 def c_text(program, picture, name):
     "the whole file"
-    w, pixels = Writer(), picture.values is not None
+    w, whole = Writer(), picture.whole
+    pixels = picture.values is not None and not whole
     if pixels: w.floats('pixel_values', picture.values)
     write_tables(w, program)
     known = facts_of(program, picture, name, w.flash)
     names = class_names(program.graph, known['outputs'])
-    declared = DECLARE + DECLARE_PIXELS*pixels + NAMES*(names is not None)
+    calls = DECLARE_WHOLE if whole else DECLARE + DECLARE_PIXELS*pixels
+    declared = calls + NAMES*(names is not None)
     head = fill(HEAD + MACROS, dict(known, declarations=fill(declared, known)))
-    end = fill(RUN + RUN_PIXELS*pixels, known) + names_text(names, name)
+    run = RUN + RUN_FLOATS*(not whole) + RUN_PIXELS*(pixels or whole)
+    end = fill(run, known) + names_text(names, name)
     lone = not all(s.node.op.endswith('conv') for s in program.steps)
-    return head + code_of(''.join(w.parts), pixels, lone) + end + '#endif\n'
+    return head + code_of(''.join(w.parts), pixels, lone, whole) + end + '#endif\n'
 
 # %% ../../nbs/5_packed/36b_export_c.ipynb #7a6e079a
 def graph_of(net):
@@ -240,6 +266,12 @@ def graph_of(net):
     if known: return load_packed(net).graph
     raise ValueError(f'net is a {type(net).__name__}: a packed network, a graph or a .bnn file is '
                      'needed; pack(net) makes one of a trained network')
+
+def with_stem(graph, stem):
+    "the graph, with its first convolution in whole numbers where that is asked for"
+    if stem not in (None, 'int8'):
+        raise ValueError(f"stem={stem!r}: allowed are 'int8' and None (as it is)")
+    return int8_stem(graph) if stem == 'int8' else graph
 
 def check_graph_for_c(graph):
     "as `check_graph`, and sums must be exact in float32"
@@ -280,9 +312,10 @@ def to_c(
     size:tuple=None, # rows and columns of the pictures; None: as in training
     ram:int=None, # bytes there are for maps, picture and logits; ValueError if more are needed
     name:str=None, # prefix of all public names; None: the name of the file
+    stem:str=None, # 'int8': quantise the first convolution, so that it sums bytes; None: as it is
 )->Path:
     "Write a packed network as one C99 file without a library; its logits have the engine's bits."
-    graph = graph_of(net)
+    graph = with_stem(graph_of(net), stem)
     check_graph_for_c(graph)
     picture, name = picture_of(graph, size), c_name(path, name)
     program = make_program(graph, (picture.height, picture.width))

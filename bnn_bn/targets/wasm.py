@@ -38,7 +38,7 @@ def run_rows(rows, n, table, scratch):
 # %% ../../nbs/5_packed/36b_wasm.ipynb #e0c46fa4
 def kernel_text():
     "`run_rows` and all that it calls, in LLVM's language; and the function's name there"
-    for name in tiles.BY_TABLE.values(): binding.add_symbol(name, 1)
+    for name in [*tiles.BY_TABLE.values(), 'bnn_pairs']: binding.add_symbol(name, 1)
     compiled = njit(types.void(*[types.int64]*4), error_model='numpy')(run_rows)
     text, = compiled.inspect_llvm().values()
     name, = set(re.findall(r'^define [^@]*@(_ZN\S*run_rows\w*)\(', text, re.M)) - _wrappers(text)
@@ -173,6 +173,13 @@ def add_exact_fma(module):
     b.ret(out)
 
 # %% ../../nbs/5_packed/36b_wasm.ipynb #e2553261
+def add_pairs(module):
+    "`bnn_pairs(x, w)`: products of 32 numbers of 16 bits, each two neighbours added"
+    h32, h8, v4 = vec(ir.IntType(16), 32), vec(ir.IntType(16), 8), vec(I32, 4)
+    b, args = helper(module, 'bnn_pairs', vec(I32, lanes), h32, h32)
+    dot = function(b, 'llvm.wasm.dot', v4, h8, h8)
+    b.ret(join(b, [b.call(dot, part) for part in zip(*(cut(b, v, 8) for v in args))]))
+
 def add_run(module, inner):
     "`run(rows, n, table, scratch)`, the function that JavaScript calls"
     pointer = ir.IntType(8).as_pointer()
@@ -194,6 +201,7 @@ def helpers(relaxed, inner):
     "all that is added to the kernels, as text"
     module = ir.Module()
     add_look_up(module, relaxed)
+    add_pairs(module)
     if relaxed: add_relaxed_fma(module)
     else: add_exact_fma(module)
     add_run(module, inner)

@@ -18,8 +18,9 @@ from ..onebit.counting import TABLE_PRODUCTS, make_table
 from ..onebit.engine import Engine, images, largest_window, make_plan
 from ..onebit.graph import to_bytes
 from ..onebit.kernels import scratch_bytes
+from ..onebit.stem import pixel_stem
 from ..images.pictures import from_info, to_info
-from .export_c import class_names, graph_of, picture_of
+from .export_c import class_names, graph_of, picture_of, with_stem
 from .wasm import web_kernels
 
 # %% ../../nbs/5_packed/36c_web.ipynb #af09563e
@@ -79,9 +80,10 @@ class Layout:
     count:int    # of its rows
     table:int    # offset
     scratch:int  # offset
-    input:int    # offset of the normalised picture, channel by channel
+    input:int    # offset of the picture, channel by channel: normalised numbers, or bytes
     output:int   # offset of the logits
     memory:int   # bytes in all
+    whole:bool   # are bytes taken as they are?
     start:int = START
 
 def move_rows(image, plan, given, results):
@@ -99,13 +101,16 @@ def lay_out(graph, size):
     plan, image = make_plan(graph, size, 'avx2', scratch=scratch), Image()
     rows, table = image.room(plan.rows.nbytes), image.put(make_table())
     place(image, plan.memory.arrays)
-    places = dict(scratch=image.room(scratch), input=image.room(4*graph.channels*size[0]*size[1]),
+    whole = pixel_stem(graph) is not None
+    given = graph.channels*size[0]*size[1]*(1 if whole else 4)
+    places = dict(scratch=image.room(scratch), input=image.room(given),
                   output=image.room(4*int(plan.rows['channels'][-1])))
     if image.end > MOST_MEMORY:
         raise ExportError(f'{images(size)}: {image.end/1e6:.0f} MB of memory would be needed, at '
                           f'most {MOST_MEMORY/1e6:.0f} are good for a browser; use smaller images')
     image.parts.insert(0, (rows, move_rows(image, plan, places['input'], places['output'])))
-    layout = Layout(rows=rows, count=len(plan.rows), table=table, memory=image.end, **places)
+    layout = Layout(rows=rows, count=len(plan.rows), table=table, memory=image.end, whole=whole,
+                    **places)
     return layout, image.data()
 
 # %% ../../nbs/5_packed/36c_web.ipynb #ac88df56
@@ -140,7 +145,8 @@ def normalised(pixels, picture):
 def test_bits(graph, picture):
     "the logits of the test picture as whole numbers"
     shape = 1, picture.height, picture.width, picture.channels
-    x = normalised(test_picture(np.prod(shape)).reshape(shape), picture)
+    u = test_picture(np.prod(shape)).reshape(shape)
+    x = normalised(u, picture) if not picture.whole else np.ascontiguousarray(u.transpose(0, 3, 1, 2))
     return Engine(graph)(x)[0].view(np.uint32).tolist()
 
 # %% ../../nbs/5_packed/36c_web.ipynb #05bb002b
@@ -209,10 +215,11 @@ def to_web(
     size:tuple=None, # rows and columns of the pictures; None: as in training
     samples=None, # pictures to show, bytes (n,H,W) or (n,H,W,channels), of that size
     force:bool=False, # replace a page that is there?
+    stem:str=None, # 'int8': quantise the first convolution, so that it sums bytes; None: as it is
 )->Path: # of the folder; `index.html` in it opens in a browser, with or without a server
     "Write a page that classifies pictures by itself; its logits have the engine's bits."
     check_switch(force=force)
-    graph, folder = graph_of(net), full_path(folder)
+    graph, folder = with_stem(graph_of(net), stem), full_path(folder)
     picture = picture_of(graph, size)
     check_for_web(graph, picture)
     samples = check_samples(samples, picture)

@@ -1,0 +1,101 @@
+"""What a first convolution in eight bits costs: agreement and accuracy with and without it.
+
+    python bench/stem.py --cifar DATA --fashion DATA --out results/stem.json
+    python bench/stem.py --train --out results/stem.json [--epochs 2] [--images 2500] [--seeds 0]
+
+Two pretrained networks answer the 10,000 test images of their set with the real stem and with
+`int8_stem` of it (`agree`). DATA are the folders with the binary version of CIFAR-10 and with the
+idx files of Fashion-MNIST. With `--train`, `reactnet_mini` learns the embedded pictures with and
+without `stem_bits=8`, and the real one is quantised afterwards (`trained`).
+"""
+import argparse, gzip, json
+from pathlib import Path
+import numpy as np, torch
+from fastai.basics import set_seed
+import fastai.callback.schedule # noqa: F401, Learner.fit_one_cycle
+import fastai.callback.progress # noqa: F401, Learner.no_bar
+from bnn_bn.core.files import write_file
+from bnn_bn.data import fashion_mini, read_cifar10
+from bnn_bn.deploy import load_packed, pack
+from bnn_bn.learner import bnn_learner
+from bnn_bn.models import binary_net
+from bnn_bn.onebit.engine import Engine
+from bnn_bn.onebit.graph import to_bytes
+from bnn_bn.onebit.stem import int8_stem
+from bnn_bn.train.run import versions
+
+def fashion_test(folder):
+    "the 10,000 test images with a black border, (N,1,32,32), and their labels"
+    def read(name, skip):
+        file, = Path(folder).rglob(f't10k-{name}*')
+        raw = gzip.decompress(file.read_bytes()) if file.suffix == '.gz' else file.read_bytes()
+        return np.frombuffer(raw, np.uint8)[skip:]
+    x = read('images', 16).reshape(-1, 1, 28, 28)
+    return np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2))), read('labels', 8)
+
+def cifar_test(folder):
+    *_, x, y = (t.numpy() for t in read_cifar10(folder))
+    return x, y
+
+def normalised(u, info):
+    mean, std = (np.array(info[k], float).reshape(-1, 1, 1) for k in ('mean', 'std'))
+    return ((u/255. - mean)/std).astype(np.float32)
+
+def answers(graph, x): # logits, a few images at a time
+    engine = Engine(graph)
+    return np.concatenate([engine(part) for part in np.array_split(x, 50)])
+
+def compare(name, u, labels):
+    "answers with the real and with the whole stem"
+    graph = load_packed(name).graph
+    whole = int8_stem(graph)
+    real, ours = answers(graph, normalised(u, graph.info)), answers(whole, u)
+    a, b = real.argmax(1), ours.argmax(1)
+    step = np.abs(real - ours).mean()/real.std()
+    return dict(images=len(u), agree=float((a == b).mean()), disagree=int((a != b).sum()),
+                accuracy=float((a == labels).mean()), int8_accuracy=float((b == labels).mean()),
+                mean_difference_of_logits=float(step), bytes=len(to_bytes(graph)),
+                int8_bytes=len(to_bytes(whole)))
+
+def train(seed, bits, epochs, images):
+    "accuracy of one network on the 2,000 test pictures: as trained, packed, and quantised afterwards"
+    set_seed(seed)
+    dls = fashion_mini(bs=64, n=images, device='cpu')
+    net = binary_net('reactnet_mini', n_out=10, in_chans=1, stem='cifar', width=.5, alpha=.5,
+                     gamma=1.1547, stem_bits=bits)
+    learn = bnn_learner(dls, net)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, .02)
+    x, y = (torch.cat(t) for t in zip(*dls.valid))
+    def right(f): return float((torch.cat([f(p) for p in x.split(250)]).argmax(1) == y).float().mean())
+    with torch.no_grad(): row = dict(accuracy=right(net.eval()))
+    row['packed'] = right(pack(learn))
+    if bits is None: row['int8_afterwards'] = right(pack(learn, stem='int8'))
+    return dict(seed=seed, stem_bits=bits, epochs=epochs, images=images, **row)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    p.add_argument('--cifar')
+    p.add_argument('--fashion')
+    p.add_argument('--train', action='store_true')
+    p.add_argument('--out', type=Path, required=True)
+    p.add_argument('--epochs', type=int, default=2)
+    p.add_argument('--images', type=int, default=2500)
+    p.add_argument('--seeds', type=int, nargs='+', default=[0])
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    found = json.loads(a.out.read_text()) if a.out.exists() else dict(agree={}, trained=[])
+    def keep():
+        write_file(a.out, json.dumps(found | dict(versions=versions()), indent=1).encode())
+    sets = {'fashion-reactnet_mini': (fashion_test, a.fashion),
+            'cifar10-reactnet18-w50': (cifar_test, a.cifar)}
+    for name, (read, folder) in sets.items():
+        if folder is None: continue
+        found['agree'][name] = compare(name, *read(folder))
+        keep()
+    for seed in a.seeds if a.train else []:
+        for bits in (None, 8):
+            found['trained'].append(train(seed, bits, a.epochs, a.images))
+            keep()
+    print(json.dumps(found, indent=1))
+
+if __name__ == '__main__': main()
