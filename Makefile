@@ -12,7 +12,7 @@ ASK = import sys; v = sys.version_info[:2]; \
   sys.exit(0 if $(1) <= v <= $(2) else 'this needs Python %s to %s and has %s; \
   choose one with: make PYTHON=python3.12 ...' % ('%d.%d' % $(1), '%d.%d' % $(2), '%d.%d' % v))
 
-.PHONY: install demo seeds wheel test quick coverage mutants docs readme runtime web clean
+.PHONY: install demo seeds wheel test quick coverage mutants docs readme runtime web bench clean
 install: $(VENV)/installed
 
 $(VENV)/installed: settings.ini setup.py constraints-tested.txt
@@ -83,5 +83,11 @@ runtime: install
 web: install
 	$(BIN)/python tools/web.py
 
+# all rivals in environments of their own, their speed and whether they are right: results/rivals/
+# BENCH=--quick sees in some minutes that all of it runs
+BENCH ?=
+bench: install
+	$(BIN)/python bench/all.py $(BENCH)
+
 clean:
-	rm -rf $(VENV) $(SITE) _proc _site _web build *.egg-info runs
+	rm -rf $(VENV) $(SITE) .venv-bench _proc _site _web build *.egg-info runs

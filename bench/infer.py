@@ -1,17 +1,17 @@
 """How fast packed networks are, beside the other ways to run them on this CPU.
 
     python bench/infer.py --out results/bench_infer.json [--openvino PYTHON] [--larq PYTHON]
-                          [--threads 1 2] [--rounds 9] [--nets ...]
+                          [--onnx PYTHON] [--bnn_lab PYTHON] [--threads 1 2] [--rounds 9] [--nets ...]
 
 PYTHON is the interpreter of an environment in which that rival (openvino; larq and
-larq-compute-engine) is installed. Neither is part of this project; without it the rival is left
-out. Networks are BN-free, with random weights and shifts, folded. Each runtime has a process of
-its own, they take turns, and medians count. What is in the file is not measured again (--again
-does), so a bench that was stopped goes on. A picture is drawn beside the file. Run it on a machine
-that does nothing else.
+larq-compute-engine; onnxruntime and onnx; bnn-lab) is installed. None is part of this project:
+without it the rival is left out, and `bench/all.py` makes them all. Networks are BN-free, with
+random weights and shifts, folded. Each runtime has a process of its own, they take turns, and
+medians count. What is in the file is not measured again (--again does), so a bench that was stopped
+goes on. A picture is drawn beside the file. Run it on a machine that does nothing else.
 """
 import argparse, json, os, platform, re, subprocess, sys, tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
@@ -24,9 +24,10 @@ from bnn_bn.onebit.fold import FoldedNet, fold
 from bnn_bn.onebit.counting import get_way, has_way, ways
 from bnn_bn.models import reactnet_nobn
 import layers
-from infer_report import BINARY, draw, summary
+from infer_report import draw, summary
 
 ROOT = Path(__file__).resolve().parent.parent
+RIVALS = 'openvino', 'larq', 'onnx', 'bnn_lab'
 NETS = {'ReActNet-18, 32x32': ('18', 32, dict(n_out=10, stem='cifar')),
         'ReActNet-A, 32x32': ('A', 32, dict(n_out=10)),
         'ReActNet-18, 224x224': ('18', 224, {}), 'ReActNet-A, 224x224': ('A', 224, {})}
@@ -97,13 +98,45 @@ def rivals_of(a, bench):
     if a.openvino: rows += openvino_rivals(a, bench)
     if a.larq: rows += [bench.rival('Larq', a.larq, 'larq-best'),
                         bench.rival('Larq, default kernels', a.larq, 'larq')]
-    if not a.rivals: return rows
-    return [r for r in rows if r is ours or any(w in r.name for w in a.rivals)]
+    if a.onnx: rows += int8_rivals(a, bench)
+    return wanted(a, rows)
+
+def wanted(a, rows):
+    "the first, and those that --rivals and --without leave"
+    def has(r, words): return any(w in r.name for w in words)
+    rows = [r for r in rows if r is rows[0] or not has(r, a.without)]
+    return [r for r in rows if r is rows[0] or not a.rivals or has(r, a.rivals)]
+
+def checked(a, bench):
+    "those whose answers are compared"
+    own, onnx = sys.executable, str(bench.file.with_suffix('.onnx'))
+    rows = [bench.rival(OURS, own, f'way:{get_way()}'), bench.rival('torch', own, 'torch'),
+            bench.rival('torch.compile', own, 'compiled'),
+            bench.rival('ONNX Runtime', own, 'onnx', '--onnx', onnx)]
+    if a.openvino: rows += openvino_rivals(a, bench)
+    if a.larq: rows.append(bench.rival('Larq', a.larq, 'larq-best'))
+    if a.onnx: rows += int8_rivals(a, bench)
+    return wanted(a, rows)
 
 def openvino_rivals(a, bench):
     onnx = str(bench.file.with_suffix('.onnx'))
     return [bench.rival('OpenVINO, float32', a.openvino, 'openvino', '--onnx', onnx),
             bench.rival('OpenVINO, binary', a.openvino, 'openvino-binary')]
+
+def int8_rivals(a, bench):
+    "the float network with 8 bits in its convolutions, by ONNX Runtime's own tool"
+    onnx, small = bench.file.with_suffix('.onnx'), bench.file.with_suffix('.int8.onnx')
+    if not small.exists():
+        script = str(ROOT/'bench/rivals.py')
+        words = ['quantize', str(onnx), str(bench.side), '1', '1', '--onnx', str(small)]
+        subprocess.run([str(a.onnx), script, *words], env=os.environ | ENV, capture_output=True)
+    rows = [bench.rival('ONNX Runtime, int8', a.onnx, 'onnx', '--onnx', str(small))]
+    if not a.openvino: return rows
+    return [*rows, bench.rival('OpenVINO, int8', a.openvino, 'openvino', '--onnx', str(small))]
+
+def absent(a):
+    "rows for rivals that could not be installed, with the reason"
+    return [dict(name=name, error=f'not installed: {why}') for name, why in a.missing.items()]
 
 def show(text): print(text.ljust(100), end='\r', file=sys.stderr, flush=True)
 
@@ -146,6 +179,11 @@ class AsLarq(FoldedNet):
         both = max((outputs - 1)*stride + kernel - size, 0)
         return both//2, both - both//2
 
+def verdict(off, same):
+    "of the largest difference, as a share of the largest logit, and of the pictures with the same class"
+    if off < 1e-4: return 'right'
+    return 'close' if off < .1 and same == 1 else 'wrong'
+
 def values(rival, threads, graph, x, folder):
     "how far a rival's answers are from those of the graph in float64"
     file, larq = folder/'answers.npy', 'Larq' in rival.name
@@ -156,8 +194,10 @@ def values(rival, threads, graph, x, folder):
     net = (AsLarq if larq else FoldedNet)(graph).double().eval()
     with torch.no_grad(): right = net(torch.tensor(x).double()).numpy()
     got = np.load(file)
-    return dict(largest_difference=float(np.abs(got - right).max()),
-                largest_logit=float(np.abs(right).max()),
+    off, most = float(np.abs(got - right).max()), float(np.abs(right).max())
+    same = float((got.argmax(1) == right.argmax(1)).mean())
+    return dict(answers=verdict(off/most, same), same_class=same,
+                largest_difference=off, largest_logit=most,
                 correlation=float(np.corrcoef(got.ravel(), right.ravel())[0, 1]),
                 padding='as TensorFlow, ones' if larq else 'zeros')
 
@@ -193,6 +233,8 @@ def machine(a):
     if a.openvino: out['openvino'] = other_versions(a.openvino, 'openvino', 'numpy')
     larq = 'larq', 'larq-compute-engine', 'tensorflow', 'numpy'
     if a.larq: out['larq'] = other_versions(a.larq, *larq)
+    if a.onnx: out['onnx'] = other_versions(a.onnx, 'onnxruntime', 'onnx', 'numpy')
+    if a.bnn_lab: out['bnn_lab'] = other_versions(a.bnn_lab, 'bnn-lab', 'numpy')
     return out
 
 # --- All of it
@@ -203,7 +245,6 @@ class File:
     a:argparse.Namespace
     data:dict
     folder:Path = None
-    checked:tuple = field(default=('OpenVINO, float32', *BINARY[:2]), repr=False)
 
     def save(self):
         text = json.dumps(rounded(self.data), indent=1) + '\n'
@@ -221,13 +262,15 @@ class File:
         for t in map(str, self.a.threads):
             if t != '1' and self.wants(net.setdefault('scaling', {}), t):
                 self.add_scaling(net, name, t, benches)
-        if self.wants(net, 'values'): self.add_values(net, benches[str(self.a.threads[0])])
+        eight = Bench(file, side, 8, self.a.threads[0])
+        if self.wants(net, 'values'): self.add_values(net, eight)
         if self.a.layers and self.wants(net, 'layers'): self.add_layers(net, file, side)
 
     def add_turns(self, net, name, t, bench):
         rivals = rivals_of(self.a, bench)
         threads = [bench.threads]*len(rivals)
-        net['threads'][t] = run_turns(self.a, rivals, threads, f'{name}, {t} threads')
+        rows = run_turns(self.a, rivals, threads, f'{name}, {t} threads')
+        net['threads'][t] = rows + absent(self.a)
         self.save()
 
     def add_scaling(self, net, name, t, benches):
@@ -240,7 +283,7 @@ class File:
     def add_values(self, net, bench):
         shape = bench.batch, 3, bench.side, bench.side
         x, graph = np.random.default_rng(0).standard_normal(shape, np.float32), read_bnn(bench.file)
-        rivals = [r for r in rivals_of(self.a, bench) if r.name in self.checked]
+        rivals = checked(self.a, bench)
         net['values'] = {r.name: values(r, bench.threads, graph, x, self.folder) for r in rivals}
         self.save()
 
@@ -248,6 +291,35 @@ class File:
         rounds, seconds = 2*self.a.rounds, self.a.layer_seconds
         net['layers'] = layers.measure(read_bnn(file), side, rounds=rounds, seconds=seconds)
         self.save()
+
+SHAPES = (64, 32), (128, 16), (256, 8), (512, 4) # channels, side: layers of ReActNet-18
+
+def add_products(file):
+    "a binary product alone, ours and bnn-lab's, where a result is not in the file"
+    for c, side in SHAPES:
+        key, products = f'3x3, {c} at {side}x{side}', 9*c*c*side*side
+        if not file.wants(file.data.setdefault('products', {}), key): continue
+        bench = Bench(c, side, 1, 1)
+        rivals = [bench.rival(OURS, sys.executable, 'product-ours'),
+                  bench.rival('bnn-lab', file.a.bnn_lab, 'product-bnn-lab')]
+        right = [product_is_right(r, file.folder, c, side) for r in rivals]
+        rows = run_turns(file.a, rivals, [1, 1], key)
+        for row, answers in zip(rows, right):
+            row['answers'] = answers
+            if 'seconds' in row: row['gmacs'] = products/row['seconds']/1e9
+        file.data['products'][key] = rows
+        file.save()
+
+def product_is_right(rival, folder, c, side):
+    "is every sum the one of numpy?"
+    file = folder/'product.npy'
+    file.unlink(missing_ok=True)
+    r = Rival(rival.name, [*rival.command, '--values', str(file)], rival.env).start(1)
+    r.stop()
+    if not file.exists(): return without_paths(r.error or '')
+    g, n = np.random.default_rng(2), 9*c
+    x, w = (g.integers(0, 2, s)*2 - 1 for s in ((side*side, n), (c, n)))
+    return 'right' if (np.load(file) == x @ w.T).all() else 'wrong'
 
 def rounded(v):
     "four digits of each float"
@@ -259,11 +331,10 @@ def rounded(v):
 
 def command(a):
     "the command line, without the paths of this machine"
-    places = filter(None, (a.openvino, a.larq))
-    hidden = set(map(str, places))
+    hidden = {str(getattr(a, k)) for k in RIVALS if getattr(a, k)}
     words = ['PYTHON' if w in hidden else w for w in sys.argv[1:]]
     quoted = [repr(w) if ' ' in w else w for w in words]
-    return ' '.join(['python bench/infer.py', *quoted])
+    return ' '.join([f'python bench/{Path(sys.argv[0]).name}', *quoted])
 
 def measure(a, data):
     settings = dict(batch=a.batch, rounds=a.rounds, seconds=a.seconds)
@@ -271,27 +342,33 @@ def measure(a, data):
     if any(data.get(k, v) != v for k, v in settings.items()) and not a.again:
         raise SystemExit(f'{a.out} was measured with other settings ({before}); '
                          'take another --out, or --again')
-    data.update(command=command(a), machine=machine(a), **settings)
-    for k in ('openvino', 'larq'):
-        if getattr(a, k): continue
+    load = max(data.get('load', 0.), os.getloadavg()[0])
+    data.update(command=command(a), machine=machine(a), load=load, **settings)
+    if load > .5 + max(a.threads): data['provisional'] = True
+    for k in RIVALS:
+        if getattr(a, k) or a.missing: continue
         print(f'left out: {k} (--{k} says where it is installed)', file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         file = File(a, data, Path(folder))
         file.save()
         for name in a.nets: file.add(name)
+        if a.bnn_lab: add_products(file)
 
-def arguments():
+def parser():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--out', type=Path, default=Path('results/bench_infer.json'))
     p.add_argument('--openvino', metavar='PYTHON')
     p.add_argument('--larq', metavar='PYTHON')
+    p.add_argument('--onnx', metavar='PYTHON')
+    p.add_argument('--bnn_lab', metavar='PYTHON')
     p.add_argument('--threads', type=int, nargs='+', default=[1, 2])
     p.add_argument('--rounds', type=int, default=9)
     p.add_argument('--batch', type=int, default=1)
     p.add_argument('--nets', nargs='+', default=list(NETS), choices=list(NETS), metavar='NET',
                    help=f'of {list(NETS)}')
     p.add_argument('--rivals', nargs='+', help='only those whose name contains one of these words')
+    p.add_argument('--without', nargs='+', default=[], help='none whose name contains one of these')
     p.add_argument('--seconds', type=float, default=.3, help='of each in each round')
     p.add_argument('--layers', action=argparse.BooleanOptionalAction, default=True,
                    help='also where the time goes, see bench/layers.py')
@@ -300,14 +377,15 @@ def arguments():
     p.add_argument('--again', action='store_true', help='measure what is in the file too')
     p.add_argument('--draw', action='store_true',
                    help='only the tables and the picture of what is in the file')
-    return p.parse_args()
+    p.set_defaults(missing={})
+    return p
 
-def main():
-    a = arguments()
+def run(a):
+    "measure what is missing; tables and picture of all"
     data = json.loads(a.out.read_text()) if a.out.exists() else dict(nets={})
     if not a.draw: measure(a, data)
     data['nets'] = {k: data['nets'][k] for k in NETS if k in data['nets']}
     print('\n'.join(summary(data)))
     draw(data, a.out.with_suffix('.png'))
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': run(parser().parse_args())

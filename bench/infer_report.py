@@ -5,9 +5,10 @@ import layers
 FLOAT = ('torch', 'torch, channels first', 'torch.compile', 'torch.compile, channels first',
          'ONNX Runtime', 'OpenVINO, float32')
 BINARY = 'OpenVINO, binary', 'Larq', 'Larq, default kernels'
+INT8 = 'ONNX Runtime, int8', 'OpenVINO, int8'
 GROUPS = {'torch': FLOAT[:2], 'torch.compile': FLOAT[2:4], 'ONNX Runtime': FLOAT[4:5],
           'OpenVINO, float32': FLOAT[5:], 'OpenVINO, binary (values wrong)': BINARY[:1],
-          'Larq': BINARY[1:]}
+          'Larq': BINARY[1:], 'int8': INT8}
 PARTS = {'counting': 'counting bits', 'after_counting': 'after counting',
          'far': 'weights from further caches', 'stem': 'stem', 'shortcuts': 'shortcuts',
          'pools': 'pools', 'classifier': 'classifier', 'rest': 'rest'}
@@ -34,7 +35,7 @@ def summary(data):
     for name, net in data['nets'].items():
         out += [scaling_line(name, t, r) for t, r in net.get('scaling', {}).items()]
         out += [value_line(name, k, v) for k, v in net.get('values', {}).items()]
-    return out + layer_lines(data)
+    return out + product_lines(data) + layer_lines(data)
 
 def speed_line(name, threads, rows):
     best = fastest(rows, FLOAT)
@@ -53,9 +54,15 @@ def scaling_line(name, t, r):
 
 def value_line(name, kind, v):
     if v.get('error'): return f"{name:24}{kind}: {v['error']}"
-    return (f"{name:24}{kind}: answers differ by up to {v['largest_difference']:.2g} of "
+    return (f"{name:24}{kind}: {v.get('answers', '')}; answers differ by up to {v['largest_difference']:.2g} of "
             f"{v['largest_logit']:.2g}, correlation {v['correlation']:.4f} "
             f"(padding: {v['padding']})")
+
+def product_lines(data):
+    "the product alone"
+    return [f"{key:24}{r['name']:20}" + (f"{r['gmacs']:7.0f} G products/s, {r['answers']}"
+            if 'gmacs' in r else f"{r.get('error', '')}")
+            for key, rows in data.get('products', {}).items() for r in rows]
 
 def layer_lines(data):
     nets = {k: v['layers'] for k, v in data['nets'].items() if 'layers' in v}
@@ -99,7 +106,7 @@ def first_rows(net): return next(iter(net['threads'].values()))
 def draw_rivals(ax, nets, batch):
     for j, (label, names) in enumerate(GROUPS.items()):
         found = [fastest(first_rows(net), names) for net in nets.values()]
-        rows = {i + .13*(j - 2.5): r for i, r in enumerate(found) if r}
+        rows = {i + .12*(j - 3): r for i, r in enumerate(found) if r}
         if rows: draw_group(ax, rows, label, COLORS[j])
     threads = next(iter(next(iter(nets.values()))['threads']))
     ax.axvline(1, color='grey', ls='--', lw=.8)
@@ -113,7 +120,7 @@ def draw_group(ax, rows, label, color):
     "bars of one kind of rival; rows: height -> row"
     times = np.array([r['times_first'] for r in rows.values()])
     least, most = (np.array([r[k] for r in rows.values()]) for k in ('least', 'greatest'))
-    bars = ax.barh(list(rows), times, .12, color=color, label=label, error_kw=dict(lw=.7),
+    bars = ax.barh(list(rows), times, .11, color=color, label=label, error_kw=dict(lw=.7),
                    hatch='//' if 'wrong' in label else None, xerr=[times - least, most - times])
     ax.bar_label(bars, [f'{t:.1f}' for t in times], padding=3, fontsize=7)
 

@@ -1,6 +1,8 @@
 """One runtime as a process on the bench of `bench/infer.py`, run by the interpreter that has it.
 
     python bench/rivals.py KIND FILE.bnn SIDE BATCH THREADS [--onnx FILE.onnx] [--values FILE.npy]
+    python bench/rivals.py quantize FILE.onnx SIDE 1 1 --onnx OUT.onnx
+    python bench/rivals.py product-ours|product-bnn-lab CHANNELS SIDE 1 THREADS
 
 It needs numpy and the rival, neither torch nor numba. With `--values` it runs once, writes its
 answers, and ends.
@@ -28,6 +30,68 @@ def torch_rows(a, x, compiled=False):
     return lambda: net(images).numpy()
 
 def torch_compiled(a, x): return torch_rows(a, x, compiled=True)
+
+# --- ONNX Runtime
+
+def onnx(a, x):
+    "a file in ONNX Runtime"
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = a.threads
+    session = onnxruntime.InferenceSession(a.onnx, options, providers=['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: x})[0]
+
+def quantize(a):
+    "8 bits for weights and inputs of all convolutions, ranges from 8 pictures of noise"
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    g = np.random.default_rng(1)
+    class Noise(CalibrationDataReader):
+        left = 8
+        def get_next(self):
+            self.left -= 1
+            image = g.standard_normal((1, 3, a.side, a.side), np.float32)
+            return dict(images=image) if self.left >= 0 else None
+    quantize_static(a.file, a.onnx, Noise(), per_channel=True, op_types_to_quantize=['Conv'],
+                    activation_type=QuantType.QInt8, weight_type=QuantType.QInt8)
+
+# --- One product of signs: a 3x3 convolution of CHANNELS to CHANNELS
+
+def signs(a):
+    "(pixels, products) and (filters, products), -1 or +1"
+    g, n = np.random.default_rng(2), 9*int(a.file)
+    return (g.integers(0, 2, s)*2 - 1 for s in ((a.side*a.side, n), (int(a.file), n)))
+
+def product_bnn_lab(a):
+    "rows and filters are packed before; of the package only its kernels are imported"
+    import types
+    from importlib.util import find_spec
+    package = types.ModuleType('bnn') # the real one imports torch
+    package.__path__ = list(find_spec('bnn').submodule_search_locations)
+    sys.modules['bnn'] = package
+    from bnn.kernels import packed as p
+    p.set_num_threads(a.threads)
+    if not p.native_kernel_available(): raise SystemExit('its compiled kernel does not load')
+    (x, n), (w, _) = (p.pack_binary_pm1(v.astype(np.float32), axis=1) for v in signs(a))
+    return lambda: p.binary_gemm_native_prepacked(x, w, n)
+
+def product_ours(a):
+    "the same product as a convolution of 1x1 with nine times the channels"
+    from bnn_bn.onebit import kernels as k
+    (x, w), way = signs(a), k.get_way()
+    memory, out = k.Memory(), k.aligned(np.zeros((a.side, a.side, len(w)), np.float32))
+    vectors = np.repeat(np.float32([1, 0, 1, np.inf]), len(w)).reshape(4, -1)
+    filters = k.pack_signs(w)[:, None, None]
+    image = memory.put(k.pack_signs(x))
+    to = k.Target(numbers=memory.keep(out), step=4*len(w))
+    rows = k.ConvPlan(way=way, w=filters, c_in=x.shape[1], size=(a.side, a.side), x=image,
+                      vectors=vectors, memory=memory, to=to, window=k.Window()).rows()
+    scratch = k.aligned(np.zeros(k.scratch_bytes(filters[0].size), np.uint8))
+    table, walk = memory.put(k.make_table()), k.code_for(k.ways[way])[0]['convolutions']
+    def run(keep=(memory, scratch)):
+        walk(k.start_of(rows), len(rows), 1, table, scratch.ctypes.data)
+        return out.reshape(len(x), -1)
+    return run
 
 # --- OpenVINO
 
@@ -191,13 +255,14 @@ def larq(a, x, **options):
 def larq_best(a, x): return larq(a, x, use_indirect_bgemm=True, use_xnnpack=True)
 
 KINDS = {'openvino': openvino, 'openvino-binary': openvino_binary, 'torch': torch_rows,
-         'compiled': torch_compiled, 'larq': larq, 'larq-best': larq_best}
+         'compiled': torch_compiled, 'onnx': onnx, 'larq': larq, 'larq-best': larq_best}
+PRODUCTS = {'product-ours': product_ours, 'product-bnn-lab': product_bnn_lab}
 
 def arguments():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('kind')
-    p.add_argument('file')
+    p.add_argument('file', help='a .bnn file; of a product the number of channels')
     for name in ('side', 'batch', 'threads'): p.add_argument(name, type=int)
     p.add_argument('--onnx')
     p.add_argument('--values')
@@ -208,8 +273,10 @@ def arguments():
 
 def main():
     a = arguments()
+    if a.kind == 'quantize': return quantize(a)
     x = np.random.default_rng(0).standard_normal((a.batch, 3, a.side, a.side), np.float32)
     if a.kind.startswith('way:'): run = packed(a, x, a.kind[4:])
+    elif a.kind in PRODUCTS: run = PRODUCTS[a.kind](a)
     else: run = KINDS[a.kind](a, x)
     if a.values: np.save(a.values, run())
     else: serve(run, START)

@@ -30,7 +30,8 @@ commands = dict(
     classify=Command('commands', 'bnn_classify', 'name what is on pictures, by a packed network'),
     export=Command('commands', 'bnn_export', 'a network as ONNX, QONNX, one C file or a page'),
     deploy=Command('commands', 'bnn_deploy', 'a folder that runs a network without torch'),
-    bench=Command('commands', 'bnn_bench', 'its speed on this machine, beside torch and ONNX'))
+    bench=Command('commands', 'bnn_bench', 'its speed on this machine, beside torch and ONNX'),
+    warm=Command('commands', 'bnn_warm', 'compile the kernels now, for later processes'))
 
 # %% ../nbs/5_packed/37_cli.ipynb #44d58176
 def usage()->str:

@@ -13,7 +13,8 @@ import numpy as np
 from .graph import Graph, Node, check_graph
 from .stem import as_pixels, pixel_stem, zero_points
 from .counting import get_way, make_table, pack_signs, unpack_signs, way_for, ways, words
-from .kernels import ConvPlan, Job, Memory, Target, Window, aligned, check_reach, run_plan
+from .kernels import ConvPlan, Job, Memory, Target, Window, aligned, check_reach
+from .kernels import code_for, run_plan
 from .kernels import scratch_bytes, wait
 from .tiles import BIT_CONV, REAL_CONV, INT_CONV, MAX, AVERAGE, BYTES, COPY
 from .tiles import RESULT, make_row
@@ -326,7 +327,8 @@ def make_plan(
 class Helpers:
     """Threads that help with the latest call; one that comes too late finds nothing left to do.
     For some 50 microseconds after a call they look for the next one."""
-    def __init__(self, n):
+    def __init__(self, n, way):
+        self.way = way
         self.calls, self.work, self.ended = [threading.Semaphore(0) for _ in range(n)], None, False
         self.count = aligned(np.zeros(8, np.int64)) # calls so far
         for i in range(n): threading.Thread(target=self.serve, args=(i,), daemon=True).start()
@@ -334,7 +336,7 @@ class Helpers:
     def serve(self, i):
         seen = 0
         while not self.ended:
-            if not wait(self.count.ctypes.data, seen + 1, 1500): self.calls[i].acquire()
+            if not wait(self.way, self.count.ctypes.data, seen + 1, 1500): self.calls[i].acquire()
             while self.calls[i].acquire(blocking=False): pass # calls that were seen
             seen, work = int(self.count[0]), self.work
             if work is not None: work(i + 1)
@@ -460,7 +462,8 @@ def run(engine, x, out):
     "all images, by the threads of the engine"
     if engine.threads == 1: return run_alone(engine, x, out)
     if engine.helpers is None:
-        engine.helpers = Helpers(engine.threads - 1)
+        code_for(ways[engine.way]) # else each thread would compile
+        engine.helpers = Helpers(engine.threads - 1, ways[engine.way])
         weakref.finalize(engine, engine.helpers.end)
     if len(x) < engine.threads: run_together(engine, x, out)
     else: run_apart(engine, x, out)
@@ -491,7 +494,7 @@ def run_threads(engine, plans, arrays, counters, apart, total):
     job = Job(len(arrays[0]), counters.ctypes.data, apart)
     def work(t, keep=(arrays, counters)):
         run_plan(way, plans[t].rows, job, table.ctypes.data, scratch[t].ctypes.data)
-    engine.helpers.run(work, lambda: wait(counters.ctypes.data, total, 0))
+    engine.helpers.run(work, lambda: wait(way, counters.ctypes.data, total, 0))
 
 def set_images(plan, x, out):
     "the plan's rows, reading these images and writing there"

@@ -135,6 +135,7 @@ __version__ = '$version'
 from pathlib import Path
 from .$start import PackedNet, classify
 from .$start import load_packed as _load_packed
+from .onebit.kernels import warm
 
 def load_packed(
     path, # a `.bnn` file, its bytes, or an open file
@@ -182,7 +183,8 @@ READ_ME = '''python -m pip install -r requirements.txt
 python classify.py PICTURE
 python serve.py 8000        then:  curl --data-binary @PICTURE http://localhost:8000
 
-The first call compiles the kernels for this CPU, some seconds once; they are kept in __pycache__.
+The first call compiles the kernels for this CPU, some seconds once; their code is kept in __pycache__
+or in the user's cache folder. To do it before:  python -c 'import bnn_runtime; bnn_runtime.warm()'
 '''
 
 # %% ../../nbs/5_packed/36c_runtime.ipynb #bfb050f9

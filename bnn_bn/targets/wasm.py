@@ -12,24 +12,16 @@ from pathlib import Path
 import numpy as np
 from fastcore.xdg import xdg_cache_home
 from llvmlite import binding, ir
-from numba import from_dtype, njit, types
-from numba.extending import intrinsic
+from numba import njit, types
 from ..core.files import write_file
 from ..onebit import kernels, tiles
 from ..onebit.counting import Wasm
-from ..onebit.kernels import do_share
-from ..onebit.tiles import B32, F32, I32, I64, ROW, VF, const, function, ints, lanes
+from ..onebit.kernels import ROW_BYTES, do_share, row_at
+from ..onebit.tiles import B32, F32, I32, I64, VF, const, function, ints, lanes
 from ..onebit.tiles import undefined, vec
 
 # %% ../../nbs/5_packed/36b_wasm.ipynb #09f42941
-@intrinsic
-def row_at(typing, address): # the row of a plan that lies there
-    record = from_dtype(ROW)
-    def code(context, b, signature, args):
-        return b.inttoptr(args[0], context.get_value_type(record))
-    return record(address), code
-
-WAY, ROW_BYTES = Wasm(), ROW.itemsize
+WAY = Wasm()
 
 def run_rows(rows, n, table, scratch):
     "n rows of a plan for one picture; all are addresses but n"

@@ -196,7 +196,8 @@ def check_folder(folder, force):
     "nothing is overwritten unless that is asked for"
     if folder.is_dir() and (force or not any(folder.iterdir())): return
     if not folder.exists(): return
-    mend = 'is no folder' if not folder.is_dir() else 'is not empty; force replaces the page in it'
+    mend = 'is no folder' if not folder.is_dir() else 'is not empty'
+    if folder.is_dir(): mend += '; force=True replaces the page in it'
     raise FileExistsError(f'folder={str(folder)!r} is there already and {mend}')
 
 PAGE = dict([('page.html', 'index.html'), ('page.js', 'page.js'), ('bnn.js', 'bnn.js')])

@@ -62,9 +62,9 @@ def in_options(
 )->str: # with `--name value` for each `name=value`
     "The words of a Python call in those of the command line."
     def spelt(m):
-        if m[1] not in options: return m[0]
-        name = m[1].replace('compiled', 'compile')
-        return f'--{name} {m[2] or m[3]}'.strip()
+        name, value = 'compile' if m[1] == 'compiled' else m[1], m[2] or m[3]
+        if value == 'True': value = '' # a switch
+        return f'--{name} {value}'.strip() if m[1] in options else m[0]
     return re.sub(r"\b(\w+)=(?:'([^']*)'|([^\s:;,)']*))", spelt, text)
 
 # %% ../../nbs/4_training/27c_failures.ipynb #ed5b350a

@@ -224,13 +224,13 @@ def _config_of(out, resume, force=False):
     if resume and file.exists(): return _read_config(file)
     if force or rank_distrib(): return {} # the first process looks after it
     if file.exists():
-        raise ValueError(f'{out}: a run is there already; go on with it by --resume, delete it by '
-                         '--force, or choose another directory')
+        raise ValueError(f'{out}: a run is there already; go on with it by resume=True, delete '
+                         'it by force=True, or choose another directory')
     if out.exists() and not out.is_dir(): raise NotADirectoryError(f'{out}: a file, no directory')
     foreign = [name for name in files if (out/name).exists() and not name.startswith('state-')]
     if foreign and not any(out.glob('state-*.safetensors')):
         raise ValueError(f'{out}: has {", ".join(foreign)} and no config.json, so it is of no run; '
-                         '--force replaces them, or choose another directory')
+                         'force=True replaces them, or choose another directory')
     return {}
 
 def _choose(r, dls, amp, compiled, old):
