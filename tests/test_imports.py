@@ -26,12 +26,13 @@ def modules_of(nb):
 # of the last one, where several add cells to it
 NUMBER = {m: p.stem.partition('_')[0] for p in NOTEBOOKS for m in modules_of(p)}
 DRAWS = 'core.plots' # stands alone, so that the cells of any chapter may draw with it
-ALONE = ('layers.binarize', 'images.augment', 'images.pictures', 'core.files', 'core.unwrap',
+ALONE = ('layers.binarize', 'core.arguments', 'core.files', 'core.unwrap',
          'core.trials', 'core.plots', 'onebit.counting')
-CORE = {'core.autocast', 'core.errors', 'core.files', 'core.unwrap', 'core.trials', 'core.plots'}
+CORE = {'core.arguments', 'core.autocast', 'core.errors', 'core.files', 'core.unwrap', 'core.trials', 'core.plots'}
 # nearly alone: what they may import beside `core`
 ALLOWED = {
-    'agc': set(), 'cost': set(), 'signal.ledger': set(), 'others.netgraph': set(), 'core.autocast': set(),
+    'agc': set(), 'cost': set(), 'images.augment': set(), 'images.pictures': set(),
+    'signal.ledger': set(), 'others.netgraph': set(), 'core.autocast': set(),
     'train.throughput': set(), 'train.ema': set(), 'optim': {'models'},
     'train.speed': {'core.autocast', 'train.ema', 'train.throughput'},
     'signal.probe': {'layers.activations', 'layers.conv', 'signal.ledger'},
