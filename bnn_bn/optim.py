@@ -45,10 +45,7 @@ class DecayWrapper(OptimWrapper):
 
     @property
     def param_lists(self): # of each group that fastai sees
-        def parameters(part):
-            groups = [g['params'] for g in self.groups(part)]
-            return [p for params in groups for p in params]
-        return [parameters(part) for part in self.parts]
+        return [_parameters_in(self.groups(part)) for part in self.parts]
 
     @property
     def hypers(self):
@@ -60,12 +57,8 @@ class DecayWrapper(OptimWrapper):
         if k not in self.bwd_map: return _check_absent(self.opt, k, values)
         every = []
         for v, part in zip(values, self.parts): every += [v]*len(part)
-        if k == 'wd': every = self._without_exempt(every)
+        if k == 'wd': every = _without_exempt(every, self.opt.param_groups)
         super()._set_hyper(k, every)
-    def _without_exempt(self, decays):
-        groups = self.opt.param_groups
-        return [0. if g.get('exempt', False) else wd
-                for g, wd in zip(groups, decays)]
 
 # %% ../nbs/4_training/20d_optim.ipynb #060bd10f
 def _check_absent(opt, k, values):
@@ -91,6 +84,15 @@ def _split_all(groups, exempt):
         parts.append(range(len(found), len(found) + len(new)))
         found += new
     return found, parts
+
+def _parameters_in(groups):
+    lists = [g['params'] for g in groups]
+    return [p for params in lists for p in params]
+
+def _without_exempt(decays, groups):
+    "0 for each group that never decays"
+    return [0. if g.get('exempt', False) else wd
+            for g, wd in zip(groups, decays)]
 
 # %% ../nbs/4_training/20d_optim.ipynb #44b026ef
 class OptFunc:

@@ -78,6 +78,7 @@ def read_options(
     read = _of_class if isinstance(node, ast.ClassDef) else _of_function
     return ast.get_docstring(node) or '', read(node, comments)
 
+# %% ../../nbs/7_appendix/05e_signatures.ipynb #ec5f6389
 def read_keys(
     module:str, # as in `read_options`
     name:str, # of a dict that is written out
@@ -101,6 +102,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f'{self.prog}: {message}; {self.prog} --help lists all options\n')
 
+# %% ../../nbs/7_appendix/05e_signatures.ipynb #2a661a35
 def add_option(
     parser, # of argparse, or a group of it
     option:Argument,

@@ -71,7 +71,6 @@ def is_watched(
             return True
     return False
 
-# %% ../../nbs/1_one_bit/01_activations.ipynb #c5300ce8
 class RPReLU(nn.Module):
     "PReLU(x + shift_in) + shift_out, one slope a channel (ReActNet, 2003.03488, eq. 5)."
     def __init__(self,

@@ -78,7 +78,7 @@ def train(
     writer=None, command:str='', # a SummaryWriter, or what makes one; words kept with the result
 )->dict: # as result.json
     "Train by a recipe, in one or more processes; after a kill, `resume` ends with the same bits."
-    out, old = full_path(out), _config_of(full_path(out), resume, force)
+    out, old = full_path(out), _config_of(full_path(out), resume, force, save_steps)
     few = dict(images=images, holdout=holdout, valid_images=valid_images)
     r, dls = prepared(r, path, dls, seed=seed, device=device, download=download, **few)
     amp, compiled = _choose(r, dls, amp, compiled, old)
@@ -218,8 +218,11 @@ def _paths(dl):
 def _sha(values): return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 # %% ../../nbs/4_training/28_run.ipynb #ed1fbdef
-def _config_of(out, resume, force=False):
+def _config_of(out, resume, force=False, save_steps=None):
     "config.json of the run that is resumed; empty for a new one"
+    if save_steps is not None and save_steps < 1:
+        raise ValueError(f'save_steps={save_steps}: at least 1 is needed; leave it out to save after '
+                         'each epoch only')
     file = out/'config.json'
     if resume and file.exists(): return _read_config(file)
     if force or rank_distrib(): return {} # the first process looks after it
