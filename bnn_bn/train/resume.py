@@ -36,6 +36,7 @@ def pack_tree(
         if isinstance(o, (list, tuple)):
             return {type(o).__name__: [walk(v, f'{at}.{i}') for i, v in enumerate(o)]}
         if not isinstance(o, torch.Tensor): raise _not_plain(o, at)
+        while at in tensors: at += "'" # keys with dots, or 1 and '1', can spell one name twice
         tensors[at] = o
         return {'tensor': at}
     return walk(tree, place), tensors
