@@ -27,7 +27,8 @@ from bnn_bn.onebit.fold import fold
 from bnn_bn.signal.start import calibrate
 from bnn_bn.data import fashion_mini, tensor_dls
 from bnn_bn.deploy import classify, load_packed, pack
-from bnn_bn.core.errors import CheckpointError, DataError, DivergenceError, PackedFormatError
+from bnn_bn.core.errors import CheckpointError, DataError, DivergenceError
+from bnn_bn.core.errors import ExportError, PackedFormatError
 from bnn_bn.onebit.graph import from_bytes, read_bnn, to_bytes
 from bnn_bn.learner import bnn_learner
 from bnn_bn.signal.probe import dead_channels
@@ -293,6 +294,18 @@ def test_pictures_that_may_be_misread(picture, word):
 def test_three_grey_pictures_of_a_grey_network():
     packed = pack(small(), mean=[.5], std=[.2], size=[32, 32])
     assert len(classify(packed, np.zeros((3, 32, 32), np.uint8))) == 3
+
+def test_an_onnx_file_that_is_cut_at_any_length(tmp_path):
+    "an empty one, too, which is a whole protobuf: it has no step, so nothing could be found in it"
+    onnx, file = pytest.importorskip('onnx'), tmp_path/'net.onnx'
+    nodes = [onnx.helper.make_node('Relu', ['x'], ['y']), onnx.helper.make_node('Relu', ['y'], ['z'])]
+    graph = onnx.helper.make_graph(nodes, 'g', [], [])
+    whole = onnx.helper.make_model(graph, producer_name='p').SerializeToString()
+    file.write_bytes(whole)
+    assert_norm_free(file)
+    for n in range(len(whole)):
+        file.write_bytes(whole[:n])
+        with pytest.raises(ExportError, match='net.onnx: '): assert_norm_free(file)
 
 # What is no network, no file
 
