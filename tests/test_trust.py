@@ -281,6 +281,14 @@ def test_an_argument_of_a_part_that_is_none(args, tmp_path):
     write_tensors(file, net.state_dict(), config=net.cfg, info={}, parts=parts)
     with pytest.raises(CheckpointError, match='net.safetensors: .*no argument of Dropout'): load_model(file)
 
+@pytest.mark.parametrize('size', [None, [], [1], [1, 1, 1], 0, [1, -1], '1', [None]])
+def test_a_size_that_no_pool_has(size, tmp_path):
+    "torch takes these when it makes the layer, and fails when it is called"
+    net, file = small(), tmp_path/'net.safetensors'
+    parts = {'head': dict(type='AdaptiveAvgPool2d', args=dict(output_size=size))}
+    write_tensors(file, net.state_dict(), config=net.cfg, info={}, parts=parts)
+    with pytest.raises(CheckpointError, match='net.safetensors: .*output_size='): load_model(file)
+
 # Pictures
 
 @pytest.mark.parametrize('picture,word', [
