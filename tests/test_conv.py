@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from bnn_bn.layers.binarize import hard_sign
-from bnn_bn.layers.conv import QuantConv2d, ScaledStdConv2d, scaled_conv2d, standardize
+from bnn_bn.layers.conv import QuantConv2d, ScaledStdConv2d, scaled_conv2d
+from bnn_bn.layers.conv import standard_sign, standardize
 
 GEOMETRY = dict(stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2)
 
@@ -85,3 +86,22 @@ def test_autocast_sets_the_dtype(binary):
     with torch.autocast('cpu', torch.bfloat16): y = conv(x)
     assert y.dtype == torch.bfloat16 and conv(x).dtype == torch.float32
     torch.testing.assert_close(y.float(), conv(x), rtol=.05, atol=.05)
+
+@pytest.mark.parametrize('kw', [{}, dict(gamma=1.7, floor=.9, zero=0.),
+                                dict(gamma=.6, floor=0., eps=.3, eps_in_root=True)])
+def test_signs_of_standardised_weights_under_a_transform(kw):
+    "the same signs, scales and gradient as outside of it"
+    w, factor = images(5, 2, 3, 3), images(5, 2, 3, 3)
+    with torch.no_grad(): w[0] = 0.
+    def loss(w):
+        sign, scale = standard_sign(w, **kw)
+        return (factor*sign*scale).sum(), (sign, scale)
+    outside = w.clone().requires_grad_()
+    value, parts = loss(outside)
+    (grad,) = torch.autograd.grad(value, outside)
+    found, (again, others) = torch.func.grad_and_value(loss, has_aux=True)(w)
+    torch.testing.assert_close((again, *others), (value, *parts))
+    torch.testing.assert_close(found[1:], grad[1:])
+
+def test_signs_have_the_dtype_of_the_weights():
+    for part in standard_sign(images(5, 2, 3, 3).half()): assert part.dtype == torch.float16
