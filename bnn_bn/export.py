@@ -118,10 +118,12 @@ def _load(model):
     onnx = _need('onnx')
     if isinstance(model, onnx.ModelProto): return model
     if not full_path(model).is_file(): raise FileNotFoundError(f'{model}: no such file')
-    try: return onnx.load(str(full_path(model)))
+    try: found = onnx.load(str(full_path(model)))
     except Exception as e:
         raise ExportError(f'{model}: not an ONNX file ({type(e).__name__}: {e}); '
                           'to_onnx writes one') from None
+    if found.graph.node and found.opset_import: return found
+    raise ExportError(f'{model}: an ONNX file without steps; it is empty or truncated')
 
 # %% ../nbs/5_packed/33_export.ipynb #90d77fb2
 OPSET, IR, QONNX = 13, 7, 'qonnx.custom_op.general' # of ONNX 1.8, December 2020

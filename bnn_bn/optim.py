@@ -107,6 +107,8 @@ class OptFunc:
         self.opt, self.learn = opt, learn
 
     def __call__(self, groups, lr):
+        if not hasattr(self.learn, 'model'):
+            raise ValueError(f'learn={self.learn!r}: OptFunc(opt, learn) needs its Learner')
         exempt = exempt_parameters(self.learn.model)
         opt = _made(self.opt, groups, lr)
         if isinstance(self.opt, OptimWrapper): # a built one: its groups are split once

@@ -9,6 +9,7 @@ from folders import noise_folder
 from bnn_bn.checkpoint import save_network
 from bnn_bn.core.errors import CheckpointError
 from bnn_bn.data import tensor_dls
+from bnn_bn.folder import folder_dls
 from bnn_bn.train.distill import Distill
 from bnn_bn.learner import bnn_learner
 from bnn_bn.models import assert_bn_free, binary_net
@@ -121,14 +122,16 @@ def count_down(real, n, before=False):
         return result
     return dying
 
-def attempt(recipe, out, where=None, **kw):
+FASHION = dict(images=128, holdout=64)
+
+def attempt(recipe, out, where=None, data=FASHION, **kw):
     "train, and die at a place if one is given; did it end?"
     patch = pytest.MonkeyPatch()
     if where:
         owner, name, before, n = where
         patch.setattr(owner, name, count_down(getattr(owner, name), n, before))
     kw = dict(amp='none', compiled='no') | kw
-    try: run.train(recipe, out, device='cpu', images=128, holdout=64, **kw)
+    try: run.train(recipe, out, device='cpu', **data, **kw)
     except Killed: return False
     finally: patch.undo()
     return True
@@ -174,6 +177,36 @@ def test_what_auto_chose_may_be_said(fast, same, others, tmp_path, monkeypatch, 
             attempt(TINY, out, resume=True, amp=amp)
     assert attempt(TINY, out, resume=True, amp=same)
     same_run(tmp_path/'whole', out)
+
+def draw_pictures(root, seed):
+    "two classes of noise; a BMP of 32 pixels has always the same size"
+    g = np.random.default_rng(seed)
+    for part, n in (('train', 8), ('val', 4)):
+        for name in [f'{part}/{c}/{i}.bmp' for c in 'ab' for i in range(n)]:
+            (root/name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(g.integers(0, 256, (32, 32, 3), np.uint8)).save(root/name)
+
+def other_pixels(root): draw_pictures(root, 1)
+def other_classes(root):
+    for part in ('train', 'val'): (root/part/'a').rename(root/part/'z')
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('saved', [False, True]) # killed before the first state, or after it
+@pytest.mark.parametrize('change,word', [(other_pixels, 'data'), (other_classes, 'classes')])
+def test_other_pictures_under_the_same_names(change, word, saved, tmp_path, capfd):
+    "a run does not go on with them, whether it has saved a state or not"
+    root, out = tmp_path/'pictures', tmp_path/'run'
+    def data(): return dict(data=dict(dls=folder_dls(root, bs=4, size=32, workers=0, device='cpu')))
+    draw_pictures(root, 0)
+    in_epoch_2 = Learner, '_do_one_batch', False, 7
+    assert not attempt(TINY, out, in_epoch_2, **data())
+    for f in out.iterdir():
+        if not saved and f.name != 'config.json': f.unlink()
+    before = {f.name: f.read_bytes() for f in out.iterdir()}
+    change(root)
+    with pytest.raises(CheckpointError, match=f'another training .*{word}'):
+        attempt(TINY, out, resume=True, **data())
+    assert before.items() <= {f.name: f.read_bytes() for f in out.iterdir()}.items()
 
 # 4 batches and one of validation an epoch
 COMPILED = ('fashion --device cpu --images 256 --holdout 64 --bs 64 --width .125 --epochs 2 '

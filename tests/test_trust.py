@@ -27,7 +27,8 @@ from bnn_bn.onebit.fold import fold
 from bnn_bn.signal.start import calibrate
 from bnn_bn.data import fashion_mini, tensor_dls
 from bnn_bn.deploy import classify, load_packed, pack
-from bnn_bn.core.errors import CheckpointError, DataError, DivergenceError, PackedFormatError
+from bnn_bn.core.errors import CheckpointError, DataError, DivergenceError
+from bnn_bn.core.errors import ExportError, PackedFormatError
 from bnn_bn.onebit.graph import from_bytes, read_bnn, to_bytes
 from bnn_bn.learner import bnn_learner
 from bnn_bn.signal.probe import dead_channels
@@ -280,6 +281,14 @@ def test_an_argument_of_a_part_that_is_none(args, tmp_path):
     write_tensors(file, net.state_dict(), config=net.cfg, info={}, parts=parts)
     with pytest.raises(CheckpointError, match='net.safetensors: .*no argument of Dropout'): load_model(file)
 
+@pytest.mark.parametrize('size', [None, [], [1], [1, 1, 1], 0, [1, -1], '1', [None]])
+def test_a_size_that_no_pool_has(size, tmp_path):
+    "torch takes these when it makes the layer, and fails when it is called"
+    net, file = small(), tmp_path/'net.safetensors'
+    parts = {'head': dict(type='AdaptiveAvgPool2d', args=dict(output_size=size))}
+    write_tensors(file, net.state_dict(), config=net.cfg, info={}, parts=parts)
+    with pytest.raises(CheckpointError, match='net.safetensors: .*output_size='): load_model(file)
+
 # Pictures
 
 @pytest.mark.parametrize('picture,word', [
@@ -293,6 +302,18 @@ def test_pictures_that_may_be_misread(picture, word):
 def test_three_grey_pictures_of_a_grey_network():
     packed = pack(small(), mean=[.5], std=[.2], size=[32, 32])
     assert len(classify(packed, np.zeros((3, 32, 32), np.uint8))) == 3
+
+def test_an_onnx_file_that_is_cut_at_any_length(tmp_path):
+    "an empty one, too, which is a whole protobuf: it has no step, so nothing could be found in it"
+    onnx, file = pytest.importorskip('onnx'), tmp_path/'net.onnx'
+    nodes = [onnx.helper.make_node('Relu', ['x'], ['y']), onnx.helper.make_node('Relu', ['y'], ['z'])]
+    graph = onnx.helper.make_graph(nodes, 'g', [], [])
+    whole = onnx.helper.make_model(graph, producer_name='p').SerializeToString()
+    file.write_bytes(whole)
+    assert_norm_free(file)
+    for n in range(len(whole)):
+        file.write_bytes(whole[:n])
+        with pytest.raises(ExportError, match='net.onnx: '): assert_norm_free(file)
 
 # What is no network, no file
 

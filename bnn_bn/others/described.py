@@ -83,13 +83,17 @@ def _word(v): return type(v) is str
 def _bits(v): return type(v) is bool or v in (None, 'act', 'both', 'real')
 def _none_or(test): return lambda v: v is None or test(v)
 def _each(test): return lambda v: all(map(test, v)) if type(v) in (list, tuple) else test(v)
+def _map_size(v):
+    "a side, or a pair of sides; None in a pair leaves that side"
+    if type(v) not in (list, tuple): return _count(v)
+    return len(v) == 2 and all(map(_none_or(_count), v))
 
 _tests = {
     _count: 'in_channels out_channels groups in_features out_features num_parameters num_features '
             'num_groups num_channels upscale_factor ni',
     _none_or(_count): 'divisor_override',
     _each(_count): 'kernel_size stride dilation normalized_shape unflattened_size',
-    _each(_none_or(_count)): 'output_size',
+    _map_size: 'output_size',
     _each(_pixels): 'padding',
     _axis: 'start_dim end_dim',
     _none_or(_axis): 'dim',

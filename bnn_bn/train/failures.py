@@ -48,14 +48,6 @@ def readable(
         said = str(e).split(':' + chr(10) + chr(9))[-1]
         raise SystemExit(f'{command}: {in_options(said, options)}') from None
 
-def _stop(number, frame): raise KeyboardInterrupt
-
-def _said(stopped, options):
-    "how to go on after a stop"
-    if isinstance(stopped, Interrupted): return f'{stopped}; --resume goes on'
-    if str(stopped) or 'resume' not in options: return str(stopped) or 'stopped'
-    return 'stopped; --resume goes on from the last state, or from the start if there is none'
-
 def in_options(
     text:str, # of an error
     options, # names of a command's arguments
@@ -73,6 +65,14 @@ def _is_ours(error):
     if isinstance(error, BnnError): return True
     last = traceback.extract_tb(error.__traceback__)[-1]
     return Path(bnn_bn.__file__).parent in Path(last.filename).parents
+
+def _stop(number, frame): raise KeyboardInterrupt
+
+def _said(stopped, options):
+    "how to go on after a stop"
+    if isinstance(stopped, Interrupted): return f'{stopped}; --resume goes on'
+    if str(stopped) or 'resume' not in options: return str(stopped) or 'stopped'
+    return 'stopped; --resume goes on from the last state, or from the start if there is none'
 
 # %% ../../nbs/4_training/27c_failures.ipynb #642a609a
 @contextmanager

@@ -36,6 +36,7 @@ def pack_tree(
         if isinstance(o, (list, tuple)):
             return {type(o).__name__: [walk(v, f'{at}.{i}') for i, v in enumerate(o)]}
         if not isinstance(o, torch.Tensor): raise _not_plain(o, at)
+        while at in tensors: at += "'" # keys with dots, or 1 and '1', can spell one name twice
         tensors[at] = o
         return {'tensor': at}
     return walk(tree, place), tensors
@@ -156,19 +157,15 @@ def on_signals(
     names:tuple=STOP, # of signals
 ):
     "Within it, signals are handled by a function; outside of the main thread nothing changes."
-    old = {s: signal.getsignal(s) for s in _wanted(names)}
-    for s in old: signal.signal(s, handler)
+    main = threading.current_thread() is threading.main_thread()
+    found = [getattr(signal, name) for name in names if main and hasattr(signal, name)]
+    old = {s: signal.getsignal(s) for s in found}
+    heard = [s for s in found if s == signal.SIGINT or old[s] != signal.SIG_IGN]
+    for s in heard: signal.signal(s, handler)
     try: yield
     finally:
-        for s, before in old.items(): signal.signal(s, before or signal.SIG_DFL)
+        for s in heard: signal.signal(s, old[s] or signal.SIG_DFL)
 
-def _wanted(names):
-    "signals that are there, and that the parent did not switch off"
-    if threading.current_thread() is not threading.main_thread(): return []
-    found = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    return [s for s in found if s == signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
-
-# %% ../../nbs/4_training/24_resume.ipynb #8f59fcca
 class Interrupted(KeyboardInterrupt):
     "A training was stopped by a signal, after its state was saved."
 

@@ -20,7 +20,6 @@ from ..core.arguments import check_type, check_whole
 from ..core.files import full_path, locked, read_table, write_figure, write_file
 from ..checkpoint import save_model, tensors_digest
 from ..data import TensorDL
-from ..folder import FolderDL
 from .distill import Distill
 from ..core.errors import CheckpointError
 from ..images.loaders import describe
@@ -148,7 +147,7 @@ def _run(learn, r, config, **kwargs):
     start = time.perf_counter()
     with stop_signals() as stop, several_processes(learn), log:
         check_alike(_flat(config) | sums)
-        _prepare(kwargs['out'], config, _device(learn.dls).type)
+        _prepare(kwargs['out'], config | sums, _device(learn.dls).type)
         steps = _fit(learn, r, stop=stop, info=config | sums, **kwargs)
     last, rows = steps[-1], learn.history.rows
     return dict(
@@ -193,9 +192,10 @@ def kinds_of(r):
 
 # %% ../../nbs/4_training/28_run.ipynb #aa2d7213
 def fingerprints(learn):
-    "sums of what a training depends on besides its settings, for `ExactResume`"
+    "sums of what a training depends on besides its settings, for config.json and `ExactResume`"
     dl, found = learn.dls.train, {}
     found['data'] = _sum_of_data(dl)
+    if files := _files_of(dl): found['bytes of the data'] = _sum_of_bytes(files)
     found['classes'] = _sha([str(v) for v in getattr(learn.dls, 'vocab', None) or ()])
     teachers = [c.teacher for c in learn.cbs if isinstance(c, Distill)]
     if teachers: found['teacher'] = tensors_digest(teachers[0].state_dict())
@@ -204,16 +204,22 @@ def fingerprints(learn):
 def _sum_of_data(dl):
     "of the pictures themselves where they are tensors; of a folder's names and sizes"
     if isinstance(dl, TensorDL): return tensors_digest(dict(x=dl.x, y=dl.y))
-    samples = getattr(getattr(dl, 'dataset', None), 'samples', ())
-    if not samples and not isinstance(dl, FolderDL): samples = _paths(dl)
-    files = [(Path(f), int(k)) for f, k in samples]
+    files = _files_of(dl)
     names = ['/'.join((*f.parts[-2:], str(k))) for f, k in files]
     return _sha(names + [f.stat().st_size for f, _ in files[::1 + len(files)//10000]])
 
-def _paths(dl):
-    "files of a loader of fastai's, whose classes are in their names"
-    paths = [f for f in getattr(dl, 'items', ()) if isinstance(f, Path)]
-    return [(f, 0) for f in paths if f.is_file()]
+def _sum_of_bytes(files):
+    "of up to 1,000 files, spread over all"
+    return _sha([hashlib.sha256(f.read_bytes()).hexdigest() for f, _ in files[::1 + len(files)//1000]])
+
+def _files_of(dl):
+    "pictures and their classes; 0 where an item is a file alone, as fastai's are"
+    data = getattr(dl, 'dataset', None)
+    items = getattr(data, 'samples', getattr(data, 'items', ()))
+    if callable(items): return []
+    pairs = [o if isinstance(o, tuple) else (o, 0) for o in items]
+    found = [(Path(f), k) for f, k, *_ in pairs if isinstance(f, (str, Path))]
+    return [(f, k) for f, k in found if f.is_file()]
 
 def _sha(values): return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
@@ -262,7 +268,9 @@ def _prepare(out, config, device):
     old = _read_config(file)
     for k in ('command', 'demo'): old.pop(k, None)
     before = old.pop('threads', threads)
-    same_settings(_flat(old), _flat(config), file)
+    sums = {k: v for k, v in config.items() if k.startswith(SHA)} # which an earlier version lacks
+    same_settings(sums | _flat(old), _flat(config), file)
+    if not any(out.glob('state-*.safetensors')): print(f'{out}: no state there, begun anew', flush=True)
     if device != 'cpu' or before == threads: return
     print(f'begun with {before} CPU threads, goes on with {threads}: sums are rounded in another '
           'order, so the bits will differ from those of one piece', flush=True)
