@@ -523,12 +523,13 @@ def _torchvision_vgg(name, n_out=None, dropout=.5, num_classes=None, **other):
 
 # %% ../nbs/2_no_norm/12_models.ipynb #f739d154
 def list_models(
-    pattern:str='*', # shell pattern, such as '*_nobn'
+    pattern='*', # shell pattern, such as '*_nobn', or a list of them
     pretrained:bool=False, # names of trained networks instead?
 )->list: # names for `create_model`, sorted
     "Names of the networks that match."
     nets = [f'{b}_{norm}' for b in backbones for norm in _choices['norm']] + _real
-    return sorted(n for n in (cards() if pretrained else nets) if fnmatch(n, pattern))
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    return sorted(n for n in (cards() if pretrained else nets) if any(fnmatch(n, p) for p in patterns))
 
 def create_model(
     name:str, # one of `list_models()` or of `list_models(pretrained=True)`

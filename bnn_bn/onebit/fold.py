@@ -91,6 +91,8 @@ def conv_parts(conv, norm, factor=1.):
 def geometry_of(conv, name):
     "stride, padding and dilation as whole numbers"
     pairs = {k: getattr(conv, k) for k in ('stride', 'padding', 'dilation')}
+    if conv.padding_mode != 'zeros':
+        raise ExportError(f'{name}: padding_mode={conv.padding_mode!r} cannot be packed; zeros can')
     if conv.groups != 1 or any(a != b for a, b in pairs.values()):
         raise ExportError(f'{name}: groups or unequal sides ({conv}) cannot be packed')
     return {k: a for k, (a, _) in pairs.items()}
