@@ -140,7 +140,7 @@ def _reference(graph):
 
 def _as_lists(info, channels):
     "names in one word, and numbers for all channels, as the lists that a file holds"
-    out = dict(info)
+    out = {k: v.tolist() if hasattr(v, 'tolist') else v for k, v in info.items()} # numpy's, torch's
     if isinstance(out.get('classes'), str): out['classes'] = list(out['classes'])
     for k in {'mean', 'std'} & set(out):
         if isinstance(out[k], Real): out[k] = [float(out[k])]*channels

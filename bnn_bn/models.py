@@ -415,7 +415,7 @@ def _is_plain(m):
 
 # %% ../nbs/2_no_norm/12_models.ipynb #b4d087b1
 import inspect
-from fnmatch import filter as matching
+from fnmatch import fnmatch
 from importlib import import_module
 from .core.unwrap import bare
 from .layers.activations import RPReLU, RSign
@@ -541,13 +541,14 @@ def _torchvision_vgg(name, n_out=None, dropout=.5, num_classes=None, **other):
 
 # %% ../nbs/2_no_norm/12_models.ipynb #f739d154
 def list_models(
-    pattern:str='*', # shell pattern, such as '*_nobn'
+    pattern='*', # shell pattern, such as '*_nobn', or a list of them
     pretrained:bool=False, # names of trained networks instead?
 )->list: # names for `create_model`, sorted
     "Names of the networks that match."
-    if pretrained: return sorted(matching(cards(), pattern))
     ours = [f'{b}_{norm}' for b in backbones for norm in _choices['norm']]
-    return sorted(matching(ours + _real, pattern))
+    names = list(cards()) if pretrained else ours + _real
+    patterns = [pattern] if isinstance(pattern, str) else pattern
+    return sorted(n for n in names if any(fnmatch(n, p) for p in patterns))
 
 def create_model(
     name:str, # one of `list_models()` or of `list_models(pretrained=True)`

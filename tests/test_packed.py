@@ -595,3 +595,53 @@ def test_loaded_from_a_file_is_the_same(tmp_path):
     x = np.random.default_rng(0).standard_normal((1, 3, 64, 64), np.float32)
     assert (load_packed(packed.save(tmp_path/'a.bnn'))(x) == packed(x)).all()
     assert fold(create_model('reactnet_mini_bn')).info['config']['norm'] == 'bn'
+
+# what a user says of the pictures ---------------------------------------------------------------
+
+NAMES = [f'class {k}' for k in range(10)]
+SAID = dict(lists=lambda: (NAMES, [.5]*3, [.25]*3), tuples=lambda: (tuple(NAMES), (.5,)*3, (.25,)*3),
+            arrays=lambda: (np.array(NAMES), np.full(3, .5), np.full(3, .25, np.float32)),
+            tensors=lambda: (NAMES, torch.full((3,), .5), torch.full((3,), .25)),
+            numbers=lambda: (NAMES, .5, .25), of_numpy=lambda: (NAMES, np.float64(.5), np.float32(.25)))
+
+@pytest.mark.parametrize('kind', SAID)
+def test_facts_of_pictures_in_any_type(kind, tmp_path):
+    "what a file says of its pictures does not depend on the type in which a user gave it"
+    classes, mean, std = SAID[kind]()
+    packed = pack(mini(), classes=classes, mean=mean, std=std, size=np.array([32, 32]))
+    info = load_packed(packed.save(tmp_path/'n.bnn')).info
+    assert (list(info['classes']), info['size']) == (NAMES, [32, 32])
+    assert (info['mean'], info['std']) == ([.5]*3, [.25]*3)
+
+def test_padding_that_a_file_cannot_hold_is_named():
+    "it was found only by the comparison of logits, which asks for a report"
+    net = mini()
+    net.body.block1.conv.padding_mode = 'reflect'
+    with pytest.raises(ValueError, match="block1: padding_mode='reflect'"): pack(net)
+
+HEADS = {
+    'three': lambda nf: [torch.nn.Linear(nf, 9), torch.nn.ReLU(), torch.nn.Linear(9, 8, bias=False),
+                         torch.nn.LeakyReLU(.3), torch.nn.Linear(8, 7)],
+    'without activation': lambda nf: [torch.nn.Linear(nf, 9), torch.nn.Linear(9, 7)],
+    'slopes': lambda nf: [torch.nn.Linear(nf, 9), torch.nn.PReLU(9), torch.nn.Dropout(.5), torch.nn.Linear(9, 7)],
+    'nested': lambda nf: [torch.nn.Sequential(torch.nn.Linear(nf, 9), torch.nn.PReLU()), torch.nn.Linear(9, 7)]}
+
+@pytest.mark.parametrize('name', HEADS)
+def test_heads_of_several_linear_layers(name):
+    "the same logits; and the network can be told from one with a plain classifier"
+    net, x = mini(), torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    layers = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), *HEADS[name](net.num_features)]
+    net.head = torch.nn.Sequential(*layers).eval()
+    for m in net.head.modules():
+        if isinstance(m, torch.nn.PReLU): m.weight.data.uniform_(-1, 1)
+    packed = pack(net)
+    with torch.no_grad(): assert (packed(x) - net(x)).abs().max() < 1e-5
+    assert packed.n_out == 7
+
+@pytest.mark.parametrize('layer', [torch.nn.Tanh(), torch.nn.GELU(), torch.nn.BatchNorm1d(9)])
+def test_a_layer_of_the_head_that_has_no_place_is_named(layer):
+    net = mini()
+    fc = net.head.fc
+    net.head.fc = torch.nn.Sequential(torch.nn.Linear(fc.in_features, 9), layer, torch.nn.Linear(9, 7))
+    with pytest.raises(ValueError, match=f'head holds.*{type(layer).__name__}'): pack(net.eval())

@@ -84,7 +84,8 @@ REFUSED = {
     'F of bytes': (Image.fromarray(GREY.astype(np.float32)), r'\[0, 1\]'),
     'channels first': (COLOUR.transpose(2, 0, 1), 'channels last'),
     'channels last': (torch.tensor(COLOUR), 'of a tensor first'),
-    'none': (None, 'is no picture'), 'a row': (COLOUR[0], 'of shape'), 'no file': (b'<html>', 'not a readable picture')}
+    'a folder': ('.', 'a folder is no picture'), 'none': (None, 'is no picture'),
+    'a row': (COLOUR[0], 'of shape'), 'no file': (b'<html>', 'not a readable picture')}
 
 @pytest.mark.parametrize('form', REFUSED)
 def test_refused(form):

@@ -130,6 +130,8 @@ def _of_file(file):
             im.load()
             return _of_pil(im)
     except FileNotFoundError: raise FileNotFoundError(f'{name}: no such file') from None
+    except IsADirectoryError:
+        raise ValueError(f'{name}: a folder is no picture; give the files in it') from None
     except Exception as e:
         raise ValueError(f'{name}: not a readable picture ({e}); '
                          'fetch it again or remove it') from None

@@ -93,6 +93,8 @@ def conv_parts(conv, norm, factor=1.):
 def geometry_of(conv, name):
     "stride, padding and dilation as whole numbers"
     pairs = {k: getattr(conv, k) for k in ('stride', 'padding', 'dilation')}
+    if conv.padding_mode != 'zeros':
+        raise ExportError(f'{name}: padding_mode={conv.padding_mode!r} cannot be packed; zeros can')
     unequal = [k for k, (a, b) in pairs.items() if a != b]
     if unequal or conv.groups != 1:
         raise ExportError(f'{name}: groups or unequal sides ({conv}) cannot be packed')

@@ -1,0 +1,53 @@
+"Each command by each of its names: what it writes to stderr, and both spellings of an option."
+import configparser
+import os
+import subprocess
+import sys
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+def scripts():
+    "name -> module:function, as the package installs them"
+    config = configparser.ConfigParser(delimiters=['='], interpolation=None)
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    return dict(s.split('=') for s in config['DEFAULT']['console_scripts'].split())
+
+WRONG = { # words that are refused only by the code that does the work, so all of it is imported
+    'bnn': ['runs', '--folder', 'nowhere'], 'bnn_demo': ['--seeds', '0', '--out', 'demo'],
+    'bnn_train': ['fashion', '--images', '0'], 'bnn_eval': ['nowhere'], 'bnn_pack': ['nowhere'],
+    'bnn_bench': ['nowhere.bnn']}
+
+def called(name, words, folder):
+    "a command as its script calls it, in a process of its own; its user did not silence warnings"
+    module, function = scripts()[name].split(':')
+    file = folder/name
+    file.write_text(f'import sys\nfrom {module} import {function}\nsys.exit({function}())\n')
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONWARNINGS'}
+    env['PYTHONPATH'] = str(ROOT)
+    return subprocess.run([sys.executable, str(file), *words], cwd=folder, env=env, text=True,
+                          capture_output=True)
+
+@pytest.mark.parametrize('name', scripts())
+def test_help_is_all_that_is_written(name, tmp_path):
+    done = called(name, ['--help'], tmp_path)
+    assert (done.returncode, done.stderr) == (0, '') and f'usage: {name}' in done.stdout
+
+@pytest.mark.parametrize('name', scripts())
+def test_an_error_is_one_line(name, tmp_path):
+    "no warning of fastai's or torch's stands before it"
+    done = called(name, WRONG[name], tmp_path)
+    assert done.returncode and done.stderr.count('\n') == 1, done.stderr
+    assert not [f for f in tmp_path.iterdir() if f.name != name]
+
+SPELT = [('bnn_train', 'fashion --valid-images -1'), ('bnn', 'train fashion --valid-images -1'),
+         ('bnn', 'runs --folder nowhere --to-json'), ('bnn', 'classify nowhere.bnn a.png --to-json')]
+
+@pytest.mark.parametrize('name,words', SPELT)
+def test_both_spellings_of_an_option(name, words, tmp_path):
+    "with fastcore 1 and fastcore 2: the parser is not fastcore's"
+    other = words.replace('valid-images', 'valid_images').replace('to-json', 'to_json')
+    by_hyphen, by_line = (called(name, w.split(), tmp_path) for w in (words, other))
+    assert by_hyphen.returncode == by_line.returncode and by_hyphen.stderr == by_line.stderr
+    assert 'unrecognized' not in by_hyphen.stderr and by_hyphen.stderr.count('\n') == 1
