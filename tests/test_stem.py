@@ -1,7 +1,5 @@
 "The integer stem: whole sums in every way of the engine, files, training, refusals, C and browser."
 import itertools
-import json
-import shutil
 
 import numpy as np
 import pytest
