@@ -282,7 +282,6 @@ static float add_pixels(const convolution *o, const source *x, const uint8_t *v,
 }
 '''
 
-# %% ../../nbs/5_packed/36_c_kernels.ipynb #68a0388c
 WHOLE = r'''
 /* the sum over the bytes of a picture, each less the zero point of its channel */
 static int32_t whole_sum(const convolution *o, const source *x, int32_t f, const window *w)
