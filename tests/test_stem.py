@@ -312,8 +312,8 @@ def test_real_layers_are_named(make):
 
 def test_stem_that_is_no_convolution():
     net = reactnet_nobn('mini', n_out=10, in_chans=1, stem='cifar', width=.5)
-    net.body.stem.conv = torch.nn.Sequential(torch.nn.Conv2d(1, 32, 3, padding=1))
-    with pytest.raises(ExportError, match='body.stem.conv is a Sequential'):
+    net.body.stem.conv = torch.nn.ConvTranspose2d(1, 32, 3, padding=1)
+    with pytest.raises(ExportError, match='body.stem.conv is a ConvTranspose2d'):
         pack(net, stem='int8', **PICTURES)
 
 def test_unknown_mean():
