@@ -6,21 +6,28 @@
 Two pretrained networks answer the 10,000 test images of their set with the real stem and with
 `int8_stem` of it (`agree`). DATA are the folders with the binary version of CIFAR-10 and with the
 idx files of Fashion-MNIST. With `--train`, `reactnet_mini` learns the embedded pictures with and
-without `stem_bits=8`, and the real one is quantised afterwards (`trained`).
+without `stem_bits=8`, and the real one is quantised afterwards (`trained`). With `--speed`, the
+engine with the real stem and with the whole one run in turns on ReActNet-18 and -A at 224 pixels,
+one thread (`speed`); the whole one reads bytes.
+
+    python bench/stem.py --speed --out results/stem.json [--rounds 9]
 """
 import argparse, gzip, json
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 import numpy as np, torch
 from fastai.basics import set_seed
 import fastai.callback.schedule # noqa: F401, Learner.fit_one_cycle
 import fastai.callback.progress # noqa: F401, Learner.no_bar
+from bnn_bn.bench import take_turns, usual_rivals
 from bnn_bn.core.files import write_file
 from bnn_bn.data import fashion_mini, read_cifar10
 from bnn_bn.deploy import load_packed, pack
 from bnn_bn.learner import bnn_learner
-from bnn_bn.models import binary_net
+from bnn_bn.models import binary_net, reactnet_nobn
 from bnn_bn.onebit.engine import Engine
-from bnn_bn.onebit.graph import to_bytes
+from bnn_bn.onebit.graph import to_bytes, write_bnn
 from bnn_bn.onebit.stem import int8_stem
 from bnn_bn.train.run import versions
 
@@ -72,11 +79,27 @@ def train(seed, bits, epochs, images):
     if bits is None: row['int8_afterwards'] = right(pack(learn, stem='int8'))
     return dict(seed=seed, stem_bits=bits, epochs=epochs, images=images, **row)
 
+def speed(arch, rounds):
+    "milliseconds with the real and with the whole stem, in turns"
+    set_seed(0)
+    info = dict(mean=[.485, .456, .406], std=[.229, .224, .225])
+    graph = pack(reactnet_nobn(arch).eval(), **info).graph
+    with TemporaryDirectory() as d:
+        files = {name: write_bnn(g, Path(d)/f'{name}.bnn')
+                 for name, g in dict(real=graph, int8=int8_stem(graph)).items()}
+        rivals = [replace(usual_rivals(f, (224, 224), only=['packed'])[0], name=name)
+                  for name, f in files.items()]
+        try: return take_turns([r.start(1) for r in rivals], rounds)
+        finally:
+            for r in rivals: r.stop()
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('--cifar')
     p.add_argument('--fashion')
     p.add_argument('--train', action='store_true')
+    p.add_argument('--speed', action='store_true')
+    p.add_argument('--rounds', type=int, default=9)
     p.add_argument('--out', type=Path, required=True)
     p.add_argument('--epochs', type=int, default=2)
     p.add_argument('--images', type=int, default=2500)
@@ -96,6 +119,9 @@ def main():
         for bits in (None, 8):
             found['trained'].append(train(seed, bits, a.epochs, a.images))
             keep()
+    for arch in ('18', 'A') if a.speed else ():
+        found.setdefault('speed', {})[f'ReActNet-{arch}, 224x224'] = speed(arch, a.rounds)
+        keep()
     print(json.dumps(found, indent=1))
 
 if __name__ == '__main__': main()

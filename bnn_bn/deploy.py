@@ -26,7 +26,6 @@ class PackedNet:
         way:str=None, # how signs are counted (`get_way`), to the same bits; None: the fastest
     ):
         self.graph, self.engine = checked_facts(graph), Engine(graph, threads, way)
-
     info = property(lambda self: self.graph.info, doc="Configuration, classes, mean, std, ...")
     n_out = property(lambda self: self.engine.n_out, doc="Classes.")
     takes_bytes = property(lambda self: self.engine.pixels is not None, doc="Eight-bit stem?")
@@ -37,9 +36,7 @@ class PackedNet:
         "Run the network; with an eight-bit stem it takes bytes (uint8) as well."
         if isinstance(x, np.ndarray): return self.engine(x)
         _check_tensor(x, self.graph.channels, self.takes_bytes)
-        kind = type(x.detach())
-        y = self.engine(x.detach().numpy())
-        return kind(y) if x.dtype.is_floating_point else _tensor(y)
+        return _like(x, self.engine(x.detach().numpy()))
 
     def save(self,
         path, # usually `*.bnn`
@@ -87,7 +84,9 @@ def _reals(v, n):
 def _whole(v): return all(isinstance(x, Integral) and x > 0 for x in np.ravel(v).tolist())
 
 # %% ../nbs/5_packed/32_deploy.ipynb #2bccb60f
-def _tensor(y):
+def _like(x, y):
+    "logits as a tensor of the images' class"
+    if x.dtype.is_floating_point: return type(x.detach())(y)
     import torch
     return torch.from_numpy(y)
 

@@ -13,7 +13,8 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .layers.binarize import plain_tensor, ste_sign
-from .layers.blocks import BiRealBlock, ReActBlock, XnorBlock, Spec, get_rules, known_rules
+from .layers.blocks import BiRealBlock, ReActBlock, XnorBlock, Rules, Spec, get_rules
+from .layers.blocks import known_rules
 from .layers.conv import QuantConv2d
 from .layers.parts import find_part
 from .signal.ledger import nf_betas
@@ -261,20 +262,23 @@ def binary_net(
     num_classes:int=None, # timm's word for `n_out`
 )->BinaryNet: # (B,in_chans,H,W) to (B,n_out)
     "A binary network of any backbone, norm and quantisation (2104.08215)."
-    if num_classes is not None: n_out = num_classes
+    stem_bits, n_out = _checked_bits(stem_bits), n_out if num_classes is None else num_classes
     n_out, in_chans, width = _checked(backbone, stem, n_out, in_chans, width, alpha, gamma,
                                       norm=norm, binary=binary, shortcut=shortcut)
     row, rules = _row(backbone, block), get_rules(rules)
-    own = dict(shortcut=shortcut, quantizer=quantizer, act=act, block=block,
-               stem_bits=_checked_bits(stem_bits))
+    own = dict(shortcut=shortcut, quantizer=quantizer, act=act, block=block, stem_bits=stem_bits)
     spec = Spec(norm, binary, alpha, gamma, rules, **dict(row.parts) | _parts(own))
-    body, head = _assemble(row, spec, (stem, own['stem_bits']), in_chans, width, n_out)
+    body, head = _assemble(row, spec, (stem, stem_bits), in_chans, width, n_out)
     cfg = dict(backbone=backbone, norm=norm, binary=binary, n_out=n_out, in_chans=in_chans,
-               width=width, stem=stem if isinstance(stem, str) else list(stem), alpha=alpha,
-               gamma=gamma, rules=rules.name if rules in known_rules else asdict(rules))
+               width=width, stem=_told(stem), alpha=alpha, gamma=gamma, rules=_told(rules))
     return init_binary(BinaryNet(body, head, cfg | _chosen(own)), rules)
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #5fc59bf1
+def _told(v):
+    "a stem or rules as a configuration keeps them"
+    if isinstance(v, Rules): return v.name if v in known_rules else asdict(v)
+    return v if isinstance(v, str) else list(v)
+
 def _chosen(own): return {k: v for k, v in own.items() if v is not None}
 
 def _parts(own):

@@ -78,15 +78,13 @@ class Spec:
 
     def conv(self, ni, nf, ks, stride=1, binary=True, padding=None, signs=False, pixels=False):
         "A convolution as this network has them; `pixels`: with eight-bit weights, of a picture"
-        plain, standard = QuantConv2d, ScaledStdConv2d
-        if pixels: plain, standard = PixelConv2d, PixelStdConv2d
         kwargs = dict(stride=stride, padding=padding, zero=self.rules.zero,
                       binary=binary and self.binary == 'both',
                       signs=signs and self.binary != 'real')
-        if self.norm != 'nobn': return plain(ni, nf, ks, **kwargs)
-        gamma = self.gamma if binary else 1.
-        rules = dict(floor=self.rules.floor, eps=self.rules.eps)
-        return standard(ni, nf, ks, gamma=gamma, **rules, **kwargs)
+        if self.norm != 'nobn': return (PixelConv2d if pixels else QuantConv2d)(ni, nf, ks, **kwargs)
+        rules = dict(gamma=self.gamma if binary else 1., floor=self.rules.floor, eps=self.rules.eps)
+        kind = PixelStdConv2d if pixels else ScaledStdConv2d
+        return kind(ni, nf, ks, **rules, **kwargs)
 
     def bn(self, nf): return nn.BatchNorm2d(nf) if self.norm == 'bn' else nn.Identity()
     def act(self, nf):

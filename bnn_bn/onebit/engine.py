@@ -194,7 +194,6 @@ def plan_copy(plan, i, x, padding, image):
                          out=to + 4*padding*c, out_step=4*(w + 2*padding)*c, **steps))
     return to
 
-# %% ../../nbs/5_packed/31f_engine.ipynb #4b142d9c
 def plan_bytes(plan, i, n, x):
     "rows, columns, pairs of channels of a picture, framed by its zero points"
     (h, w), c, p = x.size, x.channels, n.padding

@@ -143,8 +143,7 @@ typedef struct { /* a convolution */
     int32_t height, width, channels, words, rows, columns, stride, padding, dilation;
     int32_t filters, out_height, out_width;
     const uint32_t *signs; /* one of the two: weights as bits, or as numbers */
-    const float *weight, *scale, *bias, *slope;
-    $whole
+    const float *weight, *scale, *bias, *slope;$whole
     int32_t binary;        /* are the signs of the input read? */
 } convolution;
 typedef struct {
@@ -283,7 +282,6 @@ static float add_pixels(const convolution *o, const source *x, const uint8_t *v,
 }
 '''
 
-# %% ../../nbs/5_packed/36_c_kernels.ipynb #68a0388c
 WHOLE = r'''
 /* the sum over the bytes of a picture, each less the zero point of its channel */
 static int32_t whole_sum(const convolution *o, const source *x, int32_t f, const window *w)
@@ -299,8 +297,8 @@ static int32_t whole_sum(const convolution *o, const source *x, int32_t f, const
     return sum;
 }
 '''
-WHOLE_FIELD = 'const int8_t *whole; const uint8_t *zero; /* eight-bit weights, for bytes */'
-WHOLE_SUM = 'if (o->whole) return (float)whole_sum(o, x, f, w);'
+WHOLE_FIELD = '\n    const int8_t *whole; const uint8_t *zero; /* eight-bit weights, for bytes */'
+WHOLE_SUM = '\n    if (o->whole) return (float)whole_sum(o, x, f, w);'
 
 # %% ../../nbs/5_packed/36_c_kernels.ipynb #10bd6122
 REAL = r'''
@@ -320,8 +318,7 @@ static float real_sum(const convolution *o, const source *x, int32_t f, const wi
 # %% ../../nbs/5_packed/36_c_kernels.ipynb #0f63f2cf
 FINISH = r'''
 static float sum_of(const convolution *o, const source *x, int32_t f, const window *w)
-{
-    $whole
+{$whole
     return o->binary ? (float)sign_sum(o, x->signs, f, w) : real_sum(o, x, f, w);
 }
 
