@@ -12,7 +12,6 @@ import ctypes, hashlib, os, sys
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-import numpy as np
 from llvmlite import binding, ir
 from .counting import afresh, compile_now, compiler, jit_on, this_cpu
 from ..core.files import write_file
