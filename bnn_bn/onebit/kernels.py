@@ -416,6 +416,7 @@ def row_at(typing, address): # the row of a plan that lies there
         return b.inttoptr(args[0], context.get_value_type(record))
     return record(address), code
 
+# %% ../../nbs/5_packed/31e_kernels_run.ipynb #aa13fa32
 @jit
 def walk(way, rows, n, images, counters, apart, table, scratch):
     "what one thread does of a job; see `run_plan`"
@@ -452,6 +453,7 @@ def functions_of(way):
     def wait(counter, n, looks): return 1 if wait_here(counter, n, looks) else 0
     return dict(run=run, convolutions=convolutions, wait=wait)
 
+# %% ../../nbs/5_packed/31e_kernels_run.ipynb #39e6142a
 def sources():
     "the modules whose functions are compiled into one another"
     folder = Path(sys.modules[machine_code.__module__].__file__).parent

@@ -34,6 +34,7 @@ def text_only():
         try: yield
         finally: del codegen._library_class, codegen.set_env
 
+# %% ../../nbs/5_packed/31c_native.ipynb #8b3d2379
 def inputs(f): return f.__code__.co_argcount
 
 def translate(f):
@@ -57,6 +58,7 @@ def c_function(module, name, inner, n):
     b.call(called, [b.bitcast(result, POINTER), b.bitcast(error, POINTER), *f.args])
     b.ret(b.load(result))
 
+# %% ../../nbs/5_packed/31c_native.ipynb #e0002282
 KNOWN = {'fmaf', 'memcpy', 'memmove', 'memset', 'sched_yield'} # every process has them
 
 def optimise(module, names, machine):
@@ -111,6 +113,7 @@ def places():
 
 def digest(*parts): return hashlib.sha256(b'\0'.join(parts)).digest()
 
+# %% ../../nbs/5_packed/31c_native.ipynb #c5ad6d7a
 def read_code(path, key):
     "what was kept there under that key; None: nothing that is whole"
     try: data = path.read_bytes()
@@ -155,6 +158,7 @@ def code_of(name, functions, sources):
         path = keep(file_name(name), key, data)
     return data, path
 
+# %% ../../nbs/5_packed/31c_native.ipynb #68145574
 def machine_code(
     name:str, # of the file
     functions:dict, # name -> function of whole numbers that gives a whole number

@@ -7,7 +7,7 @@ __all__ = ['to_web']
 
 # %% ../../nbs/5_packed/36c_web.ipynb #466b1326
 import base64, gzip, json, zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 import numpy as np
@@ -15,7 +15,7 @@ from ..core.errors import ExportError
 from ..core.files import full_path, write_file
 from ..onebit.counting import TABLE_PRODUCTS, make_table
 from ..onebit.engine import Engine, images, largest_window, make_plan
-from ..onebit.graph import Graph, Node, to_bytes
+from ..onebit.graph import to_bytes
 from ..onebit.kernels import scratch_bytes
 from ..onebit.tiles import ROW
 from ..images.pictures import from_info, to_info
@@ -113,51 +113,6 @@ def lay_out(graph, size):
     image, layout = lay_out_plan(plan, (graph.channels, *size), scratch)
     return layout, image.data()
 
-# %% ../../nbs/5_packed/36c_web.ipynb #b3b26ed8
-def as_floats(graph):
-    "the network with numbers in place of bits, and the thresholds of the steps that take signs"
-    nodes, at, thresholds = [], [0], {}
-    for n in graph.nodes:
-        inputs = tuple(at[k] for k in n.inputs)
-        if n.op == 'bconv':
-            thresholds[len(nodes)] = n.tensors['threshold']
-            nodes.append(Node('maxpool', inputs[:1], name=n.name))
-            tensors = {k: v.astype(np.float32) for k, v in n.tensors.items() if k != 'threshold'}
-            n, inputs = replace(n, op='conv', tensors=tensors), (len(nodes), *inputs[1:])
-        nodes.append(replace(n, inputs=inputs))
-        at.append(len(nodes))
-    return Graph(graph.channels, nodes, graph.info), thresholds
-
-@dataclass
-class Spread:
-    "After so many rows, signs become numbers; JavaScript gets these numbers."
-    rows:int
-    bits:int     # address, then offset
-    words:int    # of 32 signs
-    numbers:int  # address, then offset
-
-def float_plan(graph, size):
-    "the plan of the network in float32, and a `Spread` for each step that takes signs"
-    floats, thresholds = as_floats(graph)
-    plan = make_plan(floats, size, 'avx2', scratch=scratch_bytes(largest_window(floats)))
-    spreads = []
-    for step, threshold in thresholds.items():
-        i, v = plan.steps.index(step), plan.values[step + 1]
-        pixel, words = v.channels//8, v.size[0]*v.size[1]*v.channels//32
-        o, bits = plan.rows[i:i + 1], plan.memory.zeros(words)
-        o['bits'], o['col_step'], o['to_row'] = bits, pixel, v.size[1]*pixel
-        o['scale'] = plan.memory.put(v.spread(threshold, np.inf))
-        spreads.append(Spread(i + 1, bits, words, v.numbers))
-    return plan, spreads
-
-def lay_out_floats(graph, size):
-    "as `lay_out`, and lists [rows, bits, words, numbers]"
-    plan, spreads = float_plan(graph, size)
-    image, layout = lay_out_plan(plan, (graph.channels, *size), scratch_bytes(1))
-    def there(address): return int(moved(image, np.array([address]))[0])
-    found = [[s.rows, there(s.bits), s.words, there(s.numbers)] for s in spreads]
-    return layout, image.data(), found
-
 # %% ../../nbs/5_packed/36c_web.ipynb #ac88df56
 def check_for_web(graph, picture):
     "an ExportError that names what a page cannot do"
@@ -212,11 +167,6 @@ def preparation(info, picture):
 
 # %% ../../nbs/5_packed/36c_web.ipynb #155a0072
 def for_channels(values, n): return np.broadcast_to(np.array(values, float), n).tolist()
-
-def float_part(graph, size):
-    "the network in float32 for `net.js`"
-    layout, stored, spreads = lay_out_floats(graph, size)
-    return vars(layout) | dict(spreads=spreads, image=part(stored))
 
 def net_script(graph, picture, samples, float_too=False):
     "`net.js`: the memory image and what the page must know"
@@ -279,3 +229,60 @@ def to_web(
     files = {'net.js': net_script(graph, picture, samples, float_too).encode()} | page_files()
     for name, data in sorted(files.items()): write_file(folder/name, data)
     return folder
+
+# %% ../../nbs/5_packed/36c_web_floats.ipynb #bf0ed544
+from dataclasses import replace
+from ..onebit.graph import Graph, Node
+
+# %% ../../nbs/5_packed/36c_web_floats.ipynb #4a8e1e39
+def as_floats(graph):
+    "the network with numbers in place of bits, and the thresholds of the steps that take signs"
+    nodes, at, thresholds = [], [0], {}
+    for n in graph.nodes:
+        inputs = tuple(at[k] for k in n.inputs)
+        if n.op == 'bconv':
+            thresholds[len(nodes)] = n.tensors['threshold']
+            nodes.append(Node('maxpool', inputs[:1], name=n.name))
+            tensors = {k: v.astype(np.float32) for k, v in n.tensors.items() if k != 'threshold'}
+            n, inputs = replace(n, op='conv', tensors=tensors), (len(nodes), *inputs[1:])
+        nodes.append(replace(n, inputs=inputs))
+        at.append(len(nodes))
+    return Graph(graph.channels, nodes, graph.info), thresholds
+
+# %% ../../nbs/5_packed/36c_web_floats.ipynb #d6e96c89
+@dataclass
+class Spread:
+    "After so many rows, signs become numbers; JavaScript gets these numbers."
+    rows:int
+    bits:int     # address, then offset
+    words:int    # of 32 signs
+    numbers:int  # address, then offset
+
+def float_plan(graph, size):
+    "the plan of the network in float32, and a `Spread` for each step that takes signs"
+    floats, thresholds = as_floats(graph)
+    plan = make_plan(floats, size, 'avx2', scratch=scratch_bytes(largest_window(floats)))
+    spreads = []
+    for step, threshold in thresholds.items():
+        i, v = plan.steps.index(step), plan.values[step + 1]
+        pixel, words = v.channels//8, v.size[0]*v.size[1]*v.channels//32
+        o, bits = plan.rows[i:i + 1], plan.memory.zeros(words)
+        o['bits'], o['col_step'], o['to_row'] = bits, pixel, v.size[1]*pixel
+        o['scale'] = plan.memory.put(v.spread(threshold, np.inf))
+        spreads.append(Spread(i + 1, bits, words, v.numbers))
+    return plan, spreads
+
+# %% ../../nbs/5_packed/36c_web_floats.ipynb #b45cf1a2
+def lay_out_floats(graph, size):
+    "as `lay_out`, and lists [rows, bits, words, numbers]"
+    plan, spreads = float_plan(graph, size)
+    image, layout = lay_out_plan(plan, (graph.channels, *size), scratch_bytes(1))
+    def there(address): return int(moved(image, np.array([address]))[0])
+    found = [[s.rows, there(s.bits), s.words, there(s.numbers)] for s in spreads]
+    return layout, image.data(), found
+
+# %% ../../nbs/5_packed/36c_web_floats.ipynb #1d24a640
+def float_part(graph, size):
+    "the network in float32 for `net.js`"
+    layout, stored, spreads = lay_out_floats(graph, size)
+    return vars(layout) | dict(spreads=spreads, image=part(stored))
