@@ -182,7 +182,7 @@ def add_fused(module):
     y = b.call(module.globals['bnn_fma'], [tiles.splat(b, a) for a in f.args])
     b.ret(b.extract_element(y, I32(0)))
 
-# %% ../../nbs/5_packed/36b_wasm.ipynb #d0735819
+# %% ../../nbs/5_packed/36b_wasm.ipynb #86171086
 MASK = ir.Constant(V32, [1 << lane for lane in range(lanes)])
 
 def add_spread(module):
@@ -199,7 +199,6 @@ def add_spread(module):
     tiles.repeat(b, b.mul(words, I64(2)), [], half)
     b.ret_void()
 
-# %% ../../nbs/5_packed/36b_wasm.ipynb #bf0ddc73
 def helpers(relaxed, inner):
     "all that is added to the kernels, as text"
     module = ir.Module()
