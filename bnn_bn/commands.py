@@ -309,10 +309,12 @@ def bnn_export(
     ram:int=0, # of a C file: bytes there are; more needed is an error; 0: any
     stem:str=None, # int8: the first convolution in whole numbers
     force:bool=False, # replace what is there?
+    float_too:bool=False, # of a page: the same network in float32 beside it?
 ):
     "Write a network in another form."
-    with readable('bnn_export', options=('force', 'ram', 'stem')):
-        if web or not out: return _export_web(source, out, web, which, size, force, stem)
+    options = dict(force=force, float_too=float_too, stem=stem)
+    with readable('bnn_export', options=('ram', *options)):
+        if web or not out: return _export_web(source, out, web, which, size, **options)
         out = Path(out)
         if out.suffix not in ('.onnx', '.qonnx', '.c'):
             raise ExportError(f'{out}: the ending says the form; .onnx, .qonnx and .c are known')
@@ -330,12 +332,11 @@ def _graph(source, which):
     found = _source(source, which)
     return pack(found.model, **found.info).graph
 
-def _export_web(source, out, web, which, size, force, stem=None):
+def _export_web(source, out, web, which, size, **options):
     "a page; its size is told"
     if out or not web:
         raise ExportError('one of a file to write and --web DIR is needed, not both or none')
-    graph = with_stem(_graph(source, which), stem)
-    folder = to_web(graph, web, (size, size) if size else None, force=force)
+    folder = to_web(_graph(source, which), web, (size, size) if size else None, **options)
     kB = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())/1e3
     print(f'{folder}: {kB:.0f} kB; open index.html in it with a browser')
 

@@ -1,20 +1,25 @@
 "The page: bits in node and in Chromium, refusals, damaged files, browsers that lack SIMD."
-import importlib.util, json, os, re, shutil, subprocess, threading
+import ctypes, importlib.util, json, os, re, shutil, subprocess, threading
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image as Image_
 from hypothesis import HealthCheck, given, settings, strategies as st
 from test_packed import any_graph, numbers, signs
 
 from bnn_bn.core.errors import ExportError
 from bnn_bn.deploy import load_packed
+from bnn_bn.onebit.counting import get_way, ways
 from bnn_bn.onebit.engine import Engine
 from bnn_bn.onebit.graph import Graph, Node
+from bnn_bn.onebit.kernels import Job, run_plan
+from bnn_bn.onebit.unpack import unpack
 from bnn_bn.targets.export_c import picture_of
 from bnn_bn.targets.wasm import KINDS, web_kernels
-from bnn_bn.targets.web import Image, lay_out, moved, normalised, place, to_web
+from bnn_bn.targets.web import Image, float_plan, lay_out, moved, normalised, place, to_web
 
 ROOT = Path(__file__).parent.parent
 NODE = shutil.which('node')
@@ -91,8 +96,9 @@ def test_any_network(tmp_path_factory, data, seed):
     if graph.channels not in (1, 3): return
     graph, folder = shown(graph, shape), tmp_path_factory.mktemp('web')
     pictures = photos(graph, 2, seed)
-    found = in_node(to_web(graph, folder/'page'), pictures, 'exact')
-    assert (np.uint32(found['logits']) == wanted(graph, pictures)).all()
+    found = in_node(to_web(graph, folder/'page', float_too=True), pictures, 'exact')
+    for kind in ('logits', 'floats'):
+        assert (np.uint32(found[kind]) == wanted(graph, pictures)).all(), kind
 
 
 def tiny(power=1., **info):
@@ -172,6 +178,75 @@ def test_other_bits_are_not_believed(folders, tmp_path):
     assert 'other bits' in in_node(folder, np.zeros(0, np.uint8), 'exact')['error']
 
 
+# The same network in float32 ---------------------------------------------------------------------
+
+@pytest.fixture(scope='session')
+def with_floats(tmp_path_factory):
+    "two pages that have the network in float32 too"
+    return {n: to_web(n, tmp_path_factory.mktemp('web')/n, float_too=True) for n in NETS}
+
+def unpacked_logits(graph, x):
+    "of the training network that the file is unpacked to, in float32"
+    model = unpack(graph).eval()
+    with torch.no_grad(): return model(torch.tensor(x)).numpy()
+
+@needs_node
+@pytest.mark.parametrize('name', NETS)
+def test_floats_have_the_same_bits(name, with_floats):
+    "sums of signs are whole numbers, also as float32; torch, which adds in another order, is close"
+    graph = load_packed(name).graph
+    pictures = photos(graph, 6)
+    found = in_node(with_floats[name], pictures, 'exact')
+    floats = np.uint32(found['floats'])
+    assert (floats == wanted(graph, pictures)).all() and found['floats'] == found['logits']
+    logits = floats.view(np.float32)
+    torchs = unpacked_logits(graph, normalised(pictures, picture_of(graph, None)))
+    assert np.abs(logits - torchs).max() < 1e-2*np.abs(torchs).max()
+    assert (logits.argmax(1) == torchs.argmax(1)).all()
+
+def at_address(address, n, kind):
+    "an array of memory that a plan keeps"
+    pointer = ctypes.cast(address, ctypes.POINTER(ctypes.c_uint32))
+    return np.ctypeslib.as_array(pointer, (n,)).view(kind)
+
+def run_floats(plan, spreads, x, n_out):
+    "a plan in float32 by the kernels of this CPU, with its signs spread by numpy"
+    out, done, scratch = np.zeros(n_out, np.float32), 0, np.zeros(4096, np.uint8)
+    plan.rows['x'][plan.images], plan.rows['out'][-1] = x.ctypes.data, out.ctypes.data
+    way = ways[get_way()]
+    def run(rows): run_plan(way, rows, Job(1, 0), 0, scratch.ctypes.data)
+    for s in spreads:
+        run(plan.rows[done:s.rows])
+        signs = np.unpackbits(at_address(s.bits, s.words, np.uint8), bitorder='little')
+        at_address(s.numbers, 32*s.words, np.float32)[:] = np.where(signs, 1, -1)
+        done = s.rows
+    run(plan.rows[done:])
+    return out
+
+@pytest.mark.parametrize('name', NETS)
+def test_the_plan_in_float32_by_this_cpu(name):
+    graph = load_packed(name).graph
+    picture = picture_of(graph, None)
+    pictures = photos(graph, 2)
+    plan, spreads = float_plan(graph, (picture.height, picture.width))
+    bits = wanted(graph, pictures)
+    for x, right in zip(normalised(pictures, picture), bits):
+        found = run_floats(plan, spreads, x, bits.shape[1])
+        assert (found.view(np.uint32) == right).all()
+
+def test_a_page_without_floats_is_smaller(folders, with_floats):
+    for name in NETS:
+        less, more = ((f[name]/'net.js').stat().st_size for f in (folders, with_floats))
+        assert less < more < 25*less, name
+        assert '"float"' not in (folders[name]/'net.js').read_text()[:100_000_000]
+
+def test_floats_that_need_too_much_memory_are_refused(tmp_path):
+    "before anything is written; the page without them may be possible"
+    with pytest.raises((ExportError, ValueError), match='pixels|memory'):
+        to_web(tiny(), tmp_path/'page', size=(6000, 6000), float_too=True)
+    assert not list(tmp_path.iterdir())
+
+
 OLD = dict(simd=('WebAssembly.validate = () => false;', 'no WebAssembly SIMD'),
            gzip=('delete globalThis.DecompressionStream;', 'cannot unpack gzip'),
            wasm=('delete globalThis.WebAssembly;', 'no WebAssembly;'))
@@ -223,6 +298,7 @@ def test_nothing_is_overwritten(tmp_path):
     (tmp_path/'file').write_text('mine')
     for name in ('full', 'file'):
         with pytest.raises(FileExistsError, match='folder='): to_web(tiny(), tmp_path/name)
+    with pytest.raises(FileExistsError, match='force=True replaces'): to_web(tiny(), tmp_path/'full')
     with pytest.raises(FileExistsError, match='is no folder'):
         to_web(tiny(), tmp_path/'file', force=True)
     assert {f.name for f in (tmp_path/'full').iterdir()} == {'mine.txt'}
@@ -315,14 +391,16 @@ def load_bench():
 
 Server = load_bench().Server
 
-def in_chromium(folder, seconds=90):
+FAKE = ('--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream')
+
+def in_chromium(folder, seconds=90, flags=()):
     "what the probe sends from a headless Chromium"
     server = ThreadingHTTPServer(('127.0.0.1', 0), lambda *a: Server(*a, directory=str(folder)))
     server.done, server.answer = threading.Event(), {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     options = ['--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={folder}/profile']
     url = f'http://127.0.0.1:{server.server_port}/probe.html'
-    process = subprocess.Popen([CHROMIUM, *options, url], stdout=subprocess.DEVNULL,
+    process = subprocess.Popen([CHROMIUM, *options, *flags, url], stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, env={**os.environ})
     try: server.done.wait(seconds)
     finally:
@@ -346,3 +424,91 @@ def test_chromium(folders, tmp_path):
     title, told, nothing, facts = found['page']
     assert title == name and not told and 'Sneaker' in nothing
     assert 'ms a picture' in facts and 'relaxed SIMD' in facts
+
+
+# Pictures from outside ---------------------------------------------------------------------------
+
+DRIVE = """<script>
+(async () => {
+  const send = found => fetch("/answer", {method: "POST", body: JSON.stringify(found)});
+  const wait = ms => new Promise(f => setTimeout(f, ms));
+  const frame = document.createElement("iframe");
+  frame.allow = "camera";
+  frame.src = "index.html";
+  document.body.append(frame);
+  const at = id => frame.contentDocument.getElementById(id);
+  const text = id => (at(id) || {}).textContent || "";
+  const until = async good => { for (let i = 0; i < 200 && !good(); i++) await wait(100); return good(); };
+  try {
+    if (!await until(() => text("facts"))) throw new Error("the page does not start: " + text("told"));
+    const w = frame.contentWindow, found = {};
+    STEPS
+    await send(found);
+  } catch (e) { await send({error: e.message}); }
+})();
+</script>"""
+
+DROP = """
+    const drop = async (name, type, bytes) => {
+      const data = new w.DataTransfer();
+      data.items.add(new w.File([bytes], name, {type}));
+      at("clear").click();
+      at("work").dispatchEvent(new w.DragEvent("dragover", {dataTransfer: data, cancelable: true}));
+      const over = at("pad").classList.contains("over");
+      at("work").dispatchEvent(new w.DragEvent("drop", {dataTransfer: data, cancelable: true}));
+      await until(() => text("answers") || !at("told").hidden);
+      return {over, after: at("pad").classList.contains("over"), told: text("told"),
+              answers: [...at("answers").children].map(li => li.firstChild.textContent)};
+    };
+    const picture = await (await fetch("dropped.png")).arrayBuffer();
+    found.picture = await drop("dropped.png", "image/png", picture);
+    await until(() => !at("float").hidden);
+    found.float = text("float");
+    found.facts = text("facts");
+    found.other = await drop("note.txt", "text/plain", new TextEncoder().encode("no picture"));
+"""
+
+CAMERA = """
+    at("clear").click();
+    at("camera").click();
+    await until(() => text("camera") === "Stop" && text("answers"));
+    const grey = () => {
+      const pen = at("pad").getContext("2d");
+      return new Set(pen.getImageData(0, 0, at("pad").width, at("pad").height).data).size;
+    };
+    Object.assign(found, {running: text("camera"), told: text("told"), greys: grey(),
+                          answers: at("answers").children.length});
+    at("camera").click();
+    found.stopped = text("camera");
+"""
+
+def driven(folder, steps, to, **files):
+    "what a page answers that is driven by these steps"
+    folder = shutil.copytree(folder, to)
+    for name, save in files.items(): save(folder/name.replace('_', '.'))
+    (folder/'probe.html').write_text(f'<!DOCTYPE html><body>{DRIVE.replace("STEPS", steps)}</body>')
+    return in_chromium(folder, 120, FAKE)
+
+@needs_chromium
+def test_a_dropped_picture(with_floats, tmp_path):
+    "as the engine names it, with the answer in float32 beside it; what is no picture is told"
+    name = NETS[0]
+    packed = load_packed(name)
+    pixels = photos(packed.graph, 1)
+    image = Image_.fromarray(pixels[0, :, :, 0])
+    found = driven(with_floats[name], DROP, tmp_path/'page', dropped_png=image.save)
+    assert 'error' not in found, found
+    logits = wanted(packed.graph, pixels).view(np.float32)[0]
+    best = [packed.info['classes'][i] for i in np.argsort(-logits)[:5]]
+    assert found['picture'] == dict(over=True, after=False, told='', answers=best)
+    assert best[0] in found['float'] and 'as with one bit' in found['float']
+    assert 'ms for the same network' in found['facts']
+    assert found['other']['answers'] == [] and 'note.txt is not a picture' in found['other']['told']
+
+@needs_chromium
+def test_the_camera(folders, tmp_path):
+    "Chromium's own test pattern comes in, is classified, and stops"
+    found = driven(folders[NETS[0]], CAMERA, tmp_path/'page')
+    assert 'error' not in found, found
+    assert (found['running'], found['stopped'], found['told']) == ('Stop', 'Camera', '')
+    assert found['greys'] > 2 and found['answers'] == 5

@@ -10,10 +10,12 @@ try {
     try { network.run(new Uint8Array(size * size * bnn_net.channels), size, size); return ""; }
     catch (e) { return e.message; }
   };
-  bnn.load(bnn_net, bnn_kernels, kinds.length ? kinds : undefined).then(network => tell({
+  const all = network => Array.from({length: pictures.length / n}, (_, i) =>
+    bits(network.run(pictures.subarray(n * i, n * i + n))));
+  bnn.load(bnn_net, bnn_kernels, kinds.length ? kinds : undefined).then(async network => tell({
+    floats: bnn_net.float && all(await bnn.loadFloats(bnn_net, bnn_kernels, network.kind)),
     kind: network.kind, refusal: refusal(network, bnn_net.height - 4),
     nan: [...network.runFloats(new Float32Array(n).fill(NaN))].map(String),
-    logits: Array.from({length: pictures.length / n}, (_, i) =>
-      bits(network.run(pictures.subarray(n * i, n * i + n))))}),
+    logits: all(network)}),
   error => tell({error: error.message}));
 } catch (e) { tell({error: e.message}); }

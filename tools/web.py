@@ -19,8 +19,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('_web'), help='folder to write')
     out = parser.parse_args().out
-    to_web('fashion-reactnet_mini', out/'fashion', samples=fashion_samples(), force=True)
-    to_web('cifar10-reactnet18-w50', out/'cifar10', force=True)
+    to_web('fashion-reactnet_mini', out/'fashion', samples=fashion_samples(), force=True,
+           float_too=True)
+    to_web('cifar10-reactnet18-w50', out/'cifar10', force=True, float_too=True)
     for folder in ('fashion', 'cifar10'):
         size = sum(f.stat().st_size for f in (out/folder).iterdir())
         print(f'{out/folder}/index.html: {size/1e3:.0f} kB in all')

@@ -93,8 +93,14 @@ var bnn = (function () {
     }
 
     compute() {
-      const {rows, count, table, scratch} = this.net;
-      this.functions.run(rows, count, table, scratch);
+      const {rows, row, count, table, scratch, spreads = []} = this.net, f = this.functions;
+      let done = 0;
+      for (const [end, bits, words, numbers] of spreads) { // in float32: signs become numbers
+        f.run(rows + done * row, end - done, table, scratch);
+        f.spread(bits, words, numbers);
+        done = end;
+      }
+      f.run(rows + done * row, count - done, table, scratch);
       return this.output.slice();
     }
 
@@ -147,6 +153,11 @@ var bnn = (function () {
                       : `This browser has no WebAssembly SIMD; ${GOOD}.`);
   }
 
-  return {load, testPicture};
+  // The same network in float32, if the page has it: the same test, and so the same bits
+  async function loadFloats(net, kernels, kind) {
+    return net.float ? load({...net, ...net.float}, kernels, [kind]) : null;
+  }
+
+  return {load, loadFloats, testPicture};
 })();
 if (typeof module === "object") module.exports = bnn;

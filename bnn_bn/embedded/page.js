@@ -4,7 +4,7 @@
   const at = id => document.getElementById(id);
   const pad = at("pad"), ink = pad.getContext("2d", {willReadFrequently: true});
   const TOP = 5, MOST = 20; // classes of an answer; names in the first sentence
-  let network = null, net = null, video = null;
+  let network = null, net = null, video = null, floats = null, later = 0;
 
   function say(text, bad = true) {
     at("told").textContent = text;
@@ -90,6 +90,16 @@
     const order = p.map((v, i) => i).sort((a, b) => p[b] - p[a]).slice(0, TOP);
     at("answers").replaceChildren(...order.map(i => row(net.classes[i], p[i])));
     at("nothing").textContent = "";
+    clearTimeout(later);
+    if (floats) later = setTimeout(() => compare(pixels, order[0]), 150);
+  }
+
+  function compare(pixels, best) { // the answer in float32 beside that of one bit
+    const begun = performance.now(), p = network.probabilities(floats.run(pixels));
+    const ms = performance.now() - begun, most = p.indexOf(Math.max(...p));
+    at("float").hidden = false;
+    at("float").textContent = `In float32, ${ms.toFixed(1)} ms: ${net.classes[most]} ${
+      (100 * p[most]).toFixed(1)} %${most === best ? ", as with one bit" : ""}.`;
   }
 
   function row(name, p) {
@@ -97,6 +107,18 @@
     li.style.setProperty("--p", `${100 * p}%`);
     li.append(...texts.map(t => Object.assign(document.createElement("span"), {textContent: t})));
     return li;
+  }
+
+  function inFloats(ms) { // by the same loops, which multiply there
+    const slow = floats.time();
+    const times = ms ? `, ${(slow / ms).toFixed(1)} times as long` : "";
+    return `${slow.toFixed(1)} ms for the same network${times}`;
+  }
+
+  async function addFloats() { // behind the first answer, so that nobody waits for it
+    try { floats = await window.bnn.loadFloats(net, window.bnn_kernels, network.kind); }
+    catch (e) { say(e.message); }
+    if (floats) facts();
   }
 
   function facts() {
@@ -108,6 +130,7 @@
                    ["Kernels", kinds[network.kind]], ["Packed file", kB(net.file)],
                    ["Same bits", "as the engine in Python, on a test picture at this start"]];
     if (net.accuracy) known.push(["Accuracy", `${(100 * net.accuracy).toFixed(1)} % on its test set`]);
+    if (floats) known.splice(1, 0, ["In float32", inFloats(ms)]);
     const cells = known.flatMap(([k, v]) => [["dt", k], ["dd", v]]);
     at("facts").replaceChildren(...cells.map(([tag, text]) =>
       Object.assign(document.createElement(tag), {textContent: text})));
@@ -147,6 +170,8 @@
     ink.fillStyle = "#000";
     ink.fillRect(0, 0, pad.width, pad.height);
     at("answers").replaceChildren();
+    clearTimeout(later);
+    at("float").hidden = true;
     at("nothing").textContent = `No picture yet. Known: ${net.classes.slice(0, MOST).join(", ")}${
       net.classes.length > MOST ? " and more" : ""}.`;
   }
@@ -257,6 +282,7 @@
     addSamples();
     facts();
     if (at("samples").firstChild) at("samples").firstChild.click();
+    await addFloats();
   }
 
   start();

@@ -92,6 +92,7 @@ def assembly(code):
     "what the compiler makes of a function in LLVM's language"
     return compiler(this_cpu()).emit_assembly(binding.parse_assembly(code))
 
+# %% ../../nbs/5_packed/31c_counting.ipynb #bb87a68e
 @functools.cache
 def has_instruction(name):
     "does the compiler use AVX2's byte addition, or AVX-512's popcount of words?"
@@ -160,6 +161,7 @@ class Types:
 
 types, forms = Types(), {} # forms: `Deferred` -> what numba has made of it
 
+# %% ../../nbs/5_packed/31c_counting.ipynb #5f869dde
 class Deferred:
     "A function that numba gets when it is needed."
     def __init__(self, f, make):

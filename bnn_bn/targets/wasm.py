@@ -17,7 +17,7 @@ from ..core.files import write_file
 from ..onebit import kernels, tiles
 from ..onebit.counting import Wasm
 from ..onebit.kernels import ROW_BYTES, do_share, row_at
-from ..onebit.tiles import B32, F32, I32, I64, VF, const, function, ints, lanes
+from ..onebit.tiles import B32, F32, I32, I64, V32, VF, const, function, ints, lanes
 from ..onebit.tiles import undefined, vec
 
 # %% ../../nbs/5_packed/36b_wasm.ipynb #09f42941
@@ -189,6 +189,23 @@ def add_fused(module):
     y = b.call(module.globals['bnn_fma'], [tiles.splat(b, a) for a in f.args])
     b.ret(b.extract_element(y, I32(0)))
 
+# %% ../../nbs/5_packed/36b_wasm.ipynb #86171086
+MASK = ir.Constant(V32, [1 << lane for lane in range(lanes)])
+
+def add_spread(module):
+    "`spread(bits, words, numbers)`: +1 for each bit that is one, -1 for each other one"
+    f = ir.Function(module, ir.FunctionType(ir.VoidType(), [I32]*3), 'spread')
+    b = ir.IRBuilder(f.append_basic_block())
+    bits, words, to = (b.zext(a, I64) for a in f.args)
+    def half(i, state):
+        word = b.zext(tiles.load(b, tiles.I16, tiles.plus(b, bits, (i, 2)), 2), I32)
+        ones = b.icmp_signed('!=', b.and_(tiles.splat(b, word), MASK), const(V32, 0))
+        signs = b.select(ones, const(VF, 1.), const(VF, -1.))
+        tiles.store(b, signs, tiles.plus(b, to, (i, 64)))
+        return state
+    tiles.repeat(b, b.mul(words, I64(2)), [], half)
+    b.ret_void()
+
 def helpers(relaxed, inner):
     "all that is added to the kernels, as text"
     module = ir.Module()
@@ -198,10 +215,11 @@ def helpers(relaxed, inner):
     else: add_exact_fma(module)
     add_run(module, inner)
     add_fused(module)
+    add_spread(module)
     return str(module)
 
 # %% ../../nbs/5_packed/36b_wasm.ipynb #bac86514
-PUBLIC = 'run', 'fused'
+PUBLIC = 'run', 'fused', 'spread'
 
 def optimized(texts, to):
     "one module of several, after LLVM's passes, without what nobody calls"

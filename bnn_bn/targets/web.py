@@ -19,6 +19,7 @@ from ..onebit.engine import Engine, images, largest_window, make_plan
 from ..onebit.graph import to_bytes
 from ..onebit.kernels import scratch_bytes
 from ..onebit.stem import pixel_stem
+from ..onebit.tiles import ROW
 from ..images.pictures import from_info, to_info
 from .export_c import class_names, graph_of, picture_of, with_stem
 from .wasm import web_kernels
@@ -95,22 +96,27 @@ def move_rows(image, plan, given, results):
     return rows
 
 # %% ../../nbs/5_packed/36c_web.ipynb #55605b7d
-def lay_out(graph, size):
-    "the layout and the stored bytes for pictures of that size"
-    scratch = scratch_bytes(largest_window(graph))
-    plan, image = make_plan(graph, size, 'avx2', scratch=scratch), Image()
+def lay_out_plan(plan, shape, scratch, whole=False):
+    "the memory of a plan for pictures of that shape (channels, rows, columns), and its layout"
+    image = Image()
     rows, table = image.room(plan.rows.nbytes), image.put(make_table())
     place(image, plan.memory.arrays)
-    whole = pixel_stem(graph) is not None
-    given = graph.channels*size[0]*size[1]*(1 if whole else 4)
+    given = int(np.prod(shape))*(1 if whole else 4)
     places = dict(scratch=image.room(scratch), input=image.room(given),
                   output=image.room(4*int(plan.rows['channels'][-1])))
     if image.end > MOST_MEMORY:
-        raise ExportError(f'{images(size)}: {image.end/1e6:.0f} MB of memory would be needed, at '
-                          f'most {MOST_MEMORY/1e6:.0f} are good for a browser; use smaller images')
+        raise ExportError(f'{images(shape[1:])}: {image.end/1e6:.0f} MB of memory would be needed, '
+                          f'at most {MOST_MEMORY/1e6:.0f} are good for a browser; use smaller images')
     image.parts.insert(0, (rows, move_rows(image, plan, places['input'], places['output'])))
     layout = Layout(rows=rows, count=len(plan.rows), table=table, memory=image.end, whole=whole,
                     **places)
+    return image, layout
+
+def lay_out(graph, size):
+    "the layout and the stored bytes for pictures of that size"
+    scratch, whole = scratch_bytes(largest_window(graph)), pixel_stem(graph) is not None
+    plan = make_plan(graph, size, 'avx2', scratch=scratch)
+    image, layout = lay_out_plan(plan, (graph.channels, *size), scratch, whole)
     return layout, image.data()
 
 # %% ../../nbs/5_packed/36c_web.ipynb #ac88df56
@@ -169,9 +175,10 @@ def preparation(info, picture):
 # %% ../../nbs/5_packed/36c_web.ipynb #155a0072
 def for_channels(values, n): return np.broadcast_to(np.array(values, float), n).tolist()
 
-def net_script(graph, picture, samples):
+def net_script(graph, picture, samples, float_too=False):
     "`net.js`: the memory image and what the page must know"
-    layout, stored = lay_out(graph, (picture.height, picture.width))
+    size = picture.height, picture.width
+    layout, stored = lay_out(graph, size)
     info, test = graph.info, test_bits(graph, picture)
     names = class_names(graph, len(test)) or [str(i) for i in range(len(test))]
     known = dict(
@@ -179,7 +186,9 @@ def net_script(graph, picture, samples):
         height=picture.height, width=picture.width, channels=picture.channels,
         mean=for_channels(info['mean'], picture.channels), accuracy=info.get('accuracy'),
         std=for_channels(info['std'], picture.channels), resize=preparation(info, picture),
-        file=len(to_bytes(graph)), samples=base64.b64encode(samples.tobytes()).decode(), test=test)
+        file=len(to_bytes(graph)), samples=base64.b64encode(samples.tobytes()).decode(), test=test,
+        row=ROW.itemsize)
+    if float_too: known['float'] = float_part(graph, size)
     return script('bnn_net', known | vars(layout) | dict(image=part(stored)))
 
 # %% ../../nbs/5_packed/36c_web.ipynb #92044c1a
@@ -217,6 +226,7 @@ def to_web(
     samples=None, # pictures to show, bytes (n,H,W) or (n,H,W,channels), of that size
     force:bool=False, # replace a page that is there?
     stem:str=None, # 'int8': quantise the first convolution, so that it sums bytes; None: as it is
+    float_too:bool=False, # the same network in float32 beside it, so that the page shows both times?
 )->Path: # of the folder; `index.html` in it opens in a browser, with or without a server
     "Write a page that classifies pictures by itself; its logits have the engine's bits."
     check_switch(force=force)
@@ -225,6 +235,63 @@ def to_web(
     check_for_web(graph, picture)
     samples = check_samples(samples, picture)
     check_folder(folder, force)
-    files = {'net.js': net_script(graph, picture, samples).encode()} | page_files()
+    files = {'net.js': net_script(graph, picture, samples, float_too).encode()} | page_files()
     for name, data in sorted(files.items()): write_file(folder/name, data)
     return folder
+
+# %% ../../nbs/5_packed/36c_web_floats.ipynb #bf0ed544
+from dataclasses import replace
+from ..onebit.graph import Graph, Node
+
+# %% ../../nbs/5_packed/36c_web_floats.ipynb #4a8e1e39
+def as_floats(graph):
+    "the network with numbers in place of bits, and the thresholds of the steps that take signs"
+    nodes, at, thresholds = [], [0], {}
+    for n in graph.nodes:
+        inputs = tuple(at[k] for k in n.inputs)
+        if n.op == 'bconv':
+            thresholds[len(nodes)] = n.tensors['threshold']
+            nodes.append(Node('maxpool', inputs[:1], name=n.name))
+            tensors = {k: v.astype(np.float32) for k, v in n.tensors.items() if k != 'threshold'}
+            n, inputs = replace(n, op='conv', tensors=tensors), (len(nodes), *inputs[1:])
+        nodes.append(replace(n, inputs=inputs))
+        at.append(len(nodes))
+    return Graph(graph.channels, nodes, graph.info), thresholds
+
+# %% ../../nbs/5_packed/36c_web_floats.ipynb #d6e96c89
+@dataclass
+class Spread:
+    "After so many rows, signs become numbers; JavaScript gets these numbers."
+    rows:int
+    bits:int     # address, then offset
+    words:int    # of 32 signs
+    numbers:int  # address, then offset
+
+def float_plan(graph, size):
+    "the plan of the network in float32, and a `Spread` for each step that takes signs"
+    floats, thresholds = as_floats(graph)
+    plan = make_plan(floats, size, 'avx2', scratch=scratch_bytes(largest_window(floats)))
+    spreads = []
+    for step, threshold in thresholds.items():
+        i, v = plan.steps.index(step), plan.values[step + 1]
+        pixel, words = v.channels//8, v.size[0]*v.size[1]*v.channels//32
+        o, bits = plan.rows[i:i + 1], plan.memory.zeros(words)
+        o['bits'], o['col_step'], o['to_row'] = bits, pixel, v.size[1]*pixel
+        o['scale'] = plan.memory.put(v.spread(threshold, np.inf))
+        spreads.append(Spread(i + 1, bits, words, v.numbers))
+    return plan, spreads
+
+# %% ../../nbs/5_packed/36c_web_floats.ipynb #b45cf1a2
+def lay_out_floats(graph, size):
+    "as `lay_out`, and lists [rows, bits, words, numbers]"
+    plan, spreads = float_plan(graph, size)
+    image, layout = lay_out_plan(plan, (graph.channels, *size), scratch_bytes(1))
+    def there(address): return int(moved(image, np.array([address]))[0])
+    found = [[s.rows, there(s.bits), s.words, there(s.numbers)] for s in spreads]
+    return layout, image.data(), found
+
+# %% ../../nbs/5_packed/36c_web_floats.ipynb #1d24a640
+def float_part(graph, size):
+    "the network in float32 for `net.js`"
+    layout, stored, spreads = lay_out_floats(graph, size)
+    return vars(layout) | dict(spreads=spreads, image=part(stored))
