@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from fastai.basics import Callback, Learner, set_seed
+from PIL import Image
 from safetensors import safe_open
 from folders import noise_folder
 from bnn_bn.checkpoint import save_network
