@@ -353,8 +353,7 @@ def get_classifier(self:BinaryNet)->nn.Module:
 def num_features(self:BinaryNet)->int:
     "Channels of the map that the head takes."
     linear = [m for m in self.head.modules() if isinstance(m, nn.Linear)]
-    doubled = any(type(m).__name__ == 'AdaptiveConcatPool2d' for m in self.head.modules())
-    if linear: return linear[0].in_features//(1 + doubled)
+    if linear: return linear[0].in_features//(1 + _is_doubled(self.head))
     with torch.device('meta'): return binary_net(**self.args).head.fc.in_features
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #ae77f22b
@@ -372,11 +371,6 @@ def reset_classifier(self:BinaryNet,
     if isinstance(self.head, nn.Sequential) and name: self.head.set_submodule(name, fresh)
     else: self.head = _plain_head(fresh)
     return self
-
-def _last_linear(net):
-    "name in the head, and inputs, of its last linear layer; of the last part where there is none"
-    found = [(n, m.in_features) for n, m in net.head.named_modules() if isinstance(m, nn.Linear)]
-    return found[-1] if found else (_classifier_name(net.head), net.num_features)
 
 def _plain_head(fc):
     "the head of all our networks"
