@@ -68,24 +68,25 @@ class Pixels:
         return (whole*scale*self.ratio().view(1, -1, 1, 1)).to(self.weight.dtype), None
 
     def rest(self): # (C,): grey levels from the mean to the zero point; 0 while nothing is known
-        return torch.where(self.std > 0, zero_point(self.mean) - 255*self.mean, 0.)
+        levels = zero_point(self.mean).double() - 255*self.mean.double() # 76.5 is a tie in float32
+        return torch.where(self.std > 0, levels.to(self.mean), 0.)
 
     def forward(self, x:Tensor, factor:float=1.)->Tensor: # (B,C_in,H,W) to (B,C_out,H',W')
         geometry = self.stride, self.padding, self.dilation
         (whole, scale), rest = self.whole(), self.rest()
-        shift = torch.einsum('ocij,c->o', whole, rest.to(whole))*scale.flatten()/255*factor
+        left, scale = (whole.sum((2, 3)) @ rest.to(whole)).view(-1, 1, 1), scale[:, 0]*factor/255
         if self.training:
             offset = (rest/self.ratio()/255).to(x.dtype).view(-1, 1, 1)
             y = scaled_conv2d(x - offset, self.kernel()[0]*factor, None, *geometry)
-        else: y = self.exact(x, whole, scale*factor/255, geometry)
-        if self.bias is not None: shift = shift + self.bias
-        return y + shift.to(y.dtype).view(-1, 1, 1)
+            y = y + (left*scale).to(y.dtype)
+        else: y = ((self.sums(x, whole, geometry) + left)*scale).to(x.dtype)
+        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, 1, 1)
 
-    def exact(self, x, whole, scale, geometry):
+    def sums(self, x, whole, geometry):
         "sums of whole numbers, in float32 also where half precision would overflow"
         with torch.autocast(x.device.type, enabled=False):
             levels = grey_levels(x, self.mean, self.std)
-            return scaled_conv2d(levels, whole.to(levels), scale.to(levels), *geometry).to(x.dtype)
+            return scaled_conv2d(levels, whole.to(levels), None, *geometry)
 
 # %% ../../nbs/1_one_bit/02e_pixels.ipynb #7a9289f6
 def grey_levels(x, mean, std):
