@@ -296,8 +296,8 @@ class FoldedNet(nn.Module):
         u = torch.tensor(as_pixels(x.detach().cpu().numpy(), n)).double()
         z = torch.tensor(zero_points(n.tensors['mean'])).view(-1, 1, 1)
         w = torch.tensor(n.tensors['weight']).double()
-        y = F.conv2d(u - z, w, None, n.stride, n.padding, n.dilation).to(t['bias'])
-        y = y*t['scale'].view(1, -1, 1, 1) + t['bias'].view(1, -1, 1, 1)
+        y = F.conv2d(u - z, w, None, n.stride, n.padding, n.dilation)
+        y = (y*t['scale'].view(1, -1, 1, 1) + t['bias'].view(1, -1, 1, 1)).to(t['bias'])
         return torch.where(y > 0, y, y*t['slope'].view(1, -1, 1, 1)) if 'slope' in t else y
 
     def repeat(self, x, channels):
