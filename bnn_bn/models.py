@@ -386,6 +386,13 @@ def reset_stem(self:BinaryNet,
     self.body.stem.conv = fresh.to(like)
     return self
 
+def _last_linear(net):
+    "name in the head, and inputs, of its last linear layer; of the last part where there is none"
+    found = [(n, m.in_features) for n, m in net.head.named_modules() if isinstance(m, nn.Linear)]
+    return found[-1] if found else (_classifier_name(net.head), net.num_features)
+
+def _is_doubled(head): return any(type(m).__name__ == 'AdaptiveConcatPool2d' for m in head.modules())
+
 # %% ../nbs/2_no_norm/11e_network.ipynb #e48ca098
 def joined(
     model:nn.Module, # any network
