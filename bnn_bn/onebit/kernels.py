@@ -285,7 +285,7 @@ import functools, platform, sys
 from pathlib import Path
 from llvmlite import ir
 from .counting import get_way, has_way, intrinsic, jit, make_table, pack_signs # noqa: F401
-from .counting import types, unpack_signs, way_for, ways, words # noqa: F401
+from .counting import numba_types as types, unpack_signs, way_for, ways, words # noqa: F401
 from .native import machine_code
 from .tiles import F32, I8, I16, I32, I64, ROW, VF, Fields, const, function, load
 from .tiles import plus, repeat, splat, store, vector_at, convolve, peek, span

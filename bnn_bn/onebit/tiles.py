@@ -9,7 +9,7 @@ __all__ = ['I1', 'I8', 'I16', 'I32', 'I64', 'F32', 'lanes', 'vec', 'V32', 'VF', 
 from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
-from .counting import intrinsic, types
+from .counting import intrinsic, numba_types as types
 
 # %% ../../nbs/5_packed/31d_tiles.ipynb #2a3b9888
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -232,7 +232,8 @@ def add_by(multiply):
     return count
 
 # %% ../../nbs/5_packed/31d_tiles_loops.ipynb #0b568d92
-from .counting import Avx2, Avx512, Neon, Wasm, intrinsic, jit, types
+from .counting import Avx2, Avx512, Neon, Wasm, intrinsic, jit
+from .counting import numba_types as types
 
 COLUMNS = dict(
     kind='one of the kinds below', channels='of the result; of the image in a copy',
