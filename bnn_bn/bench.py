@@ -89,6 +89,7 @@ def take_turns(
         for r in alive: medians[r.name].append(statistics.median(r.run(counts[r.name])))
     return [_row(r, medians, rivals[0].name) for r in rivals]
 
+# %% ../nbs/5_packed/34_bench.ipynb #66d9a591
 def _calls(rival, seconds):
     "how many fit in so much time, at least 3"
     one = statistics.median(rival.run(3))

@@ -9,7 +9,7 @@ __all__ = ['drop_bn', 'remove_bn', 'ledger', 'NFConv2d', 'ScaleShift', 'binarize
 import copy, math
 import torch, pandas as pd
 from torch import nn, fx, Tensor
-from .core.arguments import check_number, check_switch, check_type
+from .core.arguments import check_number, check_switch, check_type, check_word
 from .core.unwrap import bare
 from .signal import start
 from .others.netgraph import WINDOWS, note_shapes, op, read_graph, shape_of
@@ -102,8 +102,7 @@ def remove_bn(
     calibrate:bool=True, # set each channel on `example`? False: the plan alone
 )->nn.Module: # same class, names and weights (filters standardised), free of batch norm
     "The network without batch norm: standardised weights, alpha, beta, gamma (after 2101.08692)."
-    if binary not in (None, 'act', 'both'):
-        raise ValueError(f"binary={binary!r}: allowed are None, 'act' and 'both'")
+    check_word(('act', 'both'), none=True, binary=binary)
     check_type(nn.Module, 'a torch.nn.Module', model=model)
     check_number(above=0, alpha=alpha)
     check_switch(bias=bias, calibrate=calibrate)

@@ -196,9 +196,7 @@ def bnn_learner(
     "A fastai Learner with a calibrated start, a divergence guard, AGC and our rule of decay."
     opt, model = OptFunc(same_thing(opt=opt, opt_func=opt_func) or torch.optim.Adam), joined(model)
     _check_words(kwargs)
-    check_number(0, none=True, wd=wd)
-    check_callable(loss_func=loss_func, splitter=splitter)
-    if calibrated is not None: check_switch(calibrated=calibrated)
+    _check_given(wd, calibrated, loss_func=loss_func, splitter=splitter)
     if isinstance(bare(model), BinaryNet):
         _check_fit(dls, bare(model))
         _tell_pixels(dls, bare(model))
@@ -210,6 +208,12 @@ def bnn_learner(
     opt.learn = Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics,
                         cbs=[*own, *L(cbs)], opt_func=opt, wd=wd, splitter=split, **kwargs)
     return opt.learn
+
+# %% ../nbs/2_no_norm/22_learner.ipynb #52d7f717
+def _check_given(wd, calibrated, **functions):
+    check_number(0, none=True, wd=wd)
+    check_callable(**functions)
+    if calibrated is not None: check_switch(calibrated=calibrated)
 
 # %% ../nbs/2_no_norm/22_learner.ipynb #ee52058e
 _other_words = dict(weight_decay='wd', optimizer='opt', learning_rate='lr', callbacks='cbs',

@@ -356,6 +356,14 @@ def num_features(self:BinaryNet)->int:
     if linear: return linear[0].in_features//(1 + _is_doubled(self.head))
     with torch.device('meta'): return binary_net(**self.args).head.fc.in_features
 
+# %% ../nbs/2_no_norm/11e_network.ipynb #0ce6be58
+def _last_linear(net):
+    "name in the head, and inputs, of its last linear layer; of the last part where there is none"
+    found = [(n, m.in_features) for n, m in net.head.named_modules() if isinstance(m, nn.Linear)]
+    return found[-1] if found else (_classifier_name(net.head), net.num_features)
+
+def _is_doubled(head): return any(type(m).__name__ == 'AdaptiveConcatPool2d' for m in head.modules())
+
 # %% ../nbs/2_no_norm/11e_network.ipynb #ae77f22b
 @patch
 def reset_classifier(self:BinaryNet,
@@ -385,13 +393,6 @@ def reset_stem(self:BinaryNet,
     fresh = binary_net(**dict(self.args, in_chans=in_chans)).body.stem.conv
     self.body.stem.conv = fresh.to(like)
     return self
-
-def _last_linear(net):
-    "name in the head, and inputs, of its last linear layer; of the last part where there is none"
-    found = [(n, m.in_features) for n, m in net.head.named_modules() if isinstance(m, nn.Linear)]
-    return found[-1] if found else (_classifier_name(net.head), net.num_features)
-
-def _is_doubled(head): return any(type(m).__name__ == 'AdaptiveConcatPool2d' for m in head.modules())
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #e48ca098
 def joined(
@@ -555,6 +556,7 @@ def list_models(
     patterns = [pattern] if isinstance(pattern, str) else pattern
     return sorted(n for n in names if any(fnmatch(n, p) for p in patterns))
 
+# %% ../nbs/2_no_norm/12_models.ipynb #c24d166a
 def create_model(
     name:str, # one of `list_models()` or of `list_models(pretrained=True)`
     pretrained=False, # as in `reactnet_nobn`

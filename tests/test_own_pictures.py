@@ -283,17 +283,17 @@ FIRST_TRY = {
 WRONG = {
     **{('train', 'folder', '--path', 'PICTURES', *SMALL, *k): v for k, v in FIRST_TRY.items()},
     ('train', 'fashion', '--device', 'cuda:77'): '--device cuda:77: this machine has',
-    ('train', 'fashion', '--device', 'gpu'): '--device gpu: no device',
-    ('train', 'fashion', '--bs', '0'): '--bs 0: must be > 0',
+    ('train', 'fashion', '--device', 'gpu'): '--device gpu: cpu, cuda',
+    ('train', 'fashion', '--bs', '0'): '--bs 0: a whole number from 1 on',
     ('train', 'fashion', '--bs', '20000'): '--bs 20000: from 1 to 10000',
     ('train', 'fashion', '--bs', 'many'): "--bs: invalid int value: 'many'",
-    ('train', 'fashion', '--lr', 'nan'): '--lr nan: must be > 0',
+    ('train', 'fashion', '--lr', 'nan'): '--lr nan: a finite number above 0',
     ('train', 'fashion', '--images', '8'): '--images 8: from the batch size 128',
-    ('train', 'fashion', '--seed', '-1'): '--seed -1: from 0',
+    ('train', 'fashion', '--seed', '-1'): '--seed -1: a whole number from 0',
     ('train', 'fashion', '--size', '32'): '--size 32: for own pictures only',
     ('train', 'folder'): 'give the directory of the data with --path',
     ('train', 'folder', '--path', 'nowhere'): 'nowhere: no such folder',
-    ('train', 'folder', '--valid', '1.5'): '--valid 1.5: from 0 to below 1',
+    ('train', 'folder', '--valid', '1.5'): '--valid 1.5: below 1',
     ('train', 'folder', '--skip_bad', '-1'): '--skip_bad -1',
     ('train', 'folder', '--size', '50'): '--size 50: image side 50',
     ('eval', 'fashion-reactnet_mini', '--bs', '0'): '--bs 0: at least 1',
@@ -305,7 +305,7 @@ WRONG = {
     ('bench', 'fashion-reactnet_mini', '--batch', '0'): '--batch 0: at least 1',
     ('bench', 'fashion-reactnet_mini', '--threads', '-1'): '--threads -1: at least 1',
     ('demo', '--epochs', '0'): '--epochs 0: at least 1',
-    ('demo', '--lr', '-1'): '--lr -1.0: must be > 0',
+    ('demo', '--lr', '-1'): '--lr -1.0: a finite number above 0',
     ('runs', '--folder', 'nowhere'): 'nowhere: no such folder'}
 
 @pytest.mark.parametrize('words', WRONG, ids=' '.join)

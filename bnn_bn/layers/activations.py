@@ -11,6 +11,13 @@ from torch import nn, Tensor
 from ..core.arguments import check_callable, check_number, check_switch, check_whole
 from .binarize import approx_sign, check_zero, in_transform, plain_tensor, soft_sign
 
+# %% ../../nbs/1_one_bit/01_activations.ipynb #ab8b2860
+def _check_sign(sign, zero, **switches):
+    "ValueError names what is no sign, no value of sign(0), or no switch"
+    check_callable(none=False, sign=sign)
+    check_zero(zero)
+    check_switch(**switches)
+
 # %% ../../nbs/1_one_bit/01_activations.ipynb #1f1c2753
 class RSign(nn.Module):
     "sign(x + shift), one learned shift a channel (ReActNet, 2003.03488, eq. 4)."
@@ -22,9 +29,7 @@ class RSign(nn.Module):
         binary:bool=True, # False: the soft function instead of the sign, for a real-valued network
     ):
         check_whole(ni=ni)
-        check_callable(none=False, sign=sign)
-        check_zero(zero)
-        check_switch(shift=shift, binary=binary)
+        _check_sign(sign, zero, shift=shift, binary=binary)
         super().__init__()
         self.sign, self.zero, self.binary = sign, zero, binary
         self.shift = nn.Parameter(torch.zeros(1, ni, 1, 1)) if shift else None
@@ -71,6 +76,7 @@ def is_watched(
             return True
     return False
 
+# %% ../../nbs/1_one_bit/01_activations.ipynb #3ecf0ce1
 class RPReLU(nn.Module):
     "PReLU(x + shift_in) + shift_out, one slope a channel (ReActNet, 2003.03488, eq. 5)."
     def __init__(self,

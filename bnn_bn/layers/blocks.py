@@ -9,6 +9,7 @@ __all__ = ['default_rules', 'reference_rules', 'known_rules', 'Rules', 'get_rule
 # %% ../../nbs/2_no_norm/11_blocks.ipynb #e42e1ac6
 from dataclasses import dataclass
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from ..core.arguments import check_number, check_word
 from .binarize import approx_sign, in_transform, ste_sign
@@ -76,22 +77,24 @@ class Spec:
         check_word(('real', 'act', 'both'), binary=self.binary)
         check_number(above=0, alpha=self.alpha, gamma=self.gamma)
 
-    def conv(self, ni, nf, ks, stride=1, binary=True, padding=None, signs=False, pixels=False):
-        "A convolution as this network has them; `pixels`: with eight-bit weights, of a picture"
-        kwargs = dict(stride=stride, padding=padding, zero=self.rules.zero,
-                      binary=binary and self.binary == 'both',
-                      signs=signs and self.binary != 'real')
-        if self.norm != 'nobn': return (PixelConv2d if pixels else QuantConv2d)(ni, nf, ks, **kwargs)
-        rules = dict(gamma=self.gamma if binary else 1., floor=self.rules.floor, eps=self.rules.eps)
-        kind = PixelStdConv2d if pixels else ScaledStdConv2d
-        return kind(ni, nf, ks, **rules, **kwargs)
-
     def bn(self, nf): return nn.BatchNorm2d(nf) if self.norm == 'bn' else nn.Identity()
     def act(self, nf):
         if self.own_act is not None: return self.own_act(nf)
         return RPReLU(nf, inplace=True) if self.rprelu else nn.Identity()
     def sign(self, ni):
         return RSign(ni, self.quantizer, self.rules.zero, self.rprelu, self.binary != 'real')
+
+# %% ../../nbs/2_no_norm/11_blocks.ipynb #b8d01d99
+@patch
+def conv(self:Spec, ni, nf, ks, stride=1, binary=True, padding=None, signs=False, pixels=False):
+    "A convolution as this network has them; `pixels`: with eight-bit weights, of a picture"
+    kwargs = dict(stride=stride, padding=padding, zero=self.rules.zero,
+                  binary=binary and self.binary == 'both',
+                  signs=signs and self.binary != 'real')
+    if self.norm != 'nobn': return (PixelConv2d if pixels else QuantConv2d)(ni, nf, ks, **kwargs)
+    rules = dict(gamma=self.gamma if binary else 1., floor=self.rules.floor, eps=self.rules.eps)
+    kind = PixelStdConv2d if pixels else ScaledStdConv2d
+    return kind(ni, nf, ks, **rules, **kwargs)
 
 # %% ../../nbs/2_no_norm/11_blocks.ipynb #b31985ad
 def _plus(branch, x, *makers):

@@ -8,6 +8,7 @@ __all__ = ['standardize', 'get_padding', 'QuantConv2d', 'ScaledStdConv2d', 'scal
 # %% ../../nbs/1_one_bit/02_conv.ipynb #8b3963e9
 import math
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn, Tensor
 from ..core.arguments import check_number, check_sizes, check_switch, check_whole
 from .binarize import check_zero, hard_sign, in_transform, plain_tensor, sign_and_scale
@@ -67,6 +68,11 @@ def _convolve(conv, x, w, scale):
     if conv.bias is not None: y = y + conv.bias.view(1, -1, 1, 1)
     return y if images.dim() == x.dim() else y[0]
 
+def _check_window(padding, **sizes):
+    "ValueError names what is no size of a kernel, and no padding"
+    check_sizes(**sizes)
+    if not isinstance(padding, str): check_sizes(0, none=True, padding=padding)
+
 # %% ../../nbs/1_one_bit/02_conv.ipynb #ecb78118
 class QuantConv2d(nn.Conv2d):
     "A convolution whose kernel is its latent weights or, if `binary`, their signs times mean|W|."
@@ -80,8 +86,7 @@ class QuantConv2d(nn.Conv2d):
         padding_mode:str='zeros', device=None, dtype=None, # as in `nn.Conv2d`
     ):
         check_whole(in_channels=in_channels, out_channels=out_channels, groups=groups)
-        check_sizes(kernel_size=kernel_size, stride=stride, dilation=dilation)
-        if not isinstance(padding, str): check_sizes(0, none=True, padding=padding)
+        _check_window(padding, kernel_size=kernel_size, stride=stride, dilation=dilation)
         check_switch(bias=bias, binary=binary, signs=signs)
         check_zero(zero)
         if padding is None: padding = get_padding(kernel_size, stride, dilation)
@@ -97,11 +102,14 @@ class QuantConv2d(nn.Conv2d):
         "Kernel and scale a channel; what is convolved is their product."
         if self.binary: return sign_and_scale(self.latent(), self.zero)
         return self.latent(), None
-    def forward(self, x:Tensor, factor:float=1.)->Tensor: # (B,C_in,H,W) to (B,C_out,H',W')
-        w, scale = self.kernel()
-        if factor != 1: w, scale = (w*factor, None) if scale is None else (w, scale*factor)
-        return _convolve(self, x, w, scale)
     def extra_repr(self): return f'{super().extra_repr()}, binary={self.binary}'
+
+# %% ../../nbs/1_one_bit/02_conv.ipynb #ee044497
+@patch
+def forward(self:QuantConv2d, x:Tensor, factor:float=1.)->Tensor: # (B,C_in,H,W) to (B,C_out,H',W')
+    w, scale = self.kernel()
+    if factor != 1: w, scale = (w*factor, None) if scale is None else (w, scale*factor)
+    return _convolve(self, x, w, scale)
 
 # %% ../../nbs/1_one_bit/02_conv.ipynb #e6f78ab5
 class ScaledStdConv2d(QuantConv2d):

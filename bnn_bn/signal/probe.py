@@ -279,8 +279,7 @@ class SigProp(Callback):
         self.rows[self.seen - 1] = self.rows[self.seen - 1].join(flips)
         self.before = self.x = None
     def after_fit(self):
-        wanted = self.draw and self.rows and not rank_distrib()
-        if wanted: self.plot()
+        if self.draw and self.rows and not rank_distrib(): self.plot()
     def table(self): return pd.concat(self.rows, names=['step'])
     def plot(self, title=None): return plot_probe(self.table(), title)
 

@@ -16,6 +16,10 @@ from ..core.trials import is_trial
 from ..core.unwrap import bare
 
 # %% ../../nbs/4_training/20b_ema.ipynb #6b106aae
+def _check_decay(decay):
+    check_number(0, 1, decay=decay)
+    if decay == 1: raise ValueError(f'decay={decay!r}: below 1 is needed, else the first weights stay')
+
 def ema_decay(
     n:int, # averaged steps so far
     decay:float=.999, # largest decay
@@ -28,10 +32,6 @@ def ema_decay(
     return min(decay, (1 + n)/(10 + n))
 
 # %% ../../nbs/4_training/20b_ema.ipynb #af0eef4e
-def _check_decay(decay):
-    check_number(0, 1, decay=decay)
-    if decay == 1: raise ValueError('decay=1: below 1 is needed, else the first weights stay')
-
 class EMA(Callback):
     "A running mean of the weights, with which a fit validates; `model` is the averaged network."
     order = 60 # after all that changes weights
