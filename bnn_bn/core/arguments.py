@@ -15,6 +15,17 @@ def _refuse(name, value, wanted):
     "the one sentence of this chapter"
     raise ValueError(f'{name}={value!r}: {wanted} needed')
 
+def _is_whole(v): return isinstance(v, Integral) and not isinstance(v, bool)
+
+def _within(v, least, most):
+    "in the range? None: there is no such end"
+    if least is not None and v < least: return False
+    return most is None or v <= most
+
+def _given(named, none):
+    "name and value of the arguments to look at"
+    return [(name, v) for name, v in named.items() if v is not None or not none]
+
 def check_whole(
     least:int=1, # smallest that is allowed
     most:int=None, # greatest that is allowed; None: any
@@ -24,10 +35,8 @@ def check_whole(
     "ValueError unless each value is a whole number in that range."
     wanted = f'a whole number from {least} on is'
     if most is not None: wanted = f'a whole number from {least} to {most} is'
-    for name, v in named.items():
-        if v is None and none: continue
-        if isinstance(v, bool) or not isinstance(v, Integral): _refuse(name, v, wanted)
-        if v < least or most is not None and v > most: _refuse(name, v, wanted)
+    for name, v in _given(named, none):
+        if not _is_whole(v) or not _within(v, least, most): _refuse(name, v, wanted)
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #6d19e7e6
 def check_sizes(
@@ -37,11 +46,10 @@ def check_sizes(
 ):
     "ValueError unless each value is a whole number in that range, or a pair (rows, columns) of such."
     wanted = f'a whole number from {least} on, or a pair (rows, columns) of such, is'
-    for name, v in named.items():
-        if v is None and none: continue
+    for name, v in _given(named, none):
         pair = v if isinstance(v, (tuple, list)) else (v, v)
-        whole = [isinstance(n, Integral) and not isinstance(n, bool) for n in pair]
-        if len(pair) != 2 or not all(whole) or min(pair) < least: _refuse(name, v, wanted)
+        fits = [_is_whole(n) and n >= least for n in pair]
+        if fits != [True, True]: _refuse(name, v, wanted)
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #87c30ca0
 def _range_words(least, most, above, infinite):
@@ -67,11 +75,8 @@ def check_number(
 ):
     "ValueError unless each value is a number in that range; NaN never is."
     wanted = _range_words(least, most, above, infinite)
-    for name, v in named.items():
-        if v is None and none: continue
-        if not _is_number(v, infinite): _refuse(name, v, wanted)
-        if least is not None and v < least: _refuse(name, v, wanted)
-        if most is not None and v > most: _refuse(name, v, wanted)
+    for name, v in _given(named, none):
+        if not _is_number(v, infinite) or not _within(v, least, most): _refuse(name, v, wanted)
         if above is not None and v <= above: _refuse(name, v, wanted)
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #ced80c83
@@ -81,17 +86,16 @@ def check_word(
     **named, # argument=value
 ):
     "ValueError unless each value is one of the words."
-    for name, v in named.items():
-        if v is None and none: continue
-        if not isinstance(v, str) or v not in allowed:
-            raise ValueError(f'{name}={v!r}: allowed are {", ".join(map(repr, allowed))}')
+    for name, v in _given(named, none):
+        if isinstance(v, str) and v in allowed: continue
+        raise ValueError(f'{name}={v!r}: allowed are {", ".join(map(repr, allowed))}')
 
 def check_switch(
     **named, # argument=value
 ):
     "ValueError unless each value is True or False."
     for name, v in named.items():
-        if str(v) not in ('True', 'False', '0', '1') or isinstance(v, str):
+        if isinstance(v, str) or str(v) not in ('True', 'False', '0', '1'):
             _refuse(name, v, 'True or False is')
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #60bcb368
@@ -102,8 +106,7 @@ def check_type(
     **named, # argument=value
 ):
     "ValueError unless each value is of that type."
-    for name, v in named.items():
-        if v is None and none: continue
+    for name, v in _given(named, none):
         if not isinstance(v, kind): _refuse(name, v, wanted + ' is')
 
 def check_callable(
@@ -111,8 +114,7 @@ def check_callable(
     **named, # argument=value
 ):
     "ValueError unless each value can be called."
-    for name, v in named.items():
-        if v is None and none: continue
+    for name, v in _given(named, none):
         if not callable(v): _refuse(name, v, 'a function is')
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #9aafaec2

@@ -29,7 +29,7 @@ def bare(
     "The network itself; ValueError for what is none."
     while (inside := _inside(model)) is not None: model = inside
     if hasattr(model, 'named_modules'): return model # a module, or what stands in for one
-    raise ValueError(f'a {type(model).__name__} is no network: an nn.Module is needed')
+    raise ValueError(f'model: a {type(model).__name__} is no network: an nn.Module is needed')
 
 # %% ../../nbs/7_appendix/05c_unwrap.ipynb #f45975e2
 _keys = 'state_dict_ema model_ema ema_state_dict ema state_dict model_state_dict model'.split()
