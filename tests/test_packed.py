@@ -577,8 +577,9 @@ def test_without_torch(tmp_path):
     site = tmp_path/'site'
     for package in ('onebit', 'core', 'images'): (site/'bnn_bn'/package).mkdir(parents=True)
     inits = '__init__', 'core/__init__', 'images/__init__', 'onebit/__init__'
-    engine = (f'onebit/{m}' for m in ('graph', 'counting', 'native', 'tiles', 'kernels', 'engine'))
-    for m in (*inits, '_old_names', 'deploy', 'core/errors', 'core/files', 'images/pictures', *engine):
+    engine = (f'onebit/{m}' for m in ('graph', 'stem', 'counting', 'native', 'tiles', 'kernels',
+                                    'engine'))
+    for m in (*inits, '_old_names', 'deploy', 'core/arguments', 'core/errors', 'core/files', 'images/pictures', *engine):
         shutil.copy(ROOT/f'bnn_bn/{m}.py', site/f'bnn_bn/{m}.py')
     model = create_model('reactnet18_nobn', n_out=10, width=.25, stem='cifar').eval()
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -82,7 +82,7 @@ REFUSED = {
     'I': (Image.fromarray(DEEP.astype(np.int32)), 'mode I'),
     'LAB': (Image.new('LAB', (8, 8)), 'mode LAB'),
     'F of bytes': (Image.fromarray(GREY.astype(np.float32)), r'\[0, 1\]'),
-    'channels first': (COLOUR.transpose(2, 0, 1), 'channels last'),
+    'channels first': (COLOUR.transpose(2, 0, 1), 'of an array come last'),
     'channels last': (torch.tensor(COLOUR), 'of a tensor first'),
     'a folder': ('.', 'a folder is no picture'), 'none': (None, 'is no picture'),
     'a row': (COLOUR[0], 'of shape'), 'no file': (b'<html>', 'not a readable picture')}

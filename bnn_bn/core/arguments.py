@@ -11,9 +11,14 @@ from math import isfinite, isnan
 from numbers import Integral, Real
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #37336248
+def _shown(value):
+    "the value in few words: a whole state dict would fill the screen"
+    words = repr(value)
+    return words if len(words) <= 60 else words[:57] + '...'
+
 def _refuse(name, value, wanted):
     "the one sentence of this chapter"
-    raise ValueError(f'{name}={value!r}: {wanted} needed')
+    raise ValueError(f'{name}={_shown(value)}: {wanted} needed')
 
 def _is_whole(v): return isinstance(v, Integral) and not isinstance(v, bool)
 
@@ -107,7 +112,9 @@ def check_type(
 ):
     "ValueError unless each value is of that type."
     for name, v in _given(named, none):
-        if not isinstance(v, kind): _refuse(name, v, wanted + ' is')
+        if isinstance(v, kind): continue
+        found = f'{_shown(v)}, a {type(v).__name__}'
+        raise ValueError(f'{name}={found}: {wanted} is needed')
 
 def check_callable(
     none:bool=True, # is None allowed?
