@@ -579,7 +579,8 @@ def test_without_torch(tmp_path):
     inits = '__init__', 'core/__init__', 'images/__init__', 'onebit/__init__'
     engine = (f'onebit/{m}' for m in ('graph', 'stem', 'counting', 'native', 'tiles', 'kernels',
                                     'engine'))
-    for m in (*inits, '_old_names', 'deploy', 'core/arguments', 'core/errors', 'core/files', 'images/pictures', *engine):
+    core = (f'core/{m}' for m in ('arguments', 'errors', 'files'))
+    for m in (*inits, '_old_names', 'deploy', *core, 'images/pictures', *engine):
         shutil.copy(ROOT/f'bnn_bn/{m}.py', site/f'bnn_bn/{m}.py')
     model = create_model('reactnet18_nobn', n_out=10, width=.25, stem='cifar').eval()
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

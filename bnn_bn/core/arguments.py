@@ -31,6 +31,7 @@ def _given(named, none):
     "name and value of the arguments to look at"
     return [(name, v) for name, v in named.items() if v is not None or not none]
 
+# %% ../../nbs/7_appendix/00c_arguments.ipynb #f6d4847c
 def check_whole(
     least:int=1, # smallest that is allowed
     most:int=None, # greatest that is allowed; None: any
