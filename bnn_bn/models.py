@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
+from .core.arguments import check_number, check_whole
 from .layers.binarize import plain_tensor, ste_sign
 from .layers.blocks import BiRealBlock, ReActBlock, XnorBlock, Rules, Spec, get_rules
 from .layers.blocks import known_rules
@@ -185,8 +186,6 @@ def _checked_bits(bits):
 
 def _is_count(v): return isinstance(v, numbers.Integral) and not isinstance(v, bool) and v >= 1
 
-def _is_factor(v): return isinstance(v, numbers.Real) and not isinstance(v, bool) and 0 < v < 1e30
-
 def same_thing(**named):
     "the value of two arguments that mean the same; TypeError if both are given"
     (a, x), (b, y) = named.items()
@@ -202,10 +201,8 @@ def _checked(backbone, stem, n_out, in_chans, width, alpha, gamma, **named):
                          f'{list(backbones)}')
     for k, v in named.items():
         if v not in _choices[k]: raise ValueError(f'{k}={v!r}: allowed are {_choices[k]}')
-    for k, v in dict(n_out=n_out, in_chans=in_chans).items():
-        if not _is_count(v): raise ValueError(f'{k}={v!r}: a whole number from 1 on is needed')
-    for k, v in dict(width=width, alpha=alpha, gamma=gamma).items():
-        if not _is_factor(v): raise ValueError(f'{k}={v!r}: must be > 0, and finite')
+    check_whole(n_out=n_out, in_chans=in_chans)
+    check_number(above=0, most=1e30, width=width, alpha=alpha, gamma=gamma)
     return int(n_out), int(in_chans), float(width)
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #a26e510a
@@ -372,8 +369,7 @@ def reset_classifier(self:BinaryNet,
 )->BinaryNet: # the same network
     "A fresh linear classifier in place of the present one."
     n_out = same_thing(n_out=n_out, num_classes=num_classes)
-    if not _is_count(n_out):
-        raise ValueError(f'n_out={n_out!r}: a whole number from 1 on is needed')
+    check_whole(n_out=n_out)
     like, (name, ni) = next(self.parameters()), _last_linear(self)
     fresh = nn.Linear(ni, int(n_out), device=like.device, dtype=like.dtype)
     if isinstance(self.head, nn.Sequential) and name: self.head.set_submodule(name, fresh)
@@ -423,6 +419,7 @@ def _is_plain(m):
 import inspect
 from fnmatch import fnmatch
 from importlib import import_module
+from .core.arguments import check_whole
 from .core.unwrap import bare
 from .layers.activations import RPReLU, RSign
 from .weights import cards
@@ -539,8 +536,7 @@ def _torchvision_vgg(name, n_out=None, dropout=.5, num_classes=None, **other):
                          f"torchvision's network, "
                          f"for three channels; {name.split('_')[0]}_nobn with binary='real' takes "
                          f"the rest")
-    if not _is_count(n_out):
-        raise ValueError(f'n_out={n_out!r}: a whole number from 1 on is needed')
+    check_whole(n_out=n_out)
     from torchvision.models import vgg
     make = getattr(vgg, name.removesuffix('_real'))
     return make(weights=None, num_classes=n_out, dropout=dropout)

@@ -4,7 +4,7 @@ A row is a call that works and, for each of its arguments, values that no reader
 meaningful. One argument is replaced at a time. Nothing may be accepted, and no error may come out
 of the depths without the argument's name.
 """
-import math
+import math, re
 import numpy as np, pytest, torch
 from fastai.basics import set_seed
 from torch import nn
@@ -208,7 +208,7 @@ def _id(v): return 'tensor' + str(tuple(v.shape)) if torch.is_tensor(v) else rep
 @pytest.mark.parametrize('door,name,value', CASES, ids=_id)
 def test_a_wrong_argument_is_named(at_hand, door, name, value):
     f, _ = DOORS[door]
-    with torch.random.fork_rng(), pytest.raises((ValueError, ImportError)) as e:
+    with torch.random.fork_rng(), pytest.raises(ValueError) as e:
         f(at_hand, **{name: value})
-    assert name in str(e.value), str(e.value)
+    assert re.search(rf'\b{name}\b', str(e.value)), str(e.value) # a word of its own
 

@@ -10,6 +10,7 @@ __all__ = ['MOST_PLANS', 'engines', 'Layout', 'layouts', 'repeated', 'Value', 'i
 import os, threading, weakref
 from dataclasses import dataclass, field
 import numpy as np
+from ..core.arguments import check_whole
 from .graph import Graph, Node, check_graph
 from .stem import as_pixels, pixel_stem, zero_points
 from .counting import get_way, make_table, pack_signs, unpack_signs, way_for, ways, words
@@ -369,8 +370,7 @@ class Engine:
     ):
         self.n_out, self.graph, self.asked = check_graph(graph)[-1], graph, way
         self.pixels = pixel_stem(graph) # the step that takes bytes
-        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
-            raise ValueError(f'threads={threads!r}: a whole number from 1 to 1024 is needed')
+        check_whole(1, 1024, threads=threads)
         self.way, window = way_for(get_way(way), most_products(graph)), largest_window(graph)
         self.threads, self.plans, self.made, self.helpers = threads, {}, {}, None
         self.table, size = aligned(make_table()), scratch_bytes(window)

@@ -284,6 +284,7 @@ def check_reach(
 import functools, platform, sys
 from pathlib import Path
 from llvmlite import ir
+from ..core.arguments import check_whole
 from .counting import get_way, has_way, intrinsic, jit, make_table, pack_signs # noqa: F401
 from .counting import numba_types as types, unpack_signs, way_for, ways, words # noqa: F401
 from .native import machine_code
@@ -530,14 +531,12 @@ def packed_conv2d(
     return np.concatenate([conv_group(a, b, window, way, threads) for a, b in parts], 1)
 
 # %% ../../nbs/5_packed/31e_kernels_run.ipynb #b10daf7b
-def check_conv(x, w, groups, **counts):
+def check_conv(x, w, groups, padding, **counts):
     if x.ndim != 4 or w.ndim != 4:
         raise ValueError(f'x of shape {x.shape} and w of shape {w.shape}: (B,C_in,H,W) and '
                          '(C_out,C_in/groups,kh,kw) are needed')
-    for name, v in dict(counts, groups=groups).items():
-        least, whole = 0 if name == 'padding' else 1, isinstance(v, int)
-        if not whole or v < least:
-            raise ValueError(f'{name}={v!r}: a whole number from {least} on is needed')
+    check_whole(groups=groups, **counts)
+    check_whole(0, padding=padding)
     if x.shape[1] != w.shape[1]*groups or len(w) % groups:
         raise ValueError(f'x has {x.shape[1]} channels and w is {w.shape} with groups={groups}: '
                          f'C_in = groups * {w.shape[1]} and C_out a multiple of groups are needed')

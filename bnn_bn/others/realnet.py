@@ -9,6 +9,7 @@ __all__ = ['real_nets', 'conv_unit', 'ResidualPair', 'Scale', 'RealNet', 'resnet
 from collections import OrderedDict
 import torch
 from torch import nn, Tensor
+from ..core.arguments import check_number, check_whole
 from ..models import BinaryNet, binary_net
 
 # %% ../../nbs/4_training/12d_realnet.ipynb #7b672a9d
@@ -77,10 +78,8 @@ real_nets = dict(resnet9=resnet9) # name, as a recipe and a file give it -> func
 
 # %% ../../nbs/4_training/12d_realnet.ipynb #7243f1de
 def _check_sizes(n_out, in_chans, width):
-    for name, value in dict(n_out=n_out, in_chans=in_chans).items():
-        if not (isinstance(value, int) and value >= 1):
-            raise ValueError(f'{name}={value!r}: a whole number from 1 on is needed')
-    if not width > 0: raise ValueError(f'width={width}: must be > 0')
+    check_whole(n_out=n_out, in_chans=in_chans)
+    check_number(above=0, width=width)
 
 # %% ../../nbs/4_training/12d_realnet.ipynb #ceaaa6df
 def network_of(
