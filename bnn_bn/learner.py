@@ -10,6 +10,7 @@ __all__ = ['GREATEST', 'first_nonfinite', 'DivergenceGuard', 'all_finite', 'any_
 import inspect, math, warnings
 from contextlib import ExitStack
 from functools import partial
+from importlib import import_module
 import torch
 from torch import nn
 from fastai.basics import Callback, CancelFitException, CancelStepException
@@ -194,6 +195,7 @@ def bnn_learner(
     **kwargs # as in fastai's `Learner`
 )->Learner:
     "A fastai Learner with a calibrated start, a divergence guard, AGC and our rule of decay."
+    import_module('bnn_bn.train.steps') # `fit_step`, `fit_two_step`: late, it stands on this module
     opt, model = OptFunc(same_thing(opt=opt, opt_func=opt_func) or torch.optim.Adam), joined(model)
     _check_words(kwargs)
     _check_given(wd, calibrated, loss_func=loss_func, splitter=splitter)

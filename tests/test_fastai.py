@@ -3,6 +3,8 @@ import copy
 import multiprocessing as mp
 import os
 import pickle
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 import matplotlib
@@ -476,3 +478,17 @@ def test_tilde_is_home_at_every_door(tmp_path, monkeypatch):
     load_packed('~/a/m.bnn')
     assert ExactResume('~/s.safetensors').file == tmp_path/'home/s.safetensors'
     assert not (tmp_path/'~').exists()
+
+def test_a_learner_of_ours_brings_its_trainings():
+    "in a process that has imported the learner alone"
+    code = '''
+from bnn_bn.data import fashion_mini
+from bnn_bn.learner import bnn_learner
+from bnn_bn.models import reactnet_nobn
+net = reactnet_nobn('mini', n_out=10, in_chans=1, stem='cifar', width=.25)
+learn = bnn_learner(fashion_mini(bs=50, n=100, device='cpu'), net)
+try: learn.fit_step(1, lr=float('nan'))
+except ValueError as e: print(e, callable(learn.fit_two_step))
+'''
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert done.stdout.strip() == 'lr=nan: a finite number above 0 is needed True', done.stderr
