@@ -6,7 +6,6 @@
 __all__ = ['unitwise_norm', 'adaptive_clip_grad', 'clipped_parameters', 'AdaptiveGradClip']
 
 # %% ../nbs/2_no_norm/20_agc.ipynb #0b56ff77
-import math
 from collections.abc import Iterable
 import torch
 from torch import nn, Tensor

@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from ..core.arguments import check_number, check_word
-from .binarize import approx_sign, in_transform, ste_sign
+from .binarize import approx_sign, in_transform
 from .activations import RSign, RPReLU, is_watched
 from .conv import QuantConv2d, ScaledStdConv2d
 from .pixels import PixelConv2d, PixelStdConv2d

@@ -6,10 +6,9 @@
 __all__ = ['web_kernels']
 
 # %% ../../nbs/5_packed/36b_wasm.ipynb #1ddbaf6e
-import functools, hashlib, os, re, subprocess, sys, tempfile, zlib
+import functools, hashlib, os, re, subprocess, sys, tempfile
 from importlib.metadata import version
 from pathlib import Path
-import numpy as np
 from fastcore.xdg import xdg_cache_home
 from llvmlite import binding, ir
 from numba import njit, types

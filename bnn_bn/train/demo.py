@@ -17,7 +17,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastcore.basics import patch
 from fastcore.script import call_parse
 from ..core.files import full_path, read_table, write_figure, write_file
-from ..checkpoint import save_network, load_network
+from ..checkpoint import save_network
 from ..data import fashion_mini
 from ..core.errors import CheckpointError
 from ..learner import bnn_learner

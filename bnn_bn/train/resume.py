@@ -8,7 +8,7 @@ __all__ = ['STOP', 'pack_tree', 'unpack_tree', 'save_state', 'previous_file', 'l
            'same_settings']
 
 # %% ../../nbs/4_training/24_resume.ipynb #7f508608
-import json, random, signal, threading, warnings
+import random, signal, threading, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
