@@ -47,8 +47,10 @@ GROUPS = {
     'rate': {
         'rate .002': dict(lr=.002),
         'rate .008': dict(lr=.008),
+        'rate .016': dict(lr=.016),
         'batch norm, rate .002': dict(norm='bn', lr=.002),
         'batch norm, rate .008': dict(norm='bn', lr=.008),
+        'batch norm, rate .016': dict(norm='bn', lr=.016),
     },
     'alpha': {
         'alpha .1': dict(alpha=.1),

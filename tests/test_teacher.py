@@ -5,7 +5,7 @@ import pytest, torch
 from fastai.basics import set_seed
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from bnn_bn.checkpoint import load_network, save_network
-from bnn_bn.others.realnet import RealNet
+from bnn_bn.others.realnet import RealNet, real_nets
 from bnn_bn.train.recipes import make_dls, make_learner, make_model, make_recipe
 from bnn_bn.train.resume import Interrupted
 from bnn_bn.train.run import bnn_eval, bnn_train
@@ -60,10 +60,11 @@ def test_same_pictures(tmp_path):
     assert len(by_pupil) == len(by_teacher) == 2                # batches of the one epoch
     for x, y in zip(by_pupil, by_teacher): assert torch.equal(x, y)
 
-def fit_teacher(folder, stop_after=None):
+def fit_teacher(folder, model, stop_after=None):
     "3 epochs of 4 batches, the first on small pictures"
     set_seed(0, reproducible=True)
-    r = make_recipe('cifar10-teacher', data='fashion', width=.125, bs=32, epochs=3, sizes='16,32')
+    r = make_recipe('cifar10-teacher', data='fashion', model=model, width=.125, bs=32, lr=.1,
+                    epochs=3, sizes='16,32')
     stop = [StopAfter(stop_after)] if stop_after else []
     learn = make_learner(r, make_dls(r, device='cpu', images=128), cbs=stop)
     event = learn.stop_after.stop if stop else None
@@ -71,12 +72,13 @@ def fit_teacher(folder, stop_after=None):
         learn.fit_step(r.epochs, r.lr, r.schedule, out=folder, stop=event)
     return learn
 
-def test_teacher_resumes(tmp_path):
+@pytest.mark.parametrize('model', real_nets)
+def test_teacher_resumes(tmp_path, model):
     "stopped within epochs, it ends with the weights, momenta and statistics of one that was not"
-    whole = fit_teacher(tmp_path/'whole')
+    whole = fit_teacher(tmp_path/'whole', model)
     for _ in range(2):
-        with pytest.raises(Interrupted): fit_teacher(tmp_path/'parts', 5)
-    parts = fit_teacher(tmp_path/'parts')
+        with pytest.raises(Interrupted): fit_teacher(tmp_path/'parts', model, 5)
+    parts = fit_teacher(tmp_path/'parts', model)
     a, b = whole.model.state_dict(), parts.model.state_dict()
     assert any('running_mean' in k for k in a) and all(torch.equal(a[k], b[k]) for k in a)
     assert [list(r) for r in whole.recorder.values] == [list(r) for r in parts.recorder.values]

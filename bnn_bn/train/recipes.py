@@ -27,6 +27,7 @@ from ..learner import bnn_learner
 from ..models import backbones, binary_net, check_side
 from .own import Start, move, picture_dls, started, starting_weights
 from ..others.realnet import real_nets
+from ..others.whitened import WhitenFirst
 from ..signal.ledger import gamma_of
 from .sizes import SmallFirst, parse_sizes
 from .speed import EMA, Autocast, Compile, Throughput, fused
@@ -45,7 +46,7 @@ class OwnPictures:
 class Recipe(OwnPictures):
     "All that determines a training but for data, seed and machine."
     data:str                  # key of `datasets`
-    model:str = 'reactnet18'  # backbone: reactnet18, reactnet_a, vgg16, ...; resnet9 is real
+    model:str = 'reactnet18'  # backbone: reactnet18, reactnet_a, vgg16, ..., or a real one
     norm:str = 'nobn'         # 'nobn', 'bn' or 'naive'
     stem:str = 'cifar'        # 'cifar' or 'imagenet'
     width:float = 1.          # factor of all channels
@@ -76,8 +77,8 @@ _gamma = round(gamma_of(torch.sign, 'uniform'), 4)
 _plus = dict(alpha=.25, gamma=_gamma, schedule='cosine', wd=5e-6, ema=.999, start='calibrated')
 _cifar_plus = _plus | dict(lr=.004, bs=128, epochs=200, steps=1, clip=0.)
 _imagenet = dict(model='reactnet_a', stem='imagenet', teacher='timm/dm_nfnet_f0')
-_teacher = dict(model='resnet9', norm='bn', width=.75, epochs=24, steps=1, lr=.2, schedule='cosine',
-                wd=5e-4, clip=0., cutout=8, smoothing=.1, sizes='16,24,32')
+_teacher = dict(model='airbench94', norm='bn', epochs=24, steps=1, bs=500, lr=.5, wd=1.3e-3,
+                schedule='cosine', clip=0., cutout=8, smoothing=.2)
 _own = dict(model='reactnet18', width=.5, alpha=.25, gamma=_gamma, schedule='cosine', wd=5e-6,
             ema=.99, start='pretrained', steps=1, clip=0., epochs=20, bs=32, lr=.004, size=64)
 recipes = {
@@ -346,7 +347,7 @@ def _count(dls):
 # %% ../../nbs/4_training/27_recipes.ipynb #6a25c767
 def _recipe_callbacks(r, n_out, teacher_file):
     "teacher, mean of the weights and growing pictures, as far as the row asks for them"
-    cbs = []
+    cbs = [WhitenFirst()] if r.model in real_nets else []
     if r.teacher:
         teacher = load_teacher(network_file(r.teacher), n_out, teacher_file)
         cbs.append(Distill(teacher, r.temperature, r.label_weight))
