@@ -47,7 +47,7 @@ def short(source):
 
 def processed():
     "the first page as nbdev leaves it"
-    proc_nbs(force=True, n_workers=0)
+    proc_nbs(force=True, n_workers=0, skip_folder_re='.') # the page alone, not the chapters
     nb = nbformat.read('_proc/index.ipynb', 4)
     nb.metadata.language_info = dict(name='python')
     nb.cells[0] = first_cell(nb.cells[0].source)
