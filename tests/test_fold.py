@@ -69,7 +69,8 @@ def prelus(n): return nn.PReLU(n)
 def difference(block, channels, side=6, **kw):
     "of what a block makes of x + offset, and its steps of x: relative"
     g = torch.Generator().manual_seed(7)
-    x, offset = (torch.randn(*s, generator=g).double() for s in ((2, channels, side, side), (channels,)))
+    x = torch.randn(2, channels, side, side, generator=g).double()
+    offset = torch.randn(channels, generator=g).double()
     folder = folding.Folder()
     start = folding.Folded(0, offset.numpy())
     with torch.no_grad():
@@ -113,7 +114,8 @@ def test_activations_and_shortcuts(act, binary):
         assert error < 1e-6, (shape, error)
         assert ('slope' in nodes[-1].tensors) == (act is not None)
         if len(nodes) > 1:
-            assert ('scale' in nodes[-2].tensors) == binary == (nodes[-2].tensors['weight'].dtype == np.int8)
+            shortcut = nodes[-2].tensors
+            assert ('scale' in shortcut) == binary == (shortcut['weight'].dtype == np.int8)
 
 
 def test_steps_bear_the_names_of_their_parts():
@@ -130,14 +132,16 @@ def test_steps_bear_the_names_of_their_parts():
         assert [n.name for n in nodes] == want
         assert [n.op for n in nodes] == ops[kind] and [n.inputs for n in nodes] == inputs[kind]
         arrays = [list(n.tensors) for n in nodes if n.op == 'bconv'][-1]
-        assert arrays == [k for k in ('weight', 'scale', 'bias', 'slope', 'threshold') if k in arrays]
+        order = 'weight', 'scale', 'bias', 'slope', 'threshold'
+        assert arrays == [k for k in order if k in arrays]
 
 
 def test_the_pool_of_a_vgg():
     for pool in (nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(3, 1)):
         error, (node,) = difference(pool, 8)
         assert error == 0 and (node.op, node.name) == ('maxpool', 'b')
-        assert (node.kernel, node.stride, node.padding) == (pool.kernel_size, pool.stride, pool.padding)
+        want = pool.kernel_size, pool.stride, pool.padding
+        assert (node.kernel, node.stride, node.padding) == want
 
 
 class Own(nn.Module):
@@ -161,7 +165,8 @@ def test_a_convolution_and_its_norm_are_one_line(kind, binary):
     "norm(conv(x, factor)) = scale*(weight ∗ x) + bias, with a bias of its own or without"
     torch.manual_seed(0)
     x = torch.randn(2, 8, 5, 5).double()
-    for norm, bias in ((nn.BatchNorm2d(6), True), (nn.BatchNorm2d(6), False), (nn.Identity(), True)):
+    bn = nn.BatchNorm2d(6)
+    for norm, bias in ((bn, True), (bn, False), (nn.Identity(), True)):
         conv = kind(8, 6, 3, bias=bias, binary=binary)
         scramble(nn.Sequential(conv, norm))
         w, scale, b = folding.conv_parts(conv, norm, 1.7)
@@ -174,8 +179,9 @@ def test_a_convolution_and_its_norm_are_one_line(kind, binary):
 
 
 @pytest.mark.parametrize('options, word', [
-    (dict(groups=2), 'groups'), (dict(stride=(1, 2)), 'unequal sides'), (dict(dilation=(2, 1)), 'unequal'),
-    (dict(padding=(1, 0)), 'unequal sides'), (dict(padding_mode='reflect'), "padding_mode='reflect'")])
+    (dict(groups=2), 'groups'), (dict(stride=(1, 2)), 'unequal sides'),
+    (dict(dilation=(2, 1)), 'unequal'), (dict(padding=(1, 0)), 'unequal sides'),
+    (dict(padding_mode='reflect'), "padding_mode='reflect'")])
 def test_a_convolution_that_has_no_place(options, word):
     conv = nn.Conv2d(4, 4, 3, **options)
     with pytest.raises(ExportError, match=f'^stem: .*{word}'): folding.geometry_of(conv, 'stem')
@@ -206,9 +212,9 @@ def net(**options):
     options = dict(backbone='reactnet_mini', width=.25, n_out=5, stem='cifar') | options
     return scramble(binary_net(**options))
 
-def logits_differ(model, side=16, info={}, to_model=lambda x: x):
+def logits_differ(model, side=16):
     "relative, of a network and its graph, through a file"
-    graph = from_bytes(to_bytes(fold(model, **info)))
+    graph = from_bytes(to_bytes(fold(model)))
     channels = model.cfg['in_chans']
     x = torch.rand(2, channels, side, side, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -284,7 +290,8 @@ def test_a_stem_in_whole_numbers():
         assert graph.nodes[0].op == 'iconv'
     for info in (dict(mean=.5), dict(mean=MEAN, std=MEAN)):
         k = list(info)[-1]
-        with pytest.raises(ExportError, match=f'^{k}=.*the stem was made for {k}='): fold(model, **info)
+        with pytest.raises(ExportError, match=f'^{k}=.*the stem was made for {k}='):
+            fold(model, **info)
     bytes_ = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(1))
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (MEAN, STD))
     x = (bytes_/255 - mean)/std
@@ -299,7 +306,8 @@ def test_a_step_of_bytes_with_a_slope():
     g = np.random.default_rng(0)
     def f(n, least=.1): return g.uniform(least, 1, n).astype(np.float32)
     w = g.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8)
-    t = dict(weight=w, scale=f(4)/999, bias=f(4, -1), slope=f(4), mean=np.float32(MEAN), std=np.float32(STD))
+    t = dict(weight=w, scale=f(4)/999, bias=f(4, -1), slope=f(4), mean=np.float32(MEAN),
+             std=np.float32(STD))
     u = g.integers(0, 256, (2, 3, 5, 5))
     x = (torch.tensor(u)/255 - torch.tensor(MEAN).view(-1, 1, 1))/torch.tensor(STD).view(-1, 1, 1)
     z = np.round(255*np.float64(MEAN)).reshape(-1, 1, 1)
