@@ -25,7 +25,7 @@ from .layers.pixels import Pixels, set_pixels
 from .images.loaders import describe
 from .core.errors import DivergenceError
 from .models import BinaryNet, assert_bn_free, joined, same_thing
-from .optim import OptFunc, body_and_head, split_bare
+from .optim import OptFunc, body_and_head, forget_resting, split_bare
 from .signal.start import CalibratedStart
 from .core.trials import is_trial
 from .core.unwrap import bare
@@ -67,6 +67,7 @@ class DivergenceGuard(Callback):
         self.steps = self.skipped = 0
 
     def before_fit(self):
+        forget_resting(self.learn.model)
         if not is_trial(self.learn): self.in_a_row, self.steps, self.skipped = 0, 0, 0
     def before_step(self):
         if not any_process(not all_finite(self.learn.loss, self.learn.model.parameters())):

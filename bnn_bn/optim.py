@@ -38,7 +38,7 @@ class DecayWrapper(OptimWrapper):
         exempt, # parameters that never decay
     ):
         super().__init__(opt=wrapper.opt)
-        self.fwd_map, self.bwd_map = wrapper.fwd_map, wrapper.bwd_map
+        self.fwd_map, self.bwd_map, self.absent = wrapper.fwd_map, wrapper.bwd_map, {}
         self.opt.param_groups, self.parts = _split_all(self.opt.param_groups, exempt)
 
     def groups(self, part): return [self.opt.param_groups[i] for i in part]
@@ -51,10 +51,13 @@ class DecayWrapper(OptimWrapper):
     def hypers(self):
         "of each group that fastai sees: those of its first part"
         every = super().hypers
-        return [every[part[0]] for part in self.parts]
+        return [self.absent | every[part[0]] for part in self.parts]
 
     def _set_hyper(self, k, values):
-        if k not in self.bwd_map: return _check_absent(self.opt, k, values)
+        if k not in self.bwd_map:
+            _check_absent(self.opt, k, values)
+            self.absent[k] = None # schedules ask for what they have set
+            return
         every = []
         for v, part in zip(values, self.parts): every += [v]*len(part)
         if k == 'wd': every = _without_exempt(every, self.opt.param_groups)
@@ -120,6 +123,13 @@ class OptFunc:
         return opt
 
 # %% ../nbs/4_training/20d_optim.ipynb #415d87d7
+def forget_resting(
+    model, # any network, maybe wrapped
+):
+    "Take the gradients of parameters that rest: fastai's optimizers would go on with momentum."
+    for p in bare(model).parameters():
+        if not p.requires_grad: p.grad = None
+
 def _is_torch_class(opt):
     while isinstance(opt, partial): opt = opt.func
     return isinstance(opt, type) and issubclass(opt, torch.optim.Optimizer)

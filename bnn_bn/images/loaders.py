@@ -170,11 +170,20 @@ def _prepared(way, shape):
     return Preparation(way.cut or shape[2:], shape[1], 'crop', way.resized, way.filter)
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #f7b52218
+def _filled(dls):
+    "the validation set; of empty loaders, those of an exported Learner, one of noise"
+    if getattr(dls.valid, 'n', None) != 0: return dls.valid
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    try: return dls.test_dl([noise]*8, num_workers=0)
+    except Exception as e:
+        raise ValueError('dls: the validation set is empty, and of a new picture no batch could '
+                         f'be made ({e}); give loaders with pictures, pack(model, dls)') from None
+
 def first_images(
     dls, # DataLoaders
 ): # tensor (B,C,H,W)
     "Images of the validation set as the network sees them."
-    dl = dls.valid
+    dl = _filled(dls)
     batch = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))
     x = batch[0] if isinstance(batch, (tuple, list)) else batch
     if getattr(x, 'ndim', 0) == 4: return x

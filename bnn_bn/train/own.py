@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 import torch
 from fastai.data.core import DataLoaders
-from fastcore.basics import compose
 from ..core.errors import DataError
 from ..data import CIFAR10_STATS, tensor_dls
 from ..images.augment import random_crop, random_flip
@@ -25,7 +24,9 @@ MOST = 4e9 # bytes of all pictures together
 
 def move(size):
     "a flip, and a crop after padding by an eighth"
-    return compose(partial(random_crop, pad=size//8), random_flip)
+    return partial(_moved, pad=size//8)
+
+def _moved(x, pad): return random_flip(random_crop(x, pad=pad))
 
 def _check_size(size, n):
     if not 8 <= size <= 512: raise ValueError(f'size={size}: from 8 to 512 pixels are possible')
