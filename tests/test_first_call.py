@@ -161,3 +161,16 @@ def test_the_bench_goes_on_and_says_when_it_is_provisional(tmp_path, monkeypatch
     again = main(3)
     assert len(calls) == 4 + 2 + 4 and again['tries']['one'][0] == first['tries']['one'][0]
     assert again['rows']['two']['wall']['least'] == first['tries']['two'][0]['wall']
+
+
+@pytest.mark.parametrize('threads', ('0', '-1'))
+def test_settings_that_numba_does_not_start_with(threads, tmp_path):
+    "one line that shows the variable; no frame of numba"
+    env = os.environ | dict(PYTHONPATH=str(ROOT), NUMBA_CACHE_DIR=str(tmp_path), NUMBA_NUM_THREADS=threads)
+    command = [sys.executable, '-W', 'ignore', '-m', 'bnn_bn', 'warm']
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, cwd='/')
+    assert done.returncode and f'NUMBA_NUM_THREADS={threads}: numba does not start' in done.stderr
+    assert 'unset' in done.stderr and 'Traceback' not in done.stderr
+    command[3:] = ['-c', CONV.format(package='bnn_bn')]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, cwd='/').stderr
+    assert 'ValueError' in said.splitlines()[-1] and 'site-packages/numba' not in said

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ways', 'PROBES', 'TABLE_PRODUCTS', 'PRODUCTS', 'numba_types', 'forms', 'words', 'pack_signs', 'unpack_signs',
            'make_table', 'Portable', 'Neon', 'Avx2', 'Wasm', 'Avx512', 'Cpu', 'this_cpu', 'compiler', 'assembly',
-           'has_instruction', 'has_way', 'fastest_way', 'get_way', 'way_for', 'Types', 'Deferred', 'compiling',
-           'afresh', 'jit_on', 'compile_now', 'write_now', 'jit', 'intrinsic']
+           'has_instruction', 'has_way', 'fastest_way', 'get_way', 'way_for', 'load_numba', 'Types', 'Deferred',
+           'compiling', 'afresh', 'jit_on', 'compile_now', 'write_now', 'jit', 'intrinsic']
 
 # %% ../../nbs/5_packed/31c_counting.ipynb #3524a9e9
 import functools, os, platform, sys
@@ -152,12 +152,22 @@ def way_for(
     return 'portable' if name == 'avx2' and products > TABLE_PRODUCTS else name
 
 # %% ../../nbs/5_packed/31c_counting.ipynb #974386c1
+def load_numba():
+    "numba; ValueError with its settings where one of them keeps it from starting"
+    try: import numba
+    except ImportError: raise
+    except Exception as e:
+        given = [f'{k}={v}' for k, v in sorted(os.environ.items()) if k.startswith('NUMBA_')]
+        raise ValueError(f'{", ".join(given) or "numba"}: numba does not start with these settings '
+                         f'({e}); unset the wrong one, or correct it') from None
+    return numba
+
+# %% ../../nbs/5_packed/31c_counting.ipynb #b499719f
 class Types:
     "numba's types, which is imported when one of them is needed."
     def __getattr__(self, name):
         if name.startswith('__'): raise AttributeError(name)
-        import numba
-        return getattr(numba.types, name)
+        return getattr(load_numba().types, name)
 
 numba_types, forms = Types(), {} # forms: `Deferred` -> what numba has made of it
 
@@ -185,6 +195,7 @@ class Deferred:
 # %% ../../nbs/5_packed/31c_counting.ipynb #4cb7781e
 def compiling():
     "numba's lock"
+    load_numba()
     from numba.core.compiler_lock import global_compiler_lock
     return global_compiler_lock
 
@@ -202,16 +213,16 @@ def afresh():
 @contextmanager
 def jit_on():
     "compile although NUMBA_DISABLE_JIT is set"
-    import numba
-    old, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, 0
+    config = load_numba().config
+    old, config.DISABLE_JIT = config.DISABLE_JIT, 0
     try: yield
-    finally: numba.config.DISABLE_JIT = old
+    finally: config.DISABLE_JIT = old
 
 # %% ../../nbs/5_packed/31c_counting.ipynb #61d5433d
 def compile_now(f):
-    from numba import config, njit
-    with jit_on(): out = njit(nogil=True, error_model='numpy')(f)
-    if config.DISABLE_JIT: out.compile = jit_on()(out.compile)
+    numba = load_numba()
+    with jit_on(): out = numba.njit(nogil=True, error_model='numpy')(f)
+    if numba.config.DISABLE_JIT: out.compile = jit_on()(out.compile)
     return out
 
 def write_now(f):

@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from llvmlite import binding, ir
-from .counting import afresh, compile_now, compiler, jit_on, this_cpu
+from .counting import afresh, compile_now, compiler, jit_on
+from .counting import load_numba, this_cpu
 from ..core.files import write_file
 
 # %% ../../nbs/5_packed/31ca_native.ipynb #eb0e778b
 @contextmanager
 def text_only():
     "numba writes LLVM's language in here, and no machine code"
+    load_numba()
     from numba.core.codegen import JITCodeLibrary
     from numba.core.registry import cpu_target
     class TextLibrary(JITCodeLibrary):

@@ -11,10 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from fastcore.xdg import xdg_cache_home
 from llvmlite import binding, ir
-from numba import njit, types
 from ..core.files import write_file
 from ..onebit import kernels, tiles
-from ..onebit.counting import Wasm
+from ..onebit.counting import Wasm, load_numba
 from ..onebit.kernels import ROW_BYTES, do_share, row_at
 from ..onebit.tiles import B32, F32, I32, I64, V32, VF, const, function, ints, lanes
 from ..onebit.tiles import undefined, vec
@@ -30,7 +29,9 @@ def run_rows(rows, n, table, scratch):
 def kernel_text():
     "`run_rows` and all that it calls, in LLVM's language; and the function's name there"
     for name in [*tiles.BY_TABLE.values(), 'bnn_pairs']: binding.add_symbol(name, 1)
-    compiled = njit(types.void(*[types.int64]*4), error_model='numpy')(run_rows)
+    numba = load_numba()
+    signature = numba.void(*[numba.int64]*4)
+    compiled = numba.njit(signature, error_model='numpy')(run_rows)
     text, = compiled.inspect_llvm().values()
     name, = set(re.findall(r'^define [^@]*@(_ZN\S*run_rows\w*)\(', text, re.M)) - _wrappers(text)
     return text, name
