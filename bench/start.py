@@ -1,12 +1,13 @@
-"""What the start of a network is worth: ReActNet-18 on a part of CIFAR-10, one change at a time, several seeds.
+"""What the start of a network is worth: ReActNet-18 on a part of CIFAR-10, one change at a time.
 
     python bench/start.py --path DATA [--seeds 3] [--only start,agc] [--seconds 3600] [--threads 1]
                           [--out results/start.json]
 
-A quarter of the channels, the first 10,000 training images, 8 epochs of batch 64, Adam, cosine with warm-up, 1-bit
-weights and activations in one step. Everything is chosen on 5,000 training images that no fit has seen (`holdout`);
-the test images are not touched. The file is written after each run; runs that it holds already are left out, and
-after `--seconds` no new one begins: the same command goes on.
+A quarter of the channels, the first 10,000 training images, 8 epochs of batch 64, Adam, cosine
+with warm-up, 1-bit weights and activations in one step. Everything is chosen on 5,000 training
+images that no fit has seen (`holdout`); the test images are not touched. The file is written after
+each run; runs that it holds already are left out, and after `--seconds` no new one begins: the
+same command goes on.
 """
 import argparse, json, time
 from pathlib import Path
@@ -18,10 +19,12 @@ from bnn_bn.train.recipes import make_dls, make_learner, make_recipe
 from bnn_bn.train.run import show_progress, versions
 from bnn_bn.signal.start import PARTS, CalibratedStart
 
-BASE = dict(width=.25, steps=1, epochs=8, bs=64, lr=.004, clip=0, ema=0., alpha=.25, start='calibrated')
+BASE = dict(width=.25, steps=1, epochs=8, bs=64, lr=.004, clip=0, ema=0., alpha=.25,
+            start='calibrated')
 AS_IS = dict(start='', clip=.02)
 
-# group -> name -> changes of the recipe; 'parts' are those of `calibrate`, 'slope' is PReLU's first one
+# group -> name -> changes of the recipe;
+# 'parts' are those of `calibrate`, 'slope' is PReLU's first one
 GROUPS = {
     'start': {
         'as it is, AGC .02': AS_IS,
@@ -105,8 +108,10 @@ def run(changes, seed, path):
         diverged = False
     except DivergenceError: diverged = True
     rows = [[float(v) for v in row] for row in learn.recorder.values]
-    result = dict(accuracy=[round(100*row[2], 2) for row in rows], train_loss=[round(row[0], 4) for row in rows])
-    return result | dict(diverged=diverged, seconds=round(time.perf_counter() - begin, 1))
+    seconds = round(time.perf_counter() - begin, 1)
+    return dict(accuracy=[round(100*row[2], 2) for row in rows],
+                train_loss=[round(row[0], 4) for row in rows],
+                diverged=diverged, seconds=seconds)
 
 
 def planned(groups, seeds):
@@ -116,28 +121,36 @@ def planned(groups, seeds):
             for name, changes in GROUPS[group].items(): yield group, name, changes, seed
 
 
-def main():
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument('--path', required=True)
-    a.add_argument('--seeds', type=int, default=3)
-    a.add_argument('--only', default=','.join(GROUPS), help='groups of runs')
-    a.add_argument('--seconds', type=float, default=3600)
-    a.add_argument('--threads', type=int, default=1)
-    a.add_argument('--out', type=Path, default=Path('results/start.json'))
-    a = a.parse_args()
-    torch.set_num_threads(a.threads)
-    head = dict(network='reactnet18, width 0.25, 1-bit weights and activations',
-                data='CIFAR-10, 10,000 training images, 5,000 held out',
-                base=BASE, versions=versions())
-    done = json.loads(a.out.read_text()) if a.out.exists() else dict(head, runs=[])
-    had, begin = {(r['name'], r['seed']) for r in done['runs']}, time.perf_counter()
-    for group, name, changes, seed in planned(a.only.split(','), a.seeds):
-        if (name, seed) in had: continue
-        if time.perf_counter() - begin > a.seconds: return print('out of time: the same command goes on')
-        print(f'{group}: {name}, seed {seed}', flush=True)
-        result = run(changes, seed, a.path)
-        done['runs'].append(dict(group=group, name=name, seed=seed, changes=changes, **result))
-        write_file(a.out, json.dumps(done, indent=1).encode())
+def parse_options():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.formatter_class = argparse.RawDescriptionHelpFormatter
+    p.add_argument('--path', required=True)
+    p.add_argument('--seeds', type=int, default=3)
+    p.add_argument('--only', default=','.join(GROUPS), help='groups of runs')
+    p.add_argument('--seconds', type=float, default=3600)
+    p.add_argument('--threads', type=int, default=1)
+    p.add_argument('--out', type=Path, default=Path('results/start.json'))
+    return p.parse_args()
 
+def results_in(file):
+    "what the file holds, or the head of a new one"
+    if file.exists(): return json.loads(file.read_text())
+    return dict(network='reactnet18, width 0.25, 1-bit weights and activations',
+                data='CIFAR-10, 10,000 training images, 5,000 held out',
+                base=BASE, versions=versions(), runs=[])
+
+def main():
+    options = parse_options()
+    torch.set_num_threads(options.threads)
+    done, begin = results_in(options.out), time.perf_counter()
+    had = {(r['name'], r['seed']) for r in done['runs']}
+    for group, name, changes, seed in planned(options.only.split(','), options.seeds):
+        if (name, seed) in had: continue
+        if time.perf_counter() - begin > options.seconds:
+            return print('out of time: the same command goes on')
+        print(f'{group}: {name}, seed {seed}', flush=True)
+        result = run(changes, seed, options.path)
+        done['runs'].append(dict(group=group, name=name, seed=seed, changes=changes, **result))
+        write_file(options.out, json.dumps(done, indent=1).encode())
 
 if __name__ == '__main__': main()
