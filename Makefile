@@ -45,8 +45,8 @@ quick: install
 	  tests/test_layers.py tests/test_traps.py -k 'not in_step and not A_b and not A_none'
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 1 --file_re '$(QUICK)'
 
-# share of the library's lines that tests and notebooks run; COVERED names the tests, all of them by default
-COVERED ?= tests
+# share of the library's lines that tests and the chapters' cells run; COVERED names what is run
+COVERED ?= tests tools/mutants
 coverage: install
 	$(BIN)/python -m coverage erase
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m coverage run -m pytest -q $(COVERED)

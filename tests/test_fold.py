@@ -131,6 +131,7 @@ def test_steps_bear_the_names_of_their_parts():
         _, nodes = difference(block, 8)
         assert [n.name for n in nodes] == want
         assert [n.op for n in nodes] == ops[kind] and [n.inputs for n in nodes] == inputs[kind]
+        assert {(n.kernel, n.stride) for n in nodes if n.op == 'avgpool'} <= {(2, 2)}
         arrays = [list(n.tensors) for n in nodes if n.op == 'bconv'][-1]
         order = 'weight', 'scale', 'bias', 'slope', 'threshold'
         assert arrays == [k for k in order if k in arrays]
@@ -273,8 +274,13 @@ def test_networks_that_have_no_graph(mini):
         broken = copy.deepcopy(mini)
         broken.head.fc.bias.data[2] = value
         with pytest.raises(ExportError, match='^head.fc.bias is not finite'): fold(broken)
-    with pytest.raises(ExportError, match=r'has sign\(0\) = 0 .*zero_is_plus=True'):
-        fold(net(rules='reference'))
+    model = net(rules='reference')
+    first = next(name for name, m in model.named_modules() if getattr(m, 'zero', 1) == 0)
+    with pytest.raises(ExportError, match=rf'^{first} has sign\(0\) = 0 .*zero_is_plus=True'):
+        fold(model)
+    model = copy.deepcopy(mini)
+    model.body.stem.conv.stride = 1, 2
+    with pytest.raises(ExportError, match='^stem: groups or unequal sides'): fold(model)
     assert fold(net(rules='reference'), zero_is_plus=True).n_out == 5
 
 
@@ -321,6 +327,35 @@ def test_a_step_of_bytes_with_a_slope():
             y = sums.numpy()*t['scale'].reshape(-1, 1, 1) + t['bias'].reshape(-1, 1, 1)
             if 'slope' in keys: y = np.where(y > 0, y, y*t['slope'].reshape(-1, 1, 1))
             assert got.dtype == torch.float32 and np.abs(got.numpy() - y).max() < 1e-4
+
+
+def test_pools_and_convolutions_of_any_geometry():
+    "windows and steps of two sizes, dilation: a window's mean times the factor, torch's sums"
+    x = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0)).double()
+    def made(node): return FoldedNet(Graph(3, [node])).double().values(x)[1]
+    got = made(Node('avgpool', (0,), kernel=3, stride=2, factor=1.5))
+    means = [[x[..., i:i + 3, j:j + 3].mean((2, 3)) for j in (0, 2, 4, 6)] for i in (0, 2, 4, 6)]
+    want = torch.stack([torch.stack(row, -1) for row in means], -2)
+    assert got.shape == want.shape and (got - 1.5*want).abs().max() < 1e-12
+    w = np.random.default_rng(0).choice(np.int8([-1, 1]), (4, 3, 3, 3))
+    for sides in ((1, 2, 1), (2, 0, 2), (1, 2, 2)):
+        t = dict(weight=w.astype(np.float32), bias=np.zeros(4, np.float32))
+        geometry = dict(zip(('stride', 'padding', 'dilation'), sides))
+        want = nn.functional.conv2d(x, torch.tensor(w).double(), None, *sides)
+        assert (made(Node('conv', (0,), t, **geometry)) - want).abs().max() < 1e-9
+        signs = dict(t, weight=w, threshold=np.zeros(3, np.float32))
+        want = nn.functional.conv2d(x.sign(), torch.tensor(w).double(), None, *sides)
+        assert (made(Node('bconv', (0,), signs, **geometry)) == want).all()
+
+
+def test_sums_are_whole_unless_asked_otherwise():
+    "the scale stands behind the convolution by default, so that no order of summation rounds"
+    t = dict(weight=np.ones((1, 3, 1, 1), np.int8), bias=np.float32([.1]), scale=np.float32([.3]),
+             threshold=np.zeros(3, np.float32))
+    net = FoldedNet(Graph(3, [Node('bconv', (0,), t)]))
+    assert net.exact and net.n0_weight.unique().tolist() == [1]
+    assert FoldedNet(Graph(3, [Node('bconv', (0,), t)]), False).n0_weight.unique().tolist() != [1]
+    assert net(torch.ones(1, 3, 1, 1)).item() == np.float32(3)*np.float32(.3) + np.float32(.1)
 
 
 def test_a_sign_is_plus_from_the_threshold_on():

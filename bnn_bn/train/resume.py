@@ -257,8 +257,8 @@ def _say_done(cb):
 @patch
 def _go_on(self:ExactResume, state):
     self.saved, self.skip = (state['epoch'], state['batch']), state['batch']
-    self.start, self.now = state['start'], state['now']
-    self.learn.add_cb(_Place(*self.saved, self.n_epoch, state['pct_train']))
+    self.start, self.now, self.pct = state['start'], state['now'], state['pct_train']
+    self.learn.add_cb(_Place(*self.saved, self.n_epoch))
     self.learn.n_epoch -= state['epoch']
     restore_random_states(self.dls, self.now)
 
@@ -271,7 +271,7 @@ def before_train(self:ExactResume):
     if not self.skip: return
     restore_random_states(self.dls, self.start)
     def ready(): restore_random_states(self.dls, self.now)
-    self.learn.dl = _Rest(self.learn.dl, self.skip, ready)
+    self.learn.dl, self.learn.pct_train = _Rest(self.learn.dl, self.skip, ready), self.pct
 @patch
 def after_train(self:ExactResume): self.skip, self.trained = 0, random_states(self.dls)
 
@@ -317,15 +317,13 @@ def after_fit(self:ExactResume):
 class _Place(Callback):
     "Count from the place where a training goes on"
     order = -100 # before everything
-    def __init__(self, epoch, batch, n_epoch, pct_train):
-        self.first, self.skip, self.total, self.pct = epoch, batch, n_epoch, pct_train
+    def __init__(self, epoch, batch, n_epoch):
+        self.first, self.skip, self.total = epoch, batch, n_epoch
     def before_epoch(self):
         self.learn.epoch += self.first
         self.learn.n_epoch = self.total
     def before_batch(self):
-        if not self.training or not self.skip: return
-        if self.learn.iter == 0: self.learn.pct_train = self.pct
-        self.learn.iter += self.skip
+        if self.training: self.learn.iter += self.skip
     def after_train(self): self.skip = 0
 
 # %% ../../nbs/4_training/24_resume.ipynb #2b87fd83

@@ -1,7 +1,8 @@
-"""The cells of a notebook that are not exported, run against its module: what `make mutants` runs.
+"""The cells of each chapter that are not exported, run against its module.
 
-A notebook defines what it exports, so a changed module would never meet the notebook's own tests.
-Here the exported cells are left out, and their names come from the module.
+`make coverage` counts what they run, `make mutants` asks whether they see a change. A notebook defines
+what it exports, so a module would never meet the notebook's own tests: here the exported cells are
+left out, and their names come from the module.
 """
 import importlib
 import json
@@ -12,27 +13,39 @@ import matplotlib
 import pytest
 
 ROOT = next(p for p in Path(__file__).parents if (p/'nbs').is_dir())
-NOTEBOOKS = {
-    'agc': '2_no_norm/20_agc',
-    'layers.conv': '1_one_bit/02_conv',
-    'onebit.fold': '5_packed/31b_fold',
-    'onebit.kernels': '5_packed/31e_kernels',
-    'onebit.engine': '5_packed/31f_engine',
-    'checkpoint': '4_training/13_checkpoint',
-    'train.resume': '4_training/24_resume'}
 FLAGS = 'export|exporti|exports|default_exp|eval: false|cuda|slow'
 LEFT_OUT = re.compile(rf'^(#\|\s*({FLAGS})\b|[%!])', re.M)
+EXPORTS = re.compile(r'^#\|\s*(?:default_exp|export) +([\w.]+)', re.M)
 
-def cells(name):
-    "code of the cells that are not exported"
-    found = json.loads((ROOT/'nbs'/f'{NOTEBOOKS[name]}.ipynb').read_text())['cells']
-    codes = [''.join(c['source']) for c in found if c['cell_type'] == 'code']
-    return [code for code in codes if not LEFT_OUT.search(code)]
+def codes_of(file):
+    "the code cells of a notebook"
+    found = json.loads(file.read_text())['cells']
+    return [''.join(c['source']) for c in found if c['cell_type'] == 'code']
 
-@pytest.mark.parametrize('name', NOTEBOOKS)
+def modules_of(file):
+    "modules that a notebook makes or adds to: {'onebit.tiles': None}, in order"
+    return dict.fromkeys(EXPORTS.findall('\n\n'.join(codes_of(file))))
+
+def chapters():
+    "notebooks by the module they make, or by their name where another one makes it"
+    found = {}
+    for file in sorted(ROOT.glob('nbs/[1-7]_*/*.ipynb')):
+        name = next(iter(modules_of(file)), file.stem)
+        found[file.stem if name in found else name] = file
+    return found
+
+CHAPTERS = chapters()
+
+def names_of(file):
+    "what the exported cells would have defined"
+    modules = [importlib.import_module(f'bnn_bn.{name}') for name in modules_of(file)]
+    return {k: v for m in modules for k, v in vars(m).items()}
+
+@pytest.mark.parametrize('name', CHAPTERS)
 def test_cells(name, monkeypatch):
     matplotlib.use('agg')
-    monkeypatch.chdir((ROOT/'nbs'/NOTEBOOKS[name]).parent)
-    names = dict(vars(importlib.import_module(f'bnn_bn.{name}')), __name__='__main__', display=repr)
+    monkeypatch.chdir(CHAPTERS[name].parent)
+    names = dict(names_of(CHAPTERS[name]), __name__='__main__', display=repr)
     monkeypatch.setitem(sys.modules, '__main__', sys.modules['__main__'])
-    for code in cells(name): exec(compile(code, name, 'exec'), names)
+    for code in codes_of(CHAPTERS[name]):
+        if not LEFT_OUT.search(code): exec(compile(code, name, 'exec'), names)
