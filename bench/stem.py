@@ -11,8 +11,12 @@ engine with the real stem and with the whole one run in turns on ReActNet-18 and
 one thread (`speed`); the whole one reads bytes.
 
     python bench/stem.py --speed --out results/stem.json [--rounds 9]
+    python bench/stem.py --alone --out results/stem.json [--rounds 99]
+
+With `--alone`, only the first step of the plan runs, the copy of the picture and its convolution:
+real, and in whole numbers by each way that this CPU has, in turns within one process (`alone`).
 """
-import argparse, gzip, json
+import argparse, gzip, json, statistics, time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,8 +30,10 @@ from bnn_bn.data import fashion_mini, read_cifar10
 from bnn_bn.deploy import load_packed, pack
 from bnn_bn.learner import bnn_learner
 from bnn_bn.models import binary_net, reactnet_nobn
-from bnn_bn.onebit.engine import Engine
+from bnn_bn.onebit.counting import get_way, has_way, ways
+from bnn_bn.onebit.engine import Engine, set_images
 from bnn_bn.onebit.graph import to_bytes, write_bnn
+from bnn_bn.onebit.kernels import Job, run_plan
 from bnn_bn.onebit.stem import int8_stem
 from bnn_bn.train.run import versions
 
@@ -93,12 +99,56 @@ def speed(arch, rounds):
         finally:
             for r in rivals: r.stop()
 
+def nets_alone():
+    "name -> graph and side of its pictures"
+    set_seed(0)
+    info = dict(mean=[.485, .456, .406], std=[.229, .224, .225])
+    out = {}
+    for arch in ('18', 'A'):
+        out[f'ReActNet-{arch}, 224x224'] = pack(reactnet_nobn(arch).eval(), **info).graph, 224
+    for name in ('cifar10-reactnet18-w50', 'fashion-reactnet_mini'):
+        out[f'{name}, 32x32'] = load_packed(name).graph, 32
+    return out
+
+def first_step(engine, side):
+    "a function that runs the first step n times, for its seconds: CPU time of this thread"
+    whole, channels = engine.pixels is not None, engine.graph.channels
+    u = np.random.default_rng(0).integers(0, 256, (1, channels, side, side)).astype(np.uint8)
+    x, out = u if whole else u.astype(np.float32), np.empty((1, engine.n_out), np.float32)
+    engine(x)
+    plan = engine.plan((side, side))
+    rows = set_images(plan, x, out)[[s == 0 for s in plan.steps]].copy()
+    rows['step'][:1] = 0 # the copy reads the same picture each time
+    table, scratch = engine.table.ctypes.data, engine.scratch[0].ctypes.data
+    def run(n, keep=(plan, x, out)):
+        job, begun = Job(n, 0, False), time.thread_time()
+        run_plan(ways[engine.way], rows, job, table, scratch)
+        return (time.thread_time() - begun)/n
+    return run
+
+def alone(graph, side, rounds):
+    "seconds of the first step, and how often that of the real stem, as medians of rounds"
+    whole = int8_stem(graph)
+    engines = {f'real, {get_way()}': Engine(graph)}
+    for way in ways:
+        if way != 'neon' and has_way(way): engines[f'int8, {way}'] = Engine(whole, way=way)
+    steps = {name: first_step(e, side) for name, e in engines.items()}
+    n = max(2, int(.002/max(step(2) for step in steps.values())))
+    turns = [[step(n) for step in steps.values()] for _ in range(rounds)]
+    rows = []
+    for name, seconds in zip(steps, zip(*turns)):
+        times = [t/turn[0] for t, turn in zip(seconds, turns)]
+        rows.append(dict(name=name, seconds=statistics.median(seconds),
+                         times_first=statistics.median(times), least=min(times), greatest=max(times)))
+    return rows
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('--cifar')
     p.add_argument('--fashion')
     p.add_argument('--train', action='store_true')
     p.add_argument('--speed', action='store_true')
+    p.add_argument('--alone', action='store_true')
     p.add_argument('--rounds', type=int, default=9)
     p.add_argument('--out', type=Path, required=True)
     p.add_argument('--epochs', type=int, default=2)
@@ -121,6 +171,9 @@ def main():
             keep()
     for arch in ('18', 'A') if a.speed else ():
         found.setdefault('speed', {})[f'ReActNet-{arch}, 224x224'] = speed(arch, a.rounds)
+        keep()
+    for name, (graph, side) in nets_alone().items() if a.alone else ():
+        found.setdefault('alone', {})[name] = alone(graph, side, a.rounds)
         keep()
     print(json.dumps(found, indent=1))
 

@@ -17,6 +17,7 @@ from .checkpoint import load_info, load_model
 from .models import BinaryNet, create_model
 from .train.recipes import Recipe, make_dls
 from .train.run import network_in, readable, recipe_beside
+from .onebit.fold import FoldedNet
 from .onebit.graph import read_bnn
 from .deploy import facts, pack
 from .bench import kinds, take_turns, usual_rivals
@@ -111,6 +112,17 @@ def noise(model, images):
     n = min(images, 10 if side > 100 else 100)
     return (torch.randn(1, model.in_chans, side, side) for _ in range(n))
 
+# %% ../nbs/5_packed/35_commands.ipynb #27f06fe1
+def _pixels(source, stem):
+    "how a network's file says its pictures are normalised, where the data do not say it"
+    has = [k for k in ('mean', 'std') if stem and k in source.info]
+    return {k: source.info[k] for k in has}
+
+def _cost(result):
+    "the line on what a quantised stem changes"
+    return (f"The first convolution is in whole numbers: {result['agree']:.2%} of "
+            f"{result['images']} answers are those of the network as it was trained.")
+
 # %% ../nbs/5_packed/35_commands.ipynb #e5bb86c8
 @call_parse
 def bnn_pack(
@@ -120,6 +132,7 @@ def bnn_pack(
     which:str='best', # network of the run: best or model (the last epoch)
     images:int=1000, # so many are compared
     least:float=.99, # share of equal answers below which nothing is written
+    stem:str=None, # int8: the first convolution in whole numbers; by default as it was trained
     force:bool=False, # replace a file that is there?
     debug:bool=False, # show the traceback of an error?
 ):
@@ -128,9 +141,10 @@ def bnn_pack(
         source = _source(run, which)
         known, batches = _data_for(source, path, images)
         may_write(out or source.out, force)
-        packed = pack(source.model, **known)
+        packed = pack(source.model, stem=stem, **(_pixels(source, stem) | known))
         keep(packed, source.info)
-        result = compare(source.model, packed, batches or noise(source.model, images))
+        reference = FoldedNet(packed.graph) if stem else source.model
+        result = compare(reference, packed, batches or noise(source.model, images))
         if result['agree'] < least:
             raise ValueError(f"{source.name}: only {result['agree']:.2%} of {result['images']} "
                              "answers agree; nothing was written, please report this")
@@ -139,6 +153,7 @@ def bnn_pack(
     print(f"{out}: {size/1e6:.2f} MB, {source.bytes/size:.1f} times smaller; {result['agree']:.2%} "
           f"of {result['images']} answers on {where} agree, "
           f"logits within {result['difference']:.1g}")
+    if stem and batches: print(_cost(compare(source.model, packed, batches)))
     if 'mean' not in packed.info:
         print('Classes, mean and std of the images are not known: --path keeps them in the file.')
 
@@ -307,7 +322,7 @@ def bnn_export(
     which:str='best', # network of a run: best or model (the last epoch)
     size:int=0, # of a C file or a page: rows and columns of the pictures; 0: as in training
     ram:int=0, # of a C file: bytes there are; more needed is an error; 0: any
-    stem:str=None, # int8: the first convolution in whole numbers
+    stem:str=None, # int8: the first convolution in whole numbers, in any form
     force:bool=False, # replace what is there?
     float_too:bool=False, # of a page: the same network in float32 beside it?
 ):
@@ -316,8 +331,7 @@ def bnn_export(
     with readable('bnn_export', options=('ram', *options)):
         if web or not out: return _export_web(source, out, web, which, size, **options)
         out = Path(out)
-        if out.suffix not in ('.onnx', '.qonnx', '.c'):
-            raise ExportError(f'{out}: the ending says the form; .onnx, .qonnx and .c are known')
+        _check_form(out, float_too)
         may_write(out, force)
         graph = with_stem(_graph(source, which), stem)
         if out.suffix == '.c': to_c(graph, out, (size, size) if size else None, ram or None)
@@ -331,6 +345,14 @@ def _graph(source, which):
     if source in cards() and not Path(source).exists(): return load_packed(source).graph
     found = _source(source, which)
     return pack(found.model, **found.info).graph
+
+def _check_form(out, float_too):
+    "the ending of a file to write, and what goes with a page alone"
+    if out.suffix not in ('.onnx', '.qonnx', '.c'):
+        raise ExportError(f'{out}: the ending says the form; .onnx, .qonnx and .c are known')
+    if float_too:
+        raise ExportError(f'float_too=True: a page has it, with --web DIR, and {out} is none; '
+                          'leave it out')
 
 def _export_web(source, out, web, which, size, **options):
     "a page; its size is told"

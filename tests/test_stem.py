@@ -1,27 +1,30 @@
 "The integer stem: whole sums in every way of the engine, files, training, refusals, C and browser."
-import itertools
+import itertools, json, os, subprocess, sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from llvmlite import binding
 from test_c import STRICT, call, compiled, needs_gcc, same_bits
 from test_web import in_node, needs_node
 
+from bnn_bn.checkpoint import save_model
 from bnn_bn.data import fashion_mini
 from bnn_bn.core.errors import ExportError, PackedFormatError
 from bnn_bn.deploy import PackedNet, as_module, classify, load_packed, pack
 from bnn_bn.learner import bnn_learner
 from bnn_bn.layers.pixels import eight_bits, set_pixels
 from bnn_bn.models import binary_net, create_model, reactnet_bn, reactnet_nobn
-from bnn_bn.onebit.counting import has_way, ways
+from bnn_bn.onebit.counting import get_way, has_way, numbers_of, ways
 from bnn_bn.onebit.engine import Engine
 from bnn_bn.onebit.fold import FoldedNet, fold
 from bnn_bn.onebit.graph import Graph, Node, from_bytes, to_bytes
 from bnn_bn.onebit.stem import as_pixels, int8_stem, pixel_stem, zero_points
 from bnn_bn.onebit.unpack import compare_graphs, unpack
 from bnn_bn.targets.export_c import to_c
-from bnn_bn.targets.web import to_web
+from bnn_bn.targets.web import as_floats, to_web
+from bnn_bn.train.recipes import make_recipe, start_of
 from bnn_bn.weights import pretrained_bytes
 
 WAYS = [way for way in ways if has_way(way)]
@@ -89,6 +92,56 @@ def test_largest_sums(way):
     u = np.full((1, 3, 7, 7), 255, np.uint8)
     y = expected(u, n)
     assert (Engine(shown(n, y), way=way)(u) == y.reshape(1, -1)).all()
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, SHAPES, st.tuples(st.integers(0, 3), st.integers(0, 3)), st.integers(1, 5),
+       st.integers(1, 3), st.sampled_from(('any', 'largest', 'least')))
+def test_fours_are_pairs(seed, shape, more, batch, threads, numbers):
+    "bytes four at a time give the bits of 16-bit pairs: any shape, batch and threads; extremes"
+    g = np.random.default_rng(seed)
+    c, o, k, stride, padding, dilation = shape
+    node = stem_node(g, *shape, True)
+    w, reach = node.tensors['weight'], dilation*(k - 1) + 1
+    u = g.integers(0, 256, (batch, c, reach + more[0], reach + more[1])).astype(np.uint8)
+    if numbers != 'any':
+        u[:], w[:] = 255, 127 if numbers == 'largest' else -127
+        node.tensors['mean'][:] = 0
+    y = expected(u, node)
+    graph = shown(node, y)
+    want = Engine(graph, way='portable')(u)
+    assert (want == y.reshape(batch, -1)).all()
+    for way in WAYS: assert same_bits(Engine(graph, threads, way)(u), want)
+
+def test_the_fastest_way_multiplies_fours():
+    "where CPU and compiler have the instruction it is taken, and it is in the code"
+    assert get_way() == 'vnni' or not has_way('vnni')
+    assert [*map(np.dtype, numbers_of('vnni'))] == [np.uint8, np.int8]
+    features = binding.get_host_cpu_features()
+    if features.get('avx512vnni') and features.get('avx512vpopcntdq'): assert has_way('vnni')
+
+def test_without_the_instruction():
+    "a compiler that may not use it: another way, the same bits, and a clear word to who asks for it"
+    code = '''
+import numpy as np, sys
+from bnn_bn.deploy import load_packed
+from bnn_bn.onebit.counting import get_way
+from bnn_bn.onebit.engine import Engine
+from bnn_bn.onebit.stem import int8_stem
+graph = int8_stem(load_packed(sys.argv[1]).graph)
+u = np.random.default_rng(0).integers(0, 256, (2, 1, 32, 32)).astype(np.uint8)
+print(get_way(), Engine(graph)(u).tobytes().hex())
+try: Engine(graph, way='vnni')
+except ValueError as e: print(e)
+'''
+    graph = int8_stem(load_packed(NAMES[0]).graph)
+    want = Engine(graph)(bytes_for(graph, 2)).tobytes().hex()
+    flags = binding.get_host_cpu_features()
+    off = ','.join(f"{'-' if name == 'avx512vnni' or not on else '+'}{name}" for name, on in flags.items())
+    p = subprocess.run([sys.executable, '-c', code, NAMES[0]], capture_output=True, text=True,
+                       env={**os.environ, 'NUMBA_CPU_FEATURES': off})
+    (way, found), (error,) = (line.split(' ', i) for line, i in zip(p.stdout.splitlines(), (1, 0)))
+    assert way != 'vnni' and found == want, p.stderr[-1000:]
+    assert "way='vnni'" in error
 
 def normalised(u, info):
     mean, std = (np.array(info[k], float).reshape(-1, 1, 1) for k in ('mean', 'std'))
@@ -384,6 +437,31 @@ def test_browser(name, kind, tmp_path):
     assert found['nan'] == ['NaN']*10
 
 @needs_node
+@pytest.mark.parametrize('name', NAMES[:2])
+def test_browser_in_float32_too(name, tmp_path):
+    "the rival on the page is real in every layer, and has the bits of whole numbers all the same"
+    graph = int8_stem(load_packed(name).graph)
+    floats, _ = as_floats(graph)
+    assert all(n.tensors['weight'].dtype == np.float32 for n in floats.nodes if n.op[-4:] == 'conv' and
+               n is not floats.nodes[-1]) and floats.nodes[0].op == 'conv'
+    u = bytes_for(graph, 10)
+    u[0], u[1] = 0, 255
+    page = to_web(name, tmp_path/'page', stem='int8', float_too=True)
+    found = in_node(page, u.transpose(0, 2, 3, 1), 'exact')
+    want = Engine(graph)(u).view(np.uint32)
+    assert (np.uint32(found['floats']) == want).all() and found['floats'] == found['logits']
+
+def test_float32_would_not_hold_the_sums(tmp_path):
+    n = stem_node(np.random.default_rng(0), 3, 1, 15, 1, 0, 1, False)
+    n.tensors.update(weight=np.full((1, 3, 15, 15), 127, np.int8))
+    graph = shown(n, np.zeros((1, 1, 1, 1)))
+    info = {k: n.tensors[k].tolist() for k in ('mean', 'std')}
+    graph.info.update(size=[15, 15], **info)
+    with pytest.raises(ExportError, match='float_too=True: the sums of the integer stem reach 21'):
+        to_web(graph, tmp_path/'page', float_too=True)
+    assert not list(tmp_path.iterdir())
+
+@needs_node
 @settings(max_examples=4, deadline=None)
 @given(SEEDS, SHAPES, st.booleans())
 def test_browser_sums_whole_numbers(tmp_path_factory, seed, shape, slope):
@@ -399,3 +477,69 @@ def test_browser_refuses_real_layers(tmp_path):
     with pytest.raises(ExportError, match='block5.shortcut'):
         to_web(pack(net, **PICTURES), tmp_path/'page', stem='int8')
     assert not list(tmp_path.iterdir())
+
+
+# From the command line ---------------------------------------------------------------------------
+
+def bnn(folder, *words):
+    "status and output of a command"
+    p = subprocess.run([sys.executable, '-m', 'bnn_bn', *words], capture_output=True, text=True, cwd=folder,
+                       env={**os.environ, 'PYTHONWARNINGS': 'ignore'})
+    return p.returncode, p.stdout + p.stderr
+
+def test_bnn_pack_stem(tmp_path):
+    "the option packs as the argument does, and says what the quantised stem changes"
+    code, said = bnn(tmp_path, 'pack', NAMES[0], '--stem', 'int8', '--out', 'a.bnn', '--images', '200')
+    assert code == 0 and '100.00% of 200 answers on its data agree' in said, said
+    assert 'in whole numbers' in said
+    graph = load_packed(tmp_path/'a.bnn').graph
+    want = int8_stem(load_packed(NAMES[0]).graph)
+    assert (pixel_stem(graph).tensors['weight'] == pixel_stem(want).tensors['weight']).all()
+    u = bytes_for(want, 5)
+    assert (Engine(graph)(u).argmax(1) == Engine(want)(u).argmax(1)).all()
+
+def test_bnn_pack_refuses(tmp_path):
+    "another word; a network that does not say how its pictures are normalised; nothing is written"
+    for words in (('--stem', 'int4'), ('--stem', 'INT8')):
+        code, said = bnn(tmp_path, 'pack', NAMES[0], *words, '--out', 'a.bnn', '--images', '20')
+        assert code == 1 and f'--stem {words[1]!r}: allowed are' in said, said
+    save_model(reactnet_nobn('mini', n_out=3, in_chans=1, stem='cifar', width=.25), tmp_path/'net.safetensors')
+    code, said = bnn(tmp_path, 'pack', 'net.safetensors', '--stem', 'int8', '--images', '20')
+    assert code == 1 and 'mean of the pictures is not known' in said and '--path' in said, said
+    assert [f.name for f in tmp_path.iterdir() if f.suffix == '.bnn'] == []
+
+def test_bnn_train_stem_bits(tmp_path):
+    "a run trained so is packed so without a word, and its answers agree"
+    code, said = bnn(tmp_path, 'train', 'fashion', '--stem_bits', '8', '--images', '256', '--epochs', '1',
+                     '--width', '.25', '--bs', '64', '--device', 'cpu', '--threads', '1', '--out', 'run')
+    assert code == 0, said
+    assert '--stem_bits 8' in json.loads((tmp_path/'run/config.json').read_text())['command']
+    code, said = bnn(tmp_path, 'pack', 'run', '--images', '100')
+    assert code == 0, said
+    assert pixel_stem(load_packed(tmp_path/'run/best.bnn').graph) is not None
+
+@pytest.mark.parametrize('changes, words', (
+    (dict(stem_bits=4), 'stem_bits=4: allowed are 0, 8'), (dict(stem_bits=8, model='resnet9', norm='bn'), 'stem_bits=8'),
+    (dict(stem_bits=True), 'stem_bits=')))
+def test_recipes_refuse(changes, words):
+    with pytest.raises(ValueError, match=words): make_recipe('cifar10-teacher' if 'model' in changes else 'fashion', **changes)
+
+def test_a_pretrained_start_has_another_stem():
+    "its real stem is not taken for one of eight bits"
+    start = start_of(make_recipe('folder', stem_bits=8), (32, 3, 64, 64))
+    assert not start.name and 'stem_bits=None, not 8' in str(start)
+    assert start_of(make_recipe('folder'), (32, 3, 64, 64)).name
+
+@pytest.mark.parametrize('out', ('net.c', 'net.onnx'))
+def test_float_too_is_for_pages(tmp_path, out):
+    code, said = bnn(tmp_path, 'export', NAMES[0], out, '--stem', 'int8', '--float_too')
+    assert code == 1 and '--web' in said and 'leave it out' in said, said
+    assert not list(tmp_path.iterdir())
+
+@needs_gcc
+def test_bnn_export_c_stem(tmp_path):
+    "the C file of the command is that of the function"
+    code, said = bnn(tmp_path, 'export', NAMES[0], 'net.c', '--stem', 'int8')
+    assert code == 0, said
+    want = to_c(NAMES[0], tmp_path/'other.c', stem='int8', name='net').read_text()
+    assert (tmp_path/'net.c').read_text() == want

@@ -13,7 +13,8 @@ import numpy as np
 from ..core.arguments import check_whole
 from .graph import Graph, Node, check_graph
 from .stem import as_pixels, pixel_stem, zero_points
-from .counting import get_way, make_table, pack_signs, unpack_signs, way_for, ways, words
+from .counting import get_way, make_table, numbers_of, pack_signs, unpack_signs, way_for
+from .counting import ways, words
 from .kernels import ConvPlan, Job, Memory, Target, Window, aligned, check_reach
 from .kernels import code_for, run_plan
 from .kernels import scratch_bytes, wait
@@ -196,20 +197,21 @@ def plan_copy(plan, i, x, padding, image):
     return to
 
 def plan_bytes(plan, i, n, x):
-    "rows, columns, pairs of channels of a picture, framed by its zero points"
+    "rows, columns, words of channels of a picture, framed by its zero points"
     (h, w), c, p = x.size, x.channels, n.padding
-    frame = np.zeros((h + 2*p, w + 2*p, 2*pairs(c)), np.int16)
+    kind, _ = numbers_of(plan.way)
+    frame = np.zeros((h + 2*p, w + 2*p, whole_words(c, kind)), kind)
     frame[..., :c] = zero_points(n.tensors['mean'])
     to, pixel = plan.memory.put(frame), frame.strides[1]
     plan.add(i, make_row(kind=BYTES, channels=c, height=h, width=w, row_step=w, col_step=1,
                          run=h*w, step=c*h*w, out=to + p*(frame.strides[0] + pixel),
-                         out_step=frame.strides[0], to_row=pixel))
+                         out_step=frame.strides[0], to_row=pixel, stride=frame.itemsize))
     return to
 
 # %% ../../nbs/5_packed/31f_engine.ipynb #f0506a5f
-def lay_filters(n, x, v):
+def lay_filters(n, x, v, way):
     "weights in the layouts of input and output: (channels, kh, kw, words)"
-    if n.op == 'iconv': return lay_pairs(n, v)
+    if n.op == 'iconv': return lay_whole(n, v, numbers_of(way)[1])
     w, bits = n.tensors['weight'].transpose(0, 2, 3, 1), n.op == 'bconv'
     wide = np.full((*w.shape[:3], x.channels), -1 if bits else 0, np.int8 if bits else np.float32)
     wide[..., x.slots] = w
@@ -218,14 +220,17 @@ def lay_filters(n, x, v):
     out[v.slots] = wide
     return out
 
-def lay_pairs(n, v):
-    "eight-bit weights as pairs of 16 bits"
+def lay_whole(n, v, kind):
+    "eight-bit weights as words of four, or of two with 16 bits"
     w = n.tensors['weight'].transpose(0, 2, 3, 1)
-    out = np.zeros((v.channels, *w.shape[1:3], 2*pairs(w.shape[3])), np.int16)
+    out = np.zeros((v.channels, *w.shape[1:3], whole_words(w.shape[3], kind)), kind)
     out[v.slots, ..., :w.shape[3]] = w
     return out.view(np.int32)
 
-def pairs(channels): return -(-channels//2) # words of a pixel
+def whole_words(channels, kind):
+    "numbers of a pixel, filled up to whole words"
+    of_word = 4//np.dtype(kind).itemsize
+    return -(-channels//of_word)*of_word
 
 def source_of(plan, i, n, x):
     "the address of what a convolution reads"
@@ -270,7 +275,8 @@ def plan_convolution(plan, i, n, x, v, r):
     fits = r and r.last == i and r.channels == v.channels and (r is not x or n.op == 'bconv')
     over = r.numbers if fits else None
     plan.place(v, over)
-    source, w, vectors = source_of(plan, i, n, x), lay_filters(n, x, v), vectors_of(n, v)
+    source, vectors = source_of(plan, i, n, x), vectors_of(n, v)
+    w = lay_filters(n, x, v, plan.way)
     copy = r.channels if r else v.channels # one convolution for each copy of a residual
     size, window = window_of(n, x)
     for c in range(0, v.channels, copy):

@@ -117,7 +117,7 @@ KINDS = {np.dtype(np.uint32): BIT_CONV, np.dtype(np.float32): REAL_CONV,
 class ConvPlan:
     "A convolution of an image of one size."
     way:str            # a key of `ways`
-    w:np.ndarray       # (channels, kh, kw, words): uint32 signs, float32, or int32 pairs of numbers
+    w:np.ndarray       # (channels, kh, kw, words): uint32 signs, float32, or int32 pairs or fours of numbers
     c_in:int           # input channels that count
     size:tuple         # rows and columns of the input
     x:int              # address of the input (rows, columns + 2 padding, words)
@@ -126,7 +126,7 @@ class ConvPlan:
     to:Target
     window:Window
     made:dict = field(default_factory=dict) # weights laid out by an earlier plan
-    base:np.ndarray = None # int32 (channels,), of pairs: what is added to a sum
+    base:np.ndarray = None # int32 (channels,), of whole numbers: what is added to a sum
 
     def __post_init__(self):
         self.kind, self.channels = KINDS[self.w.dtype], len(self.w)
@@ -239,7 +239,8 @@ def touched_by_copy(o, item):
     size = (o.height - 1)*o.row_step + (o.width - 1)*o.col_step + (o.channels - 1)*o.run + item
     if o.step and size > o.step: raise RuntimeError(f'a copy leaves its image: {FAULT}')
     if not o.step: yield Touched('input', o.x, size)
-    of_row = 4*o.width*o.channels if item == 4 else (o.width - 1)*o.to_row + 2*o.channels - 1
+    of_row = (o.width - 1)*o.to_row + (o.channels - 1)*o.stride + 1
+    if item == 4: of_row = 4*o.width*o.channels
     yield Touched('numbers', *rows_of(o.out, o.height, o.out_step, of_row))
 
 def touched_by_result(o, pix):
@@ -366,11 +367,11 @@ def move_byte(typing, to, source):
 
 @jit
 def arrange_bytes(o, t, threads, image):
-    "the same for bytes, each of which becomes a number of 16 bits"
+    "the same for bytes, each of which becomes a number of 8 or 16 bits"
     y0, y1 = span(o.height, t, threads)
     for y in range(y0, y1):
         for c in range(o.channels):
-            to, source = o.out + y*o.out_step + 2*c, image*o.step + o.x + y*o.row_step + c*o.run
+            to, source = o.out + y*o.out_step + o.stride*c, image*o.step + o.x + y*o.row_step + c*o.run
             for x in range(o.width): move_byte(to + x*o.to_row, source + x*o.col_step)
 
 @jit
@@ -494,7 +495,7 @@ def code_for(way): # values of two ways are equal, as empty tuples are; their ki
     "the compiled functions for a value of `ways`, and where they are kept"
     return code_of_kind(type(way))
 
-def start_of(rows): return rows.__array_interface__['data'][0]
+def start_of(rows): return rows.ctypes.data # the array interface would describe each column
 
 def run_plan(way, plan, job, table, scratch):
     "what one thread does of a job; `way` is a value of `ways`, `table` and `scratch` are addresses"

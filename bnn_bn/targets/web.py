@@ -242,6 +242,7 @@ def to_web(
 # %% ../../nbs/5_packed/36c_web_floats.ipynb #bf0ed544
 from dataclasses import replace
 from ..onebit.graph import Graph, Node
+from ..onebit.stem import zero_points
 
 # %% ../../nbs/5_packed/36c_web_floats.ipynb #4a8e1e39
 def as_floats(graph):
@@ -254,9 +255,18 @@ def as_floats(graph):
             nodes.append(Node('maxpool', inputs[:1], name=n.name))
             tensors = {k: v.astype(np.float32) for k, v in n.tensors.items() if k != 'threshold'}
             n, inputs = replace(n, op='conv', tensors=tensors), (len(nodes), *inputs[1:])
-        nodes.append(replace(n, inputs=inputs))
+        nodes.append(replace(whole_as_floats(n) if n.op == 'iconv' else n, inputs=inputs))
         at.append(len(nodes))
     return Graph(graph.channels, nodes, graph.info), thresholds
+
+def whole_as_floats(n):
+    "an integer stem as a real convolution of grey levels, each less the zero point"
+    most = 255*np.abs(n.tensors['weight'].astype(int)).sum((1, 2, 3)).max()
+    if most > 2**24:
+        raise ExportError(f'float_too=True: the sums of the integer stem reach {most}, and float32 '
+                          f'counts to {2**24}; leave float_too out')
+    tensors = {k: v.astype(np.float32) for k, v in n.tensors.items() if k not in ('mean', 'std')}
+    return replace(n, op='conv', tensors=tensors)
 
 # %% ../../nbs/5_packed/36c_web_floats.ipynb #d6e96c89
 @dataclass
@@ -294,4 +304,11 @@ def lay_out_floats(graph, size):
 def float_part(graph, size):
     "the network in float32 for `net.js`"
     layout, stored, spreads = lay_out_floats(graph, size)
-    return vars(layout) | dict(spreads=spreads, image=part(stored))
+    stem = pixel_stem(graph)
+    known = {} if stem is None else grey_levels(stem)
+    return vars(layout) | known | dict(spreads=spreads, image=part(stored))
+
+def grey_levels(stem):
+    "mean and std with which a byte becomes its distance from the zero point"
+    z = zero_points(stem.tensors['mean'])
+    return dict(mean=(z/255).tolist(), std=[1/255]*len(z))
