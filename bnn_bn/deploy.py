@@ -128,6 +128,14 @@ def _with_pixels(net, info):
         elif {'mean', 'std'} <= info.keys(): set_pixels(conv, info['mean'], info['std'])
     return info
 
+def _tensor_of(images):
+    "images to compare as a float tensor (B,C,H,W), of an array, too"
+    import torch
+    if isinstance(images, np.ndarray): images = torch.from_numpy(images)
+    if isinstance(images, torch.Tensor) and images.dim() == 4: return images.detach().cpu().float()
+    found = tuple(getattr(images, 'shape', ())) or type(images).__name__
+    raise ValueError(f'images={found}: normalised images (B,C,H,W) are needed, a tensor or an array')
+
 def _check_word(stem):
     if stem not in (None, 'int8'):
         raise ValueError(f"stem={stem!r}: allowed are 'int8' and None (as it was trained)")
@@ -178,7 +186,7 @@ def pack(
     if dls is not None:
         batch = first_images(dls)
         info, images = _known(dls, batch, info), batch[:8] if images is None else images
-    if images is None: images = noise(plain)
+    images = _tensor_of(noise(plain) if images is None else images)
     if hasattr(plain, 'image_shape'): plain.image_shape = tuple(images.shape[1:])
     info = _as_lists(_with_pixels(plain, info), plain.in_chans)
     graph = fold(plain, **info)
@@ -186,7 +194,7 @@ def pack(
     packed = PackedNet(whole, threads, way)
     packed.info.update(check_info(packed.info, packed.graph.channels, packed.n_out))
     want = plain if whole is graph else _reference(whole)
-    check_logits(want, packed, images.detach().cpu().float())
+    check_logits(want, packed, images)
     return packed
 
 # %% ../nbs/5_packed/32_deploy.ipynb #a70cb4a0

@@ -101,6 +101,10 @@ class BinaryNet(nn.Sequential):
         _check_images(self, x)
         return super().forward(x)
 
+    def __prepare_scriptable__(self): # what `torch.jit.script` asks first
+        raise NotImplementedError('torch.jit.script cannot read this network; '
+                                  'torch.jit.trace and torch.export.export take it')
+
     def __getitem__(self, i): # a part of it is no `BinaryNet`
         if isinstance(i, slice): return nn.Sequential(*list(self)[i])
         return super().__getitem__(i)
@@ -128,6 +132,9 @@ def _odd_side(row, stem, side):
 def _check_images(model, x):
     "ValueError unless these are pictures (B,C,H,W) in the weights' dtype, or real under autocast"
     if not isinstance(x, Tensor):
+        if isinstance(x, torch.fx.Proxy):
+            raise ValueError('torch.fx cannot trace this network, which asks for the shape and dtype '
+                             'of its images; torch.export.export takes it')
         kind = f'{type(x).__module__}.{type(x).__name__}'
         raise ValueError(f'images are a {kind}: a torch tensor is needed; '
                          'torch.as_tensor(x) makes one')

@@ -22,6 +22,7 @@ class ShardedDL(TfmdDL):
     shard = 0, 1 # rank and number of processes
     first = 0 # batches that the next iteration leaves out; 0 again once it has begun
     start = 0 # those that this iteration has left out
+    seed = 0 # of this iteration's random numbers; a new one for each
 
     def __init__(self, dataset, num_workers:int=0, **kwargs): # as fastai's, but without workers
         super().__init__(dataset, num_workers=num_workers, **kwargs)
