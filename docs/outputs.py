@@ -1,5 +1,6 @@
-"""Outputs of cells on a narrow screen: columns of words begin at the left, and a wide picture keeps
-its size and is moved by the finger. Both get a class here; `static/site.css` does the rest."""
+"""Outputs of cells on a narrow screen. Columns of words begin at the left, numbers and short names
+stay on one line, and a wide picture keeps its size and is moved by the finger. The classes are set
+here; `static/site.css` does the rest."""
 import re
 from pathlib import Path
 from bs4 import BeautifulSoup
@@ -7,25 +8,27 @@ from docutils import nodes
 import imagesize
 
 WIDE = 560 # pixels
-NUMBER = re.compile(r'[-+]?[\d.,]*(e[-+]?\d+)?( ?%)?|nan|inf|-inf|none|true|false|\[.*\]', re.I)
+SHORT = 24 # characters
+NUMBERS = re.compile(r'([-+\d.,:/%()\[\] ]|e[-+]|nan|inf|none|true|false)*', re.I) # or pairs, lists
 
-def is_words(cells):
-    "does a column hold words rather than numbers?"
-    texts = [cell.get_text().strip() for cell in cells]
-    return not all(map(NUMBER.fullmatch, texts))
+def kinds(texts):
+    "the classes of a column"
+    if all(map(NUMBERS.fullmatch, texts)): return ['short']
+    return ['words', 'short'] if max(map(len, texts)) <= SHORT else ['words']
 
-def mark(cells, name):
-    for cell in cells: cell['class'] = [*cell.get('class', []), name]
+def mark(cells, names):
+    for cell in cells: cell['class'] = [*cell.get('class', []), *names]
 
 def mark_columns(table):
-    "`words` for the columns of words, with their heading"
+    "`words` or `short` for the cells of each column, and for its heading if that holds words"
     rows = [row.find_all(['th', 'td']) for row in table.select('tbody tr')]
     if len({len(row) for row in rows}) != 1: return # joined cells
     heads = [row.find_all('th') for row in table.select('thead tr')]
     heads = [row for row in heads if len(row) == len(rows[0])]
     for i, column in enumerate(zip(*rows)):
-        if not is_words(column): continue
-        mark([*column, *(row[i] for row in heads)], 'words')
+        found = kinds([cell.get_text().strip() for cell in column])
+        mark(column, found)
+        if 'words' in found: mark([row[i] for row in heads], ['words'])
 
 def mark_tables(app, doctree):
     for node in doctree.findall(nodes.raw):
