@@ -13,7 +13,7 @@ project = settings['title']
 author = settings['author']
 copyright = settings['copyright']
 release = settings['version']
-extensions = ['myst_nb', 'mathml']
+extensions = ['myst_nb', 'mathml', 'outputs']
 
 nb_execution_mode = 'off'
 nb_render_markdown_format = 'gfm'
