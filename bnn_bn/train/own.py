@@ -105,7 +105,7 @@ def starting_weights(
 def _misfit(c, config, side, channels):
     "the first thing in which a card's network is another one; '' if it fits"
     for k, v in config.items():
-        theirs = c.config.get(k, v)
+        theirs = c.config.get(k, None if k == 'stem_bits' else v)
         if k not in ('n_out', 'in_chans') and theirs != v: return f'{k}={theirs}, not {v}'
     if c.config['in_chans'] != channels: return f"{c.config['in_chans']} channels, not {channels}"
     known = KNOWN.get(c.data, 224)

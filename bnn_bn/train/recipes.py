@@ -49,6 +49,7 @@ class Recipe(OwnPictures):
     model:str = 'reactnet18'  # backbone: reactnet18, reactnet_a, vgg16, ..., or a real one
     norm:str = 'nobn'         # 'nobn', 'bn' or 'naive'
     stem:str = 'cifar'        # 'cifar' or 'imagenet'
+    stem_bits:int = 0         # 8: weights of the first convolution in eight bits; 0: real ones
     width:float = 1.          # factor of all channels
     alpha:float = .2          # weight of the residual branches
     gamma:float = 1.          # gain of the binary kernels
@@ -111,7 +112,7 @@ def make_recipe(
     return r
 
 # %% ../../nbs/4_training/27_recipes.ipynb #ef92ae66
-_words = dict(model=[*backbones, *real_nets], steps=(1, 2), schedule=schedules,
+_words = dict(model=[*backbones, *real_nets], steps=(1, 2), schedule=schedules, stem_bits=(0, 8),
               norm=('nobn', 'bn', 'naive'), stem=('cifar', 'imagenet'), select=('best', 'last'),
               rules=('default', 'reference'), start=('', 'calibrated', 'pretrained'))
 
@@ -155,7 +156,7 @@ OWN = 'folder', 'own' # a folder of own pictures, or DataLoaders that the user m
 def _check_real(r):
     "a real network has batch norm and one step"
     if r.model not in real_nets: return
-    for k, only in dict(norm='bn', steps=1, rules='default').items():
+    for k, only in dict(norm='bn', steps=1, rules='default', stem_bits=0).items():
         v = getattr(r, k)
         if v != only:
             raise ValueError(f'{k}={v!r}: {r.model} is a real network with batch norm; '
@@ -324,7 +325,8 @@ def make_learner(
 def _config(r):
     "arguments of `binary_net`, but for classes and channels"
     return dict(backbone=r.model, norm=r.norm, binary='act' if r.steps == 2 else 'both',
-                stem=r.stem, width=r.width, alpha=r.alpha, gamma=r.gamma, rules=r.rules)
+                stem=r.stem, stem_bits=r.stem_bits or None, width=r.width, alpha=r.alpha,
+                gamma=r.gamma, rules=r.rules)
 
 def _calibrated(r, start):
     "is the network set on its first batch? What is trained already is not"
