@@ -1,7 +1,7 @@
 """Train the three columns (BN-free, batch norm, plain removal) over seeds; a JSON and a CSV a run.
 
     python bench/columns.py --path DATA --out results/cifar10_narrow [--seeds 3]
-        [--runs runs/columns] -- cifar10-plus --images 10000 ...
+        [--runs runs/columns] [--norms bn] -- cifar10-plus --images 10000 ...
 
 What follows `--` goes to bnn_train. Runs are taken one after the other and resumed where they were
 stopped; the same command goes on.
@@ -19,6 +19,7 @@ def parse_options():
     p.add_argument('--out', type=Path, required=True, help='directory of the results')
     p.add_argument('--seeds', type=int, default=3, help='how many, from 0 on')
     p.add_argument('--runs', type=Path, default=Path('runs/columns'), help='directory of the runs')
+    p.add_argument('--norms', nargs='+', choices=NORMS, default=NORMS, help='which columns')
     p.add_argument('options', nargs='+', help='of bnn_train, the recipe first')
     return p.parse_args()
 
@@ -32,7 +33,7 @@ def train(options, norm, seed, run):
 def main():
     options = parse_options()
     options.out.mkdir(parents=True, exist_ok=True)
-    for seed, norm in product(range(options.seeds), NORMS):
+    for seed, norm in product(range(options.seeds), options.norms):
         run = options.runs/f'{norm}-{seed}'
         if not (run/'result.json').exists():
             print(run, flush=True)
