@@ -22,7 +22,7 @@ from bnn_bn.core.files import write_file
 from bnn_bn.cost import summary
 from bnn_bn.export import assert_norm_free
 from bnn_bn.layers.conv import standard_sign
-from bnn_bn.models import assert_bn_free, decay_groups
+from bnn_bn.models import assert_bn_free, binary_net, decay_groups
 from bnn_bn.onebit.fold import fold
 from bnn_bn.signal.start import calibrate
 from bnn_bn.data import fashion_mini, tensor_dls
@@ -32,7 +32,8 @@ from bnn_bn.core.errors import ExportError, PackedFormatError
 from bnn_bn.onebit.graph import from_bytes, read_bnn, to_bytes
 from bnn_bn.learner import bnn_learner
 from bnn_bn.signal.probe import dead_channels
-from bnn_bn.others.published import from_mmpretrain, load_strictly, read_torch, without_prefixes
+from bnn_bn.others.published import from_mmpretrain, from_reference, load_strictly, read_torch
+from bnn_bn.others.published import to_reference, without_prefixes
 from bnn_bn.train.demo import plot_curves
 from bnn_bn.train.resume import ExactResume, load_state, previous_file, save_state
 from mutations import READERS, SIGNED, mutations, small, write_files
@@ -233,6 +234,54 @@ def test_weights_that_are_none(weight):
     before = net.weight.detach().clone()
     with pytest.raises(CheckpointError, match='weight'): load_strictly(net, dict(weight=weight))
     assert torch.equal(net.weight, before)
+
+FLOAT64, META = torch.tensor([1e39, 0.], dtype=torch.float64), torch.zeros(2, device='meta')
+SPOILT_STATES = [
+    (dict(weight=META), 'without numbers'), (dict(weight=FLOAT64), 'too large for float32 in: weight'),
+    (dict(bias=torch.tensor([0., float('nan')])), 'NaN or infinity in: bias'),
+    (dict(running_var=torch.tensor([1., -1.])), 'negative variance in: running_var'),
+    (dict(num_batches_tracked=torch.tensor(1e30)), 'too large for int64 in: num_batches_tracked'),
+    (dict(weight=1.), "not tensors by name: 'weight'"), (dict(weight=[1., 2.]), "by name: 'weight'"),
+    ({5: META}, 'by name: 5'), ({None: META}, 'by name: None'), ({('a', 1): META}, "by name: .'a', 1."),
+    (dict(weight=torch.zeros(2).to(torch.float8_e5m2)), 'weight float8_e5m2 instead of real'),
+    (dict(weight=torch.nested.nested_tensor([torch.zeros(1), torch.zeros(1)])), "by name: 'weight'")]
+
+@pytest.mark.parametrize('change,words', SPOILT_STATES, ids=[w for _, w in SPOILT_STATES])
+def test_a_state_dict_with_a_wrong_entry_is_refused_whole(change, words):
+    layer = torch.nn.BatchNorm1d(2)
+    before = {k: t.clone() for k, t in layer.state_dict().items()}
+    with pytest.raises(CheckpointError, match=words): load_strictly(layer, before | change)
+    assert all(torch.equal(t, before[k]) for k, t in layer.state_dict().items())
+
+@pytest.mark.parametrize('state', [None, [1], 'x.pth', torch.zeros(2)], ids=str)
+def test_a_state_that_is_no_dict(state):
+    with pytest.raises(CheckpointError, match='state is a'): load_strictly(torch.nn.Linear(2, 2), state)
+
+def test_numbers_that_fit_are_taken_in_any_precision():
+    layer = torch.nn.BatchNorm1d(2)
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        load_strictly(layer, {k: t.to(dtype) for k, t in layer.state_dict().items()})
+    load_strictly(layer, layer.state_dict() | dict(weight=torch.tensor([1e38, 0], dtype=torch.float64)))
+    assert layer.weight[0] == torch.tensor(1e38)
+
+def in_itself():
+    state = {}
+    state['state_dict'] = dict(model=state)
+    return state
+
+@pytest.mark.parametrize('state', [in_itself(), {5: torch.zeros(1)}, {'w': torch.zeros(1), 'module.w': torch.zeros(1)}])
+def test_a_torch_file_whose_dict_is_none_of_weights(state, tmp_path):
+    "one error of the family, which names the file, by every door"
+    torch.save(state, tmp_path/'gift.pth')
+    for read in (read_weights, from_mmpretrain):
+        with pytest.raises(CheckpointError, match='gift.pth: '): read(tmp_path/'gift.pth')
+
+def test_a_weight_by_both_names_is_refused():
+    "one of the two would be lost"
+    state = to_reference(binary_net('reactnet18', 'nobn', 'both', 10, 'cifar', rules='reference'))
+    twice = state | {'head.fc.weight': state['fc.weight']}
+    with pytest.raises(CheckpointError, match='two names of one weight: fc.weight and head.fc.weight'):
+        from_reference(twice, '18', n_out=10, stem='cifar')
 
 @pytest.mark.parametrize('prefix', ['module.', '_orig_mod.'])
 def test_a_name_that_is_there_twice(prefix):

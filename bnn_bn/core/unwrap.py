@@ -35,9 +35,12 @@ def bare(
 _keys = 'state_dict_ema model_ema ema_state_dict ema state_dict model_state_dict model'.split()
 
 def _weights_in(state):
-    "the innermost dict of weights"
-    found = [state[k] for k in _keys if isinstance(state.get(k), Mapping)]
-    return _weights_in(found[0]) if found else state
+    "the innermost dict of weights; a stranger's may hold itself"
+    for _ in range(10):
+        found = [state[k] for k in _keys if isinstance(state.get(k), Mapping)]
+        if not found: return state
+        state = found[0]
+    raise ValueError('a dict of weights within more than 10 others: give the dict of weights itself')
 
 def plain_name(
     name:str, # of a parameter, in a wrapped network
@@ -50,12 +53,16 @@ def plain_name(
 def plain_state(
     state, # a state dict, or a dict that holds one as state_dict, model, ema, ...
 )->dict: # name -> tensor
-    "The weights by their names in the bare network; ValueError where two get the same name."
+    "The weights by their names in the bare network; ValueError where one has no name, or two the same."
     weights, plain = _weights_in(state), {}
-    averaged = any(k.startswith('module.') for k in weights if isinstance(k, str))
+    unnamed = [repr(k) for k in weights if not isinstance(k, str)]
+    if unnamed:
+        raise ValueError(f'{", ".join(unnamed[:5])}: no names of weights, which are texts; '
+                         'give the dict of weights alone, model.state_dict()')
+    averaged = any(k.startswith('module.') for k in weights)
     for name, t in weights.items():
         if averaged and name == 'n_averaged': continue # of AveragedModel
-        short = plain_name(name) if isinstance(name, str) else name
+        short = plain_name(name)
         if short in plain:
             raise ValueError(f'{name}: a second entry for {short}, once the names of wrappers are '
                              'taken off; save the bare network')

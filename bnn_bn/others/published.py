@@ -32,6 +32,7 @@ def load_strictly(
 # %% ../../nbs/4_training/12d_published.ipynb #956545fe
 def check_weights(model, state, rename=None):
     "CheckpointError lists the weights that do not fit; the model may be on device meta"
+    _check_state(state)
     own, rename = model.state_dict(), rename or {}
     def label(n): return rename.get(n, n)
     def is_count(n): return n.endswith('num_batches_tracked')
@@ -43,10 +44,20 @@ def check_weights(model, state, rename=None):
         'missing': [label(n) for n in own if n not in state and not is_count(n)],
         'unexpected': [label(n) for n in state if n not in own],
         'wrong shape': [shapes(n) for n in both if state[n].shape != own[n].shape],
-        'wrong kind': [kinds(n) for n in both if n not in alike],
-        'NaN or infinity in': [label(n) for n in alike if not _is_finite(state[n])]}
+        'wrong kind': [kinds(n) for n in both if n not in alike]}
+    for n in alike: found.setdefault(_fault(n, state[n], own[n].dtype), []).append(label(n))
+    found.pop('', None)
     wrong = [f'{what}: {", ".join(names)}' for what, names in found.items() if names]
     if wrong: raise CheckpointError('the weights do not fit this network; ' + '; '.join(wrong))
+
+def _check_state(state):
+    "CheckpointError unless all of it are tensors by name"
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f'state is a {type(state).__name__}: a dict of tensors is needed')
+    odd = [repr(k) for k, v in state.items() if not isinstance(k, str) or not _is_tensor(v)]
+    if odd: raise CheckpointError(f'not tensors by name: {", ".join(odd[:5])}')
+
+def _is_tensor(v): return isinstance(v, torch.Tensor) and not v.is_nested
 
 # %% ../../nbs/4_training/12d_published.ipynb #3f26ad7a
 _may_be = dict(whole='real') # a count, which some files keep as a real number
@@ -62,13 +73,21 @@ def _kind(t):
     if t.dtype in _REAL: return 'real'
     return 'whole' if t.dtype in _WHOLE else str(t.dtype).removeprefix('torch.')
 
-def _is_finite(t): return t.is_meta or not t.is_floating_point() or bool(t.isfinite().all())
+def _fault(name, t, dtype):
+    "what is wrong with the numbers of a tensor that becomes one of `dtype`, in words; '': nothing"
+    if t.is_meta: return 'without numbers (device meta)'
+    if t.is_floating_point() and not t.isfinite().all(): return 'NaN or infinity in'
+    if not _fits(t, dtype): return f'numbers too large for {dtype}'.replace('torch.', '') + ' in'
+    negative = name.endswith('running_var') and (t < 0).any()
+    return 'a negative variance in' if negative else ''
 
-@contextmanager
-def named(file):
-    "within it, an error about weights says which file they came from"
-    try: yield
-    except CheckpointError as e: raise CheckpointError(f'{file}: {e}') from None
+def _most(dtype): return (torch.finfo if dtype.is_floating_point else torch.iinfo)(dtype).max
+
+def _fits(t, dtype):
+    "can a dtype hold these numbers?"
+    if t.dtype == dtype or t.dtype not in (*_REAL, *_WHOLE): return True
+    if _most(t.dtype) <= _most(dtype): return True
+    return bool((t.double().abs() <= _most(dtype)).all())
 
 # %% ../../nbs/4_training/12d_published.ipynb #d956e7db
 _names = {
@@ -129,6 +148,12 @@ def weights_of(state):
     return weights
 
 # %% ../../nbs/4_training/12d_published.ipynb #df735ac4
+@contextmanager
+def named(file):
+    "within it, an error about weights says which file they came from"
+    try: yield
+    except CheckpointError as e: raise CheckpointError(f'{file}: {e}') from None
+
 def without_prefixes(state):
     "`plain_state` with an error of this family"
     try: return plain_state(state)
@@ -138,9 +163,15 @@ def _filled(model, state):
     "the network with these weights under the authors' names, in their dtype and in evaluation mode"
     names = reference_names(model)
     ours = {theirs: n for n, theirs in names.items()}
-    dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
-    load_strictly(model.to(dtype), {ours.get(k, k): v for k, v in state.items()}, names)
+    dtype = next((v.dtype for v in state.values() if v.dtype in _REAL), torch.float32)
+    load_strictly(model.to(dtype), _renamed(state, ours), names)
     return model.eval()
+
+def _renamed(state, ours):
+    "the weights by our names; CheckpointError where one is there by both names"
+    twice = [f'{k} and {n}' for k, n in ours.items() if k != n and k in state and n in state]
+    if twice: raise CheckpointError(f'two names of one weight: {", ".join(twice[:5])}; keep one')
+    return {ours.get(k, k): v for k, v in state.items()}
 
 def _check_choice(**choices):
     for k, (v, allowed) in choices.items():
@@ -199,6 +230,7 @@ def _unflattened(state, model):
     out = {}
     for k, v in state.items():
         name = k.removesuffix('s') if k.endswith('.weights') else k
+        if name in out: raise CheckpointError(f'two entries for {name}: keep one')
         fits = name in shapes and v.numel() == shapes[name].numel()
         out[name] = v.view(shapes[name]) if fits and k.endswith('.weights') else v
     return out
@@ -244,8 +276,9 @@ def from_mmpretrain(
     with torch.device('meta'): outline = network()
     names = mmpretrain_names(outline)
     ours = {theirs: n for n, theirs in names.items()}
-    state = {ours.get(k, k): v for k, v in state.items()}
-    with named(path): check_weights(outline, state, names)
+    with named(path):
+        state = _renamed(state, ours)
+        check_weights(outline, state, names)
     model = network()
     load_strictly(model, state, names)
     return model.eval()
@@ -275,7 +308,7 @@ def _check_zip(path):
 
 def tensors_of(state):
     "the dict of tensors in what a file held, also under `state_dict`"
-    state = plain_state(state) if isinstance(state, dict) else {}
+    state = without_prefixes(state) if isinstance(state, dict) else {}
     wrong = [str(k) for k, v in state.items() if not isinstance(v, torch.Tensor)]
     if state and not wrong: return state
     names = ', '.join(wrong[:5]) or 'nothing'
