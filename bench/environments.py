@@ -23,9 +23,10 @@ def pip_options(text):
 
 def last_line(text):
     "of an error, without paths and addresses"
-    lines = [line for line in text.strip().splitlines() if line.strip()] or ['no reason was given']
-    errors = [line for line in lines if line.startswith('ERROR')] or lines
-    return re.sub(r'\S*(?:/|://)\S*', '...', errors[-1]).strip()
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith('ERROR')]
+    last = ['no reason was given', *lines, *errors][-1]
+    return re.sub(r'\S*(?:/|://)\S*', '...', last).strip()
 
 def run(command):
     "the last words of a command that fails, else nothing"

@@ -10,7 +10,7 @@ random weights and shifts, folded. Each runtime has a process of its own, they t
 medians count. What is in the file is not measured again (--again does), so a bench that was stopped
 goes on. A picture is drawn beside the file. Run it on a machine that does nothing else.
 """
-import argparse, json, os, platform, re, subprocess, sys, tempfile
+import argparse, json, os, platform, re, shlex, subprocess, sys, tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -103,9 +103,14 @@ def rivals_of(a, bench):
 
 def wanted(a, rows):
     "the first, and those that --rivals and --without leave"
-    def has(r, words): return any(w in r.name for w in words)
-    rows = [r for r in rows if r is rows[0] or not has(r, a.without)]
-    return [r for r in rows if r is rows[0] or not a.rivals or has(r, a.rivals)]
+    first, *others = rows
+    return [first, *(r for r in others if is_wanted(a, r))]
+
+def is_wanted(a, rival):
+    if has_word(rival, a.without): return False
+    return not a.rivals or has_word(rival, a.rivals)
+
+def has_word(rival, words): return any(w in rival.name for w in words)
 
 def checked(a, bench):
     "those whose answers are compared"
@@ -182,7 +187,8 @@ class AsLarq(FoldedNet):
 def verdict(off, same):
     "of the largest difference, as a share of the largest logit, and of the pictures with the same class"
     if off < 1e-4: return 'right'
-    return 'close' if off < .1 and same == 1 else 'wrong'
+    is_close = off < .1 and same == 1
+    return 'close' if is_close else 'wrong'
 
 def values(rival, threads, graph, x, folder):
     "how far a rival's answers are from those of the graph in float64"
@@ -331,10 +337,9 @@ def rounded(v):
 
 def command(a):
     "the command line, without the paths of this machine"
-    hidden = {str(getattr(a, k)) for k in RIVALS if getattr(a, k)}
+    hidden = [str(getattr(a, k)) for k in RIVALS if getattr(a, k)]
     words = ['PYTHON' if w in hidden else w for w in sys.argv[1:]]
-    quoted = [repr(w) if ' ' in w else w for w in words]
-    return ' '.join([f'python bench/{Path(sys.argv[0]).name}', *quoted])
+    return shlex.join(['python', f'bench/{Path(sys.argv[0]).name}', *words])
 
 def measure(a, data):
     settings = dict(batch=a.batch, rounds=a.rounds, seconds=a.seconds)

@@ -125,13 +125,21 @@ def draw_group(ax, rows, label, color):
     ax.bar_label(bars, [f'{t:.1f}' for t in times], padding=3, fontsize=7)
 
 def limits(nets):
+    "of the axis: less than the fastest rival took and than we did, more than the slowest bar"
     tables = list(map(first_rows, nets.values()))
-    rows = [r for table in tables for r in table]
+    times = [t for table in tables for t in rival_times(table)]
+    bars = [r['greatest'] for table in tables for r in shown(table)]
+    return .7*min([1, *times]), 1.6*max([1, *bars])
+
+def rival_times(rows):
+    "in units of ours"
     measured = [r for r in rows if 'times_first' in r]
-    times = [r['times_first'] for r in measured if r['name'] in FLOAT + BINARY]
-    shown = [fastest(table, names) for table in tables for names in GROUPS.values()]
-    most = [r['greatest'] for r in shown if r]
-    return min([.7, *(.7*t for t in times)]), 1.6*max([1, *most])
+    return [r['times_first'] for r in measured if r['name'] in FLOAT + BINARY]
+
+def shown(rows):
+    "the fastest of each group that was measured"
+    found = [fastest(rows, names) for names in GROUPS.values()]
+    return [r for r in found if r]
 
 def draw_shares(ax, nets):
     left = np.zeros(len(nets))

@@ -60,8 +60,12 @@ def table(data):
     return lines
 
 def line(runtime, by_batch):
-    found = [next((r for r in rows if r['name'] == runtime), {}) for rows in by_batch.values()]
-    return f'  {runtime:26}' + ''.join(f'{cell(r):>22}' for r in found)
+    cells = [cell(row_of(runtime, rows)) for rows in by_batch.values()]
+    return f'  {runtime:26}' + ''.join(f'{c:>22}' for c in cells)
+
+def row_of(runtime, rows):
+    "what was measured of it; an empty row where it was not"
+    return next((r for r in rows if r['name'] == runtime), {})
 
 def cell(r):
     if 'pictures_a_second' not in r: return '-'
@@ -88,7 +92,7 @@ def draw(data, file):
     plt.close(fig)
 
 def draw_line(ax, runtime, by_batch, color):
-    rows = {int(b): r for b, rs in by_batch.items() for r in rs if r['name'] == runtime}
+    rows = {int(batch): row_of(runtime, rows) for batch, rows in by_batch.items()}
     points = {b: r['pictures_a_second'] for b, r in rows.items() if 'pictures_a_second' in r}
     if points: ax.plot(list(points), list(points.values()), 'o-', color=color, label=runtime)
 

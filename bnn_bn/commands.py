@@ -310,8 +310,12 @@ def _of(name):
 
 def _answer(name, answers, to_json):
     "a line for a picture"
-    if to_json: return json.dumps(dict(picture=name, classes=[[k, round(p, 4)] for k, p in answers]))
+    if to_json: return _as_json(name, answers)
     return f'{name}: ' + ', '.join(f'{k} {p:.0%}' for k, p in answers)
+
+def _as_json(name, answers):
+    classes = [[k, round(p, 4)] for k, p in answers]
+    return json.dumps(dict(picture=name, classes=classes))
 
 # %% ../nbs/5_packed/36d_targets.ipynb #5163169c
 @call_parse

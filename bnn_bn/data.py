@@ -98,8 +98,8 @@ def _check_stats(mean, std, channels):
 
 def _is_numbers(v):
     "an array, a tensor, or a list of numbers?"
-    if isinstance(v, (Tensor, np.ndarray)): return True
-    return isinstance(v, (list, tuple)) and all(isinstance(n, numbers.Real) for n in v)
+    if isinstance(v, (list, tuple)): return all(isinstance(n, numbers.Real) for n in v)
+    return isinstance(v, (Tensor, np.ndarray))
 
 def _checked(mean, std):
     "both; DataError where a deviation of 0 or NaN would make every picture NaN"

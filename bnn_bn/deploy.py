@@ -77,11 +77,16 @@ def _check_stem(stem, info):
 
 def _reals(v, n):
     "n finite numbers, or a single one for all?"
-    v = list(v) if isinstance(v, (list, tuple, np.ndarray)) else [v]*n
-    kinds = all(isinstance(x, Real) and not isinstance(x, bool) for x in v)
-    return kinds and len(v) == n and all(map(math.isfinite, v))
+    if not isinstance(v, (list, tuple, np.ndarray)): return _is_finite(v)
+    return len(v) == n and all(map(_is_finite, v))
 
-def _whole(v): return all(isinstance(x, Integral) and x > 0 for x in np.ravel(v).tolist())
+def _is_finite(x):
+    "a real number, neither infinite nor NaN?"
+    return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
+
+def _whole(v): return all(map(_is_count, np.ravel(v).tolist()))
+
+def _is_count(x): return isinstance(x, Integral) and x > 0
 
 # %% ../nbs/5_packed/32_deploy.ipynb #2bccb60f
 def _like(x, y):
@@ -232,7 +237,8 @@ def as_module(
         raise ValueError(f'a {type(packed).__name__} is no PackedNet: give pack(model)')
     class PackedModule(nn.Module):
         def forward(self, x):
-            return packed(x if packed.takes_bytes and not x.is_floating_point() else x.float())
+            is_bytes = packed.takes_bytes and not x.is_floating_point()
+            return packed(x if is_bytes else x.float())
         def extra_repr(self): return repr(packed)
     return PackedModule().eval()
 

@@ -7,6 +7,7 @@ __all__ = ['assert_norm_free', 'graph_of', 'to_onnx', 'to_qonnx', 'run_onnx', 'c
 
 # %% ../nbs/5_packed/33_export.ipynb #9a0c3d08
 import json, re
+from collections import Counter
 from importlib import import_module
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,9 +248,10 @@ _writers = dict(conv=_conv, bconv=_conv, iconv=_conv, mean=_mean, maxpool=_maxpo
 def _step_names(graph):
     "a name for each step, no two alike"
     names = [n.name or f'step{i}' for i, n in enumerate(graph.nodes)]
-    alone = [names.count(k) == 1 for k in names]
-    return [k if single else f'{k}_{i}'
-            for i, (k, single) in enumerate(zip(names, alone))]
+    numbered = [f'{name}_{i}' for i, name in enumerate(names)]
+    taken = Counter(names + numbered)
+    both = zip(names, numbered)
+    return [name if taken[name] == 1 else other for name, other in both]
 
 def _check(graph, shape):
     check_graph(graph)

@@ -113,8 +113,9 @@ def _check_classes(train, valid):
 # %% ../nbs/4_training/04_folder.ipynb #020edb51
 def _is_share(scale):
     "two shares of an area, in order?"
-    if not isinstance(scale, (tuple, list)) or len(scale) != 2: return False
-    return all(isinstance(s, Real) for s in scale) and 0 < scale[0] <= scale[1] <= 1
+    if not isinstance(scale, (tuple, list)): return False
+    if [isinstance(s, Real) for s in scale] != [True, True]: return False
+    return 0 < scale[0] <= scale[1] <= 1
 
 def imagenet_transforms(
     size:int=224, # side of the pictures that the network sees; at least 32

@@ -280,8 +280,9 @@ def binary_net(
 # %% ../nbs/2_no_norm/11e_network.ipynb #5fc59bf1
 def _told(v):
     "a stem or rules as a configuration keeps them"
-    if isinstance(v, Rules): return v.name if v in known_rules else asdict(v)
-    return v if isinstance(v, str) else list(v)
+    if isinstance(v, str): return v
+    if not isinstance(v, Rules): return list(v)
+    return v.name if v in known_rules else asdict(v)
 
 def _chosen(own): return {k: v for k, v in own.items() if v is not None}
 
@@ -417,15 +418,18 @@ def torch_parts(module):
     if type(module) not in (nn.Sequential, LinBnDrop): return module
     return nn.Sequential(OrderedDict((n, torch_parts(m)) for n, m in module.named_children()))
 
+def _has_hooks(m): return bool(m._forward_hooks or m._forward_pre_hooks)
+
 def _is_plain(m):
     "is it a Sequential whose call does nothing more?"
-    if type(m) is not nn.Sequential or 'forward' in vars(m): return False
-    return not (m._forward_hooks or m._forward_pre_hooks)
+    if type(m) is not nn.Sequential: return False
+    return not ('forward' in vars(m) or _has_hooks(m))
 
 # %% ../nbs/2_no_norm/12_models.ipynb #b4d087b1
 import inspect
 from fnmatch import fnmatch
 from importlib import import_module
+from itertools import product
 from .core.arguments import check_whole
 from .core.unwrap import bare
 from .layers.activations import RPReLU, RSign
@@ -461,19 +465,24 @@ def _differs(config, given):
         same = get_rules(theirs) == get_rules(v) if k == 'rules' else theirs == v
         if not same: return k
 
+def _trained_as(given):
+    "names of the weights whose networks were built with these arguments"
+    return [n for n, card in cards().items() if _differs(card.config, given) is None]
+
 def _candidates(pretrained, given):
     "names of the weights that are meant"
     known = cards()
-    if pretrained is not True and pretrained in known: return [pretrained]
-    shape = {k: given[k] for k in ('backbone', 'norm')}
-    fits = [n for n, c in known.items() if _differs(c.config, shape) is None]
-    if pretrained is not True: fits = [n for n in fits if known[n].data == pretrained]
-    if len(fits) < 2: return fits
-    same = [n for n in fits if _differs(known[n].config, given) is None]
-    fits = same or fits
-    whole = [n for n in fits if known[n].config['width'] == 1]
-    alone = len(whole) == 1 and len(fits) > 1
-    return whole if alone and 'width' not in given else fits
+    if pretrained in known: return [pretrained]
+    names = _trained_as({k: given[k] for k in ('backbone', 'norm')})
+    if pretrained is not True: names = [n for n in names if known[n].data == pretrained]
+    alike = [n for n in names if n in _trained_as(given)]
+    return _unless_width(alike or names, given)
+
+def _unless_width(names, given):
+    "of several widths the full one is meant, where no width was given"
+    if 'width' in given: return names
+    full = [n for n in names if cards()[n].config['width'] == 1]
+    return full if len(full) == 1 else names
 
 def pick_weights(pretrained, given):
     "the name of the weights that are meant, or a ValueError with the nearest"
@@ -554,10 +563,11 @@ def list_models(
     pretrained:bool=False, # names of trained networks instead?
 )->list: # names for `create_model`, sorted
     "Names of the networks that match."
-    ours = [f'{b}_{norm}' for b in backbones for norm in _choices['norm']]
-    names = list(cards()) if pretrained else ours + _real
+    ours = map('_'.join, product(backbones, _choices['norm']))
+    names = list(cards()) if pretrained else [*ours, *_real]
     patterns = [pattern] if isinstance(pattern, str) else pattern
-    return sorted(n for n in names if any(fnmatch(n, p) for p in patterns))
+    def matches(name): return any(fnmatch(name, p) for p in patterns)
+    return sorted(filter(matches, names))
 
 # %% ../nbs/2_no_norm/12_models.ipynb #c24d166a
 def create_model(

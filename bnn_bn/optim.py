@@ -7,6 +7,7 @@ __all__ = ['body_and_head', 'split_bare', 'DecayWrapper', 'OptFunc']
 
 # %% ../nbs/4_training/20d_optim.ipynb #c9b6190b
 from functools import partial
+from itertools import chain
 import torch
 from fastai.basics import OptimWrapper, trainable_params
 from .models import BinaryNet, exempt_parameters
@@ -89,8 +90,7 @@ def _split_all(groups, exempt):
     return found, parts
 
 def _parameters_in(groups):
-    lists = [g['params'] for g in groups]
-    return [p for params in lists for p in params]
+    return list(chain.from_iterable(g['params'] for g in groups))
 
 def _without_exempt(decays, groups):
     "0 for each group that never decays"

@@ -36,6 +36,10 @@ def finish(p, code=0, timeout=300):
     assert p.returncode == code, (p.returncode, err[-2000:])
     return out, err
 
+def resume(out):
+    "the rest of a run, in this process: it may have begun in another"
+    run.bnn_train([*RUN, '--out', str(out), '--resume'])
+
 def tensors(file):
     with safe_open(file, 'pt') as f: return {k: f.get_tensor(k) for k in f.keys()}
 
@@ -98,7 +102,7 @@ def test_killed_inside_saves(whole, tmp_path):
     words = [sys.executable, '-c', KILLER, json.dumps(kills), *RUN, '--out', str(out), '--resume']
     p = subprocess.run(words, env=ENV, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr[-2000:]
-    finish(train(out, '--resume'))
+    resume(out)
     same_run(whole, out)
     assert not list(out.glob('*.tmp'))
 
@@ -108,7 +112,7 @@ def test_newest_state_damaged(whole, tmp_path):
     f = out/'state-2.safetensors'; f.write_bytes(f.read_bytes()[:-100])
     for name in ('best', 'model'): (out/f'{name}.safetensors').unlink()
     assert load_state(f)['epoch'] == 1 and previous_file(f).exists()
-    finish(train(out, '--resume')) # best.safetensors is written if a later epoch is better
+    resume(out) # best.safetensors is written if a later epoch is better
     assert same_tensors(*(tensors(d/'model.safetensors') for d in (out, whole)))
 
 class Killed(BaseException):
@@ -259,7 +263,7 @@ def test_signals(whole, tmp_path, sig):
     p.send_signal(sig)
     _, err = finish(p, 130)
     assert 'goes on from there' in err and 'Traceback' not in err
-    finish(train(out, '--resume'))
+    resume(out)
     same_run(whole, out)
 
 def test_divergence(tmp_path):

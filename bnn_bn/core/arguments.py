@@ -7,7 +7,7 @@ __all__ = ['check_whole', 'check_sizes', 'check_number', 'check_word', 'check_sw
            'as_device']
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #904c2688
-from math import isfinite, isnan
+from math import inf, isfinite, isnan
 from numbers import Integral, Real
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #37336248
@@ -24,12 +24,14 @@ def _is_whole(v): return isinstance(v, Integral) and not isinstance(v, bool)
 
 def _within(v, least, most):
     "in the range? None: there is no such end"
-    if least is not None and v < least: return False
-    return most is None or v <= most
+    if least is None: least = -inf
+    if most is None: most = inf
+    return least <= v <= most
 
 def _given(named, none):
-    "name and value of the arguments to look at"
-    return [(name, v) for name, v in named.items() if v is not None or not none]
+    "name and value of the arguments to look at: with `none` those that are not None"
+    if not none: return list(named.items())
+    return [(name, v) for name, v in named.items() if v is not None]
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #f6d4847c
 def check_whole(
@@ -66,10 +68,16 @@ def _range_words(least, most, above, infinite):
     if most is not None: words += f' to {most}'
     return words + ' is'
 
+def _is_real(v):
+    "a real number within the range of a float? NaN is none, and `True` meant something else"
+    if isinstance(v, bool) or not isinstance(v, Real): return False
+    try: return not isnan(v)
+    except OverflowError: return False # a whole number of more than 308 digits
+
 def _is_number(v, infinite):
     "a real number that is not NaN, nor infinite unless that is allowed?"
-    if isinstance(v, bool) or not isinstance(v, Real): return False
-    return not isnan(v) if infinite else isfinite(v)
+    if not _is_real(v): return False
+    return infinite or isfinite(v)
 
 def check_number(
     least:float=None, # smallest that is allowed; None: any
@@ -82,7 +90,8 @@ def check_number(
     "ValueError unless each value is a number in that range; NaN never is."
     wanted = _range_words(least, most, above, infinite)
     for name, v in _given(named, none):
-        if not _is_number(v, infinite) or not _within(v, least, most): _refuse(name, v, wanted)
+        if not _is_number(v, infinite): _refuse(name, v, wanted)
+        if not _within(v, least, most): _refuse(name, v, wanted)
         if above is not None and v <= above: _refuse(name, v, wanted)
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #ced80c83

@@ -94,7 +94,7 @@ def _fastai_batch(dl, shape, facts):
 # %% ../../nbs/4_training/04b_loaders.ipynb #c4bd020a
 def _pair(size): return tuple(np.broadcast_to(size, 2))
 
-SCALED = 'ToTensor', 'ConvertImageDtype' # these make floats in [0, 1] of bytes
+# these change neither the place nor the scale of a pixel
 SILENT = ('PILToTensor', 'ToImage', 'ToPureTensor', 'Grayscale', 'RGB', 'Identity',
           'MaybeToTensor', 'MaybePILToTensor')
 
@@ -111,15 +111,15 @@ class _Way:
 
     def go(self, t):
         "one transform more"
-        name = _name(t)
         limited = getattr(t, 'max_size', None) is not None
-        scales = name in SCALED or (name == 'ToDtype' and t.scale)
-        if scales: self.scaled = True
-        elif name == 'Resize' and not limited: self.resize(t.size, t.interpolation)
-        elif name == 'CenterCrop' and self.resized is not None: self.cut = _pair(t.size)
-        elif name == 'Normalize': self.stats = t.mean, t.std
-        elif name == 'ImageClassification': self.preset(t)
-        elif name not in SILENT: self.unknown.append(t)
+        match _name(t):
+            case 'ToTensor' | 'ConvertImageDtype': self.scaled = True
+            case 'ToDtype' if t.scale: self.scaled = True
+            case 'Resize' if not limited: self.resize(t.size, t.interpolation)
+            case 'CenterCrop' if self.resized is not None: self.cut = _pair(t.size)
+            case 'Normalize': self.stats = t.mean, t.std
+            case 'ImageClassification': self.preset(t)
+            case name if name not in SILENT: self.unknown.append(t)
 
     def resize(self, size, how):
         size = tuple(np.ravel(size).tolist())

@@ -77,10 +77,15 @@ class Cpu(NamedTuple):
 
 def this_cpu():
     "the CPU at hand, or the one that numba's variables name"
-    name, features = (os.environ.get(f'NUMBA_CPU_{word}') for word in ('NAME', 'FEATURES'))
-    if features is None and (name or '').lower() == 'generic': features = ''
-    if features is None: features = binding.get_host_cpu_features().flatten()
-    return Cpu(binding.get_process_triple(), name or binding.get_host_cpu_name(), features)
+    name = os.environ.get('NUMBA_CPU_NAME') or binding.get_host_cpu_name()
+    return Cpu(binding.get_process_triple(), name, _features())
+
+def _features():
+    "those that numba's variable lists; else none if it names a generic CPU, or all of the one here"
+    listed = os.environ.get('NUMBA_CPU_FEATURES')
+    if listed is not None: return listed
+    if os.environ.get('NUMBA_CPU_NAME', '').lower() == 'generic': return ''
+    return binding.get_host_cpu_features().flatten()
 
 @functools.cache
 def compiler(cpu):

@@ -55,8 +55,11 @@ class Call:
 
 def _numbers_in(a):
     "numbers of the values in a written argument"
-    if isinstance(a, dict): return [a['v']] if 'v' in a else [v for b in a.values() for v in _numbers_in(b)]
-    return [v for b in a for v in _numbers_in(b)] if isinstance(a, list) else []
+    match a:
+        case {'v': number}: return [number]
+        case dict(): return _numbers_in(list(a.values()))
+        case list(): return [v for b in a for v in _numbers_in(b)]
+        case _: return []
 
 def _place_of(step, i, module):
     "the name of a layer, or the word for a function and where it stands"
@@ -230,7 +233,7 @@ class _Network:
             residual = _only(self.made[other], self.calls[group.add].name)
         return first, _norm_of(norm), _as_prelu(act), residual
 
-    def made_by(self, group, v): return v - 1 in group.steps() or (v > 0 and v not in self.made)
+    def made_by(self, group, v): return v - 1 in group.steps() or v not in self.made
 
 # %% ../../nbs/5_packed/31g_fold_steps.ipynb #5c32f5eb
 def _fold_conv(net, group):

@@ -200,7 +200,10 @@ def to_bytes(
 # %% ../../nbs/5_packed/31_graph.ipynb #3cc2118d
 def gap(n): return -n % 64 # bytes to the next multiple of 64
 
-def version_of(nodes): return 2 if any(n.op == 'iconv' for n in nodes) else 1
+def version_of(nodes):
+    "of the format: 2 where a convolution takes bytes, which version 1 does not know"
+    ops = {n.op for n in nodes}
+    return 2 if 'iconv' in ops else 1
 
 def dtype_of(op, a):
     "how an array of a step is written"

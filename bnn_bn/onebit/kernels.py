@@ -147,9 +147,14 @@ class ConvPlan:
         if key not in self.made: self.made[key] = aligned(block_weights(self.w, self.way))
         return self.memory.keep(self.made[key])
 
-    def bytes_of_word(self): return 256 if self.way == 'avx2' and self.kind == BIT_CONV else 64
+    def bytes_of_word(self): return bytes_of_word(self.way, self.kind)
 
 # %% ../../nbs/5_packed/31e_kernels.ipynb #81b517fd
+def bytes_of_word(way, kind):
+    "of the weights in a block for one word of the input"
+    by_table = way == 'avx2' and kind == BIT_CONV
+    return 256 if by_table else 64
+
 def base_of(conv, band):
     one = np.zeros((1, conv.channels), np.int32) if conv.base is None else conv.base[None]
     if conv.kind != BIT_CONV: return one, np.zeros(len(conv.across), int)
@@ -253,10 +258,10 @@ def touched(
     way:str, # a key of `ways`
 ): # of `Touched`
     "All bytes that a row reads or writes, but for `scratch` and the table."
-    if o.kind == BIT_CONV: return touched_by_conv(o, arrays[o.pix], 256 if way == 'avx2' else 64)
-    if o.kind in (REAL_CONV, INT_CONV): return touched_by_conv(o, arrays[o.pix], 64)
+    if o.kind in KINDS.values(): return touched_by_conv(o, arrays[o.pix], bytes_of_word(way, o.kind))
     if o.kind in (MAX, AVERAGE): return touched_by_pool(o)
-    if o.kind in (COPY, BYTES): return touched_by_copy(o, 4 if o.kind == COPY else 1)
+    if o.kind == COPY: return touched_by_copy(o, item=4)
+    if o.kind == BYTES: return touched_by_copy(o, item=1)
     return touched_by_result(o, arrays[o.pix])
 
 Row = NamedTuple('Row', [(name, int) for name in COLUMNS])

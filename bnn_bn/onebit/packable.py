@@ -19,7 +19,7 @@ from ..core.unwrap import bare
 # %% ../../nbs/5_packed/31e_packable.ipynb #643a7708
 def _kinds(module, prefix):
     "type of each module below, by name"
-    return {f'{prefix}.{n}' if n else prefix: type(m) for n, m in module.named_modules()}
+    return {name: type(m) for name, m in module.named_modules(prefix=prefix)}
 
 def _check_kinds(live, known):
     "ValueError names the first module that is another one, or that is too many or missing"

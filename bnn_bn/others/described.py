@@ -343,18 +343,20 @@ def _in_place(node):
 
 def _clean(graph):
     "take assertions out, and `x.shape` becomes `x.size()`"
-    for n in list(graph.nodes):
-        if n.target is getattr and n.args[1] == 'shape': _as_size(graph, n)
+    for n in filter(_reads_shape, list(graph.nodes)): _as_size(graph, n)
     for n in reversed(list(graph.nodes)):
-        if n.target is torch._assert or _is_unused(n): graph.erase_node(n)
+        if _is_idle(n): graph.erase_node(n)
+
+def _reads_shape(node): return node.target is getattr and node.args[1] == 'shape'
 
 def _as_size(graph, node):
     "`x.size()` in the place of `x.shape`"
     with graph.inserting_before(node): size = graph.call_method('size', node.args[:1])
     node.replace_all_uses_with(size)
 
-def _is_unused(node):
-    "does nothing read what it makes, and does it change nothing?"
+def _is_idle(node):
+    "an assertion, or a step whose result nothing reads and that changes nothing?"
+    if node.target is torch._assert: return True
     calls = 'call_function', 'call_method', 'get_attr'
     return node.op in calls and not node.users and not _in_place(node)
 

@@ -105,13 +105,20 @@ def values_after(
     if op(node) == 'placeholder': return unit_normal(rng)
     constant = node.meta.get('constant') # the mean of a parameter
     if constant is not None: return torch.full((SAMPLE,), constant, dtype=torch.float64)
-    inputs = [known.get(a) for a in node.all_input_nodes]
-    needed = inputs if op(node) in SUMS | PRODUCTS | {'cat'} else inputs[:1]
-    if op(node) not in RULES or not needed: return None
-    if any(v is None for v in needed): return None
-    is_split = any(isinstance(v, tuple) for v in needed)
-    if is_split and op(node) != 'getitem': return None
+    if not _has_rule(node, _needed(node, known)): return None
     return RULES[op(node)](node, known, rng)
+
+def _needed(node, known):
+    "what its rule reads: the values of all inputs, or of the first"
+    inputs = [known.get(a) for a in node.all_input_nodes]
+    reads_all = op(node) in SUMS | PRODUCTS | {'cat'}
+    return inputs if reads_all else inputs[:1]
+
+def _has_rule(node, values):
+    "is there a rule, and are its values known? Of a split only a part can be read"
+    kinds = (Tensor, tuple) if op(node) == 'getitem' else Tensor
+    known = [isinstance(v, kinds) for v in values]
+    return op(node) in RULES and any(known) and all(known)
 
 # %% ../../nbs/6_any_network/39_variance.ipynb #d36635c6
 def size_before(
@@ -224,7 +231,8 @@ def plan_network(
 # %% ../../nbs/6_any_network/39_variance.ipynb #d7c5c167
 def _inside(node):
     "names of the modules in which a node stands, from the outermost"
-    return [name for name, _ in (node.meta.get('nn_module_stack') or {}).values()]
+    stack = node.meta.get('nn_module_stack') or {}
+    return [name for name, _ in stack.values()]
 
 def _block_inputs(model, plan):
     "name of each block -> the nodes outside of it that it reads"

@@ -279,7 +279,9 @@ class SigProp(Callback):
         self.rows[self.seen - 1] = self.rows[self.seen - 1].join(flips)
         self.before = self.x = None
     def after_fit(self):
-        if self.draw and self.rows and not rank_distrib(): self.plot()
+        if not self.draw: return
+        if rank_distrib(): return # the first process draws
+        if self.rows: self.plot()
     def table(self): return pd.concat(self.rows, names=['step'])
     def plot(self, title=None): return plot_probe(self.table(), title)
 

@@ -47,7 +47,8 @@ class Step:
 
     def reads(self):
         "the maps whose numbers are read"
-        return [m for m in (None if self.binary else self.x, self.residual) if m]
+        maps = [self.residual] if self.binary else [self.x, self.residual]
+        return [m for m in maps if m is not None]
 
 # %% ../../nbs/5_packed/36a_c_memory.ipynb #c0575a32
 def live_values(graph):
@@ -157,10 +158,12 @@ def map_numbers(steps):
 
 def writes_over(s, k, steps):
     "may the result lie where the residual lies?"
-    r = s.residual
-    if r is None or s.pool or r.channels != s.made.channels: return False
-    read_later = any(r in o.reads() for o in steps[k + 1:])
-    return not read_later and (s.binary or r is not s.x)
+    r, later = s.residual, steps[k + 1:]
+    if r is None or s.pool: return False
+    if r.channels != s.made.channels: return False
+    if any(r in step.reads() for step in later): return False
+    if s.binary: return True
+    return r is not s.x # a pixel's neighbours are still read
 
 # %% ../../nbs/5_packed/36a_c_memory.ipynb #1307f181
 def make_program(

@@ -203,11 +203,11 @@ def check_samples(samples, picture):
 
 def check_folder(folder, force):
     "nothing is overwritten unless that is asked for"
-    if folder.is_dir() and (force or not any(folder.iterdir())): return
     if not folder.exists(): return
-    mend = 'is no folder' if not folder.is_dir() else 'is not empty'
-    if folder.is_dir(): mend += '; force=True replaces the page in it'
-    raise FileExistsError(f'folder={str(folder)!r} is there already and {mend}')
+    there = f'folder={str(folder)!r} is there already and'
+    if not folder.is_dir(): raise FileExistsError(f'{there} is no folder')
+    if force or not any(folder.iterdir()): return
+    raise FileExistsError(f'{there} is not empty; force=True replaces the page in it')
 
 PAGE = dict([('page.html', 'index.html'), ('page.js', 'page.js'), ('bnn.js', 'bnn.js')])
 

@@ -10,6 +10,7 @@ __all__ = ['STOP', 'pack_tree', 'unpack_tree', 'save_state', 'previous_file', 'l
 # %% ../../nbs/4_training/24_resume.ipynb #7f508608
 import random, signal, threading, warnings
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 import numpy as np, torch
 from fastai.basics import Callback, CancelEpochException, CancelFitException, L, patch
@@ -157,14 +158,21 @@ def on_signals(
     names:tuple=STOP, # of signals
 ):
     "Within it, signals are handled by a function; outside of the main thread nothing changes."
-    main = threading.current_thread() is threading.main_thread()
-    found = [getattr(signal, name) for name in names if main and hasattr(signal, name)]
-    old = {s: signal.getsignal(s) for s in found}
-    heard = [s for s in found if s == signal.SIGINT or old[s] != signal.SIG_IGN]
-    for s in heard: signal.signal(s, handler)
+    heard = filter(_is_on, _numbers_of(names))
+    old = {number: signal.getsignal(number) for number in heard}
+    for number in old: signal.signal(number, handler)
     try: yield
     finally:
-        for s in heard: signal.signal(s, old[s] or signal.SIG_DFL)
+        for number, before in old.items(): signal.signal(number, before or signal.SIG_DFL)
+
+def _numbers_of(names):
+    "the signals that this system has; none outside of the main thread, which alone may handle them"
+    if threading.current_thread() is not threading.main_thread(): return []
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+def _is_on(number):
+    "not switched off by the parent? Shells do so with SIGINT in the background, which does not count"
+    return number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
 
 class Interrupted(KeyboardInterrupt):
     "A training was stopped by a signal, after its state was saved."
@@ -378,8 +386,7 @@ def _restore_recorder(r, saved):
 
 # %% ../../nbs/4_training/24_resume.ipynb #93e8b635
 def _parameters_of(groups):
-    lists = [g['params'] for g in groups]
-    return [p for params in lists for p in params]
+    return list(chain.from_iterable(g['params'] for g in groups))
 
 def _regrouped(opt, state, model):
     "an earlier state, with the two groups of `decay_groups`, for body and head times decay"

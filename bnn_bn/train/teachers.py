@@ -123,7 +123,8 @@ class _Source:
 
 def _filled(given, source):
     "what is given, the rest from the library"
-    return {k: getattr(source, k) if v is None else v for k, v in given.items()}
+    missing = [k for k, v in given.items() if v is None]
+    return given | {k: getattr(source, k) for k in missing}
 
 def _untrained(name, source, n_out):
     return ValueError(
