@@ -11,7 +11,8 @@ goes on, and a picture is drawn beside it. Where the machine had other work the 
 import argparse, json, os, sys, tempfile
 from pathlib import Path
 from bnn_bn.core.files import write_file
-from infer import NETS, OURS, Bench, absent, make, rounded, run_turns, wanted
+from infer import (NETS, OURS, Bench, absent, check_settings, has_come, machine, make, rounded, run_turns,
+                   wanted)
 
 SHOWN = {OURS: '#0072B2', 'torch': '#E69F00', 'torch.compile': '#D55E00', 'ONNX Runtime': '#009E73',
          'OpenVINO': '#CC79A7'}
@@ -31,14 +32,15 @@ def measure(a, data, folder):
         for threads in map(str, a.threads):
             rows = data['nets'].setdefault(name, {}).setdefault(threads, {})
             for batch in a.batches:
-                if str(batch) in rows and not a.again: continue
+                known = rows.get(str(batch))
+                if known and not a.again and not has_come(a, known): continue
                 rows[str(batch)] = turns(a, Bench(file, side, batch, int(threads)), name)
                 save(a, data)
 
 def turns(a, bench, name):
     rivals = rivals_of(a, bench)
     label = f'{name}, batch {bench.batch}, {bench.threads} threads'
-    rows = run_turns(a, rivals, [bench.threads]*len(rivals), label)
+    rows = run_turns(a, rivals, [bench.threads]*len(rivals), label, calls=1)
     for r in rows:
         if 'seconds' in r: r['pictures_a_second'] = bench.batch/r['seconds']
     return rows + [r for r in absent(a) if 'OpenVINO' in r['name']]
@@ -105,13 +107,14 @@ def arguments():
     p.add_argument('--without', nargs='+', default=[], help='none whose name contains one of these')
     p.add_argument('--again', action='store_true', help='measure what is in the file too')
     p.add_argument('--out', type=Path, default=Path('results/throughput.json'))
-    p.set_defaults(missing={})
+    p.set_defaults(missing={}, larq=None, onnx=None, bnn_lab=None)
     return p
 
 def run(a):
     "measure what is missing; tables and picture of all"
     data = json.loads(a.out.read_text()) if a.out.exists() else dict(nets={})
-    data.update(cores=os.cpu_count(), rounds=a.rounds, seconds=a.seconds)
+    check_settings(a, data, dict(rounds=a.rounds, seconds=a.seconds))
+    data.update(machine=machine(a), rounds=a.rounds, seconds=a.seconds)
     with tempfile.TemporaryDirectory() as folder: measure(a, data, Path(folder))
     print('\n'.join(table(data)))
     draw(data, a.out.with_suffix('.png'))

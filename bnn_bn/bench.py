@@ -77,12 +77,13 @@ def take_turns(
     rounds:int=7,
     seconds:float=.3, # of each in each round
     progress=None, # function of (round, rounds)
+    calls:int=3, # of each in each round, at least
 )->list: # for each rival a dict: name, error; or as `_row` below has it
     "Measure rivals in turn."
-    check_whole(rounds=rounds)
+    check_whole(rounds=rounds, calls=calls)
     check_number(above=0, seconds=seconds)
     alive = [r for r in rivals if not r.error]
-    counts = {r.name: _calls(r, seconds) for r in alive}
+    counts = {r.name: _calls(r, seconds, calls) for r in alive}
     medians = {r.name: [] for r in alive}
     for k in range(rounds):
         if progress: progress(k, rounds)
@@ -90,10 +91,10 @@ def take_turns(
     return [_row(r, medians, rivals[0].name) for r in rivals]
 
 # %% ../nbs/5_packed/34_bench.ipynb #66d9a591
-def _calls(rival, seconds):
-    "how many fit in so much time, at least 3"
-    one = statistics.median(rival.run(3))
-    return max(3, int(seconds/max(one, 1e-6)))
+def _calls(rival, seconds, calls):
+    "how many fit in so much time"
+    one = statistics.median(rival.run(calls))
+    return max(calls, int(seconds/max(one, 1e-6)))
 
 def _row(rival, medians, first):
     "medians of seconds and of the ratio to the first, with its least and greatest; or the error"

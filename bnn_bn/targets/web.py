@@ -229,7 +229,7 @@ def to_web(
     float_too:bool=False, # the same network in float32 beside it, so that the page shows both times?
 )->Path: # of the folder; `index.html` in it opens in a browser, with or without a server
     "Write a page that classifies pictures by itself; its logits have the engine's bits."
-    check_switch(force=force)
+    check_switch(force=force, float_too=float_too)
     graph, folder = with_stem(graph_of(net), stem), full_path(folder)
     picture = picture_of(graph, size)
     check_for_web(graph, picture)
@@ -242,8 +242,15 @@ def to_web(
 # %% ../../nbs/5_packed/36c_web_floats.ipynb #bf0ed544
 from dataclasses import replace
 from ..onebit.graph import Graph, Node
+from ..onebit.stem import zero_points
 
 # %% ../../nbs/5_packed/36c_web_floats.ipynb #4a8e1e39
+def as_real(n):
+    "a convolution of whole numbers as one of real numbers"
+    tensors = {k: v.astype(np.float32) for k, v in n.tensors.items()
+               if k not in ('threshold', 'mean', 'std')}
+    return replace(n, op='conv', tensors=tensors)
+
 def as_floats(graph):
     "the network with numbers in place of bits, and the thresholds of the steps that take signs"
     nodes, at, thresholds = [], [0], {}
@@ -252,8 +259,8 @@ def as_floats(graph):
         if n.op == 'bconv':
             thresholds[len(nodes)] = n.tensors['threshold']
             nodes.append(Node('maxpool', inputs[:1], name=n.name))
-            tensors = {k: v.astype(np.float32) for k, v in n.tensors.items() if k != 'threshold'}
-            n, inputs = replace(n, op='conv', tensors=tensors), (len(nodes), *inputs[1:])
+            inputs = len(nodes), *inputs[1:]
+        if n.op in ('bconv', 'iconv'): n = as_real(n)
         nodes.append(replace(n, inputs=inputs))
         at.append(len(nodes))
     return Graph(graph.channels, nodes, graph.info), thresholds
@@ -291,7 +298,14 @@ def lay_out_floats(graph, size):
     return layout, image.data(), found
 
 # %% ../../nbs/5_packed/36c_web_floats.ipynb #1d24a640
+def distances(graph):
+    "`mean` and `std` with which the page makes numbers of bytes, where the first convolution sums bytes"
+    stem = pixel_stem(graph)
+    if stem is None: return {}
+    zero = zero_points(stem.tensors['mean'])
+    return dict(mean=(zero/255).tolist(), std=[1/255]*len(zero))
+
 def float_part(graph, size):
     "the network in float32 for `net.js`"
     layout, stored, spreads = lay_out_floats(graph, size)
-    return vars(layout) | dict(spreads=spreads, image=part(stored))
+    return vars(layout) | distances(graph) | dict(spreads=spreads, image=part(stored))
