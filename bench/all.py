@@ -13,8 +13,9 @@ in the table with the reason. Files are written as results come: after Ctrl-C th
 on. `--full` adds the slower forms of a rival and of ours. `--quick` measures next to nothing, to see
 that all runs; nothing of it is a result.
 """
-import argparse, os, sys
+import argparse, json, os, sys
 from pathlib import Path
+from bnn_bn.bench import rivals_table
 import infer
 import throughput
 from environments import SHOWN, environments
@@ -65,6 +66,8 @@ def measure(a, found):
     "the tables that were asked for"
     if 'speed' in a.parts:
         infer.run(options_of(infer.parser(), a, found, 'speed.json', SPEED))
+        data = json.loads((a.out/'speed.json').read_text())
+        print(f'\ntimes our time, on one thread\n{rivals_table(data).to_string()}\n')
     if 'throughput' not in a.parts: return
     options = options_of(throughput.arguments(), a, found, 'throughput.json', THROUGHPUT)
     if a.quick: options.batches = [1, 8]
