@@ -7,16 +7,19 @@ Machines: this one (gcc), aarch64 (aarch64-linux-gnu-gcc and qemu-aarch64), Cort
 file says so. Debian: gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user, and gcc-arm-none-eabi
 libnewlib-arm-none-eabi qemu-system-arm.
 
-All logits of random uint8 pictures are compared bit by bit. On the Cortex-M instructions are
+The network is compiled twice: with its real stem, and with the stem in eight bits, which sums whole
+numbers (`stem='int8'`). All logits of random uint8 pictures are compared bit by bit. On the Cortex-M instructions are
 counted: qemu runs one instruction in a nanosecond of its own time (-icount shift=0), and the SysTick
 counter ticks every 40 of them; a loop of known length checks that. qemu's plugin that counts in user
 mode is in no Debian package, so there is no count for aarch64.
 """
 import argparse, json, platform, re, shutil, subprocess, tempfile
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 import numpy as np
-from bnn_bn.deploy import load_packed
+from bnn_bn.deploy import PackedNet, load_packed
+from bnn_bn.onebit.stem import int8_stem
 from bnn_bn.targets.export_c import to_c
 
 NETWORK = 'fashion-reactnet_mini'
@@ -105,11 +108,13 @@ MACHINES = [
     Machine('aarch64', 'aarch64-linux-gnu-gcc', ('-static',), 'qemu-aarch64 net'),
     Machine('Cortex-M4F', 'arm-none-eabi-gcc', M4F, QEMU + 'mps2-an386'),
     Machine('Cortex-M3', 'arm-none-eabi-gcc', M3, QEMU + 'mps2-an385')]
+STEMS = 'real', 'int8'
 LEVELS = '-Os', '-O2', '-O3'
 
 @dataclass
 class Result:
     "What was found on one machine with one option."
+    stem:str                # real or int8
     machine:str
     option:str
     images:int
@@ -129,6 +134,7 @@ def pictures_text(pictures):
             f'static const uint8_t pictures[{len(pictures)}][{n}] = {{\n{table}}};\n')
 
 def engine_logits(packed, pictures):
+    if packed.takes_bytes: return packed(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
     x = (pictures/255. - packed.info['mean'])/packed.info['std']
     return packed(np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32))
 
@@ -148,7 +154,7 @@ def sizes(machine, option, folder):
     return dict(code=total.get('.text', 0), tables=total.get('.rodata', 0),
                 static=total.get('.bss', 0) + total.get('.data', 0), stack=stack)
 
-def measure(machine, option, folder, want):
+def measure(stem, machine, option, folder, want):
     "compile, run and compare"
     flags = ['-std=c99', option, *machine.flags]
     run([machine.compiler, *flags, 'net.c', 'main.c', '-o', 'net'], folder)
@@ -157,7 +163,7 @@ def measure(machine, option, folder, want):
     got = np.array([[int(v, 16) for v in r[3:]] for r in rows], np.uint32)
     assert [int(r[1]) for r in rows] == want.argmax(1).tolist(), 'another class'
     different = int((got != want.view(np.uint32)).sum())
-    result = Result(machine.name, option, len(got), got.size, different)
+    result = Result(stem, machine.name, option, len(got), got.size, different)
     ticks = int(lines[0].split()[1])
     if ticks:
         assert abs(40*ticks/2e6 - 1) < .01, f'{ticks} ticks for two million instructions'
@@ -170,9 +176,10 @@ def missing(machine):
     needed = [machine.compiler, *machine.emulator.split()[:1]]
     return [p for p in needed if shutil.which(p) is None]
 
-def prepare(folder, images):
-    "the C files; what the engine answers"
+def prepare(folder, images, stem):
+    "the C files of a network with that stem; what the engine answers"
     packed = load_packed(NETWORK)
+    if stem == 'int8': packed = PackedNet(int8_stem(packed.graph))
     shape = *packed.info['size'], packed.graph.channels
     pictures = np.random.default_rng(0).integers(0, 256, (images, *shape), np.uint8)
     to_c(packed, folder/'net.c')
@@ -189,17 +196,16 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('--images', type=int, default=20)
     p.add_argument('--out', default='results/c.json')
-    args, results, left_out, programs = p.parse_args(), [], {}, set()
-    with tempfile.TemporaryDirectory() as d:
-        want = prepare(Path(d), args.images)
-        for machine in MACHINES:
-            if absent := missing(machine):
-                left_out[machine.name] = f'{", ".join(absent)} missing'
-                continue
-            programs |= {machine.compiler, *machine.emulator.split()[:1]}
-            for option in LEVELS:
-                results.append(measure(machine, option, Path(d), want))
-                print(results[-1])
+    args, results = p.parse_args(), []
+    left_out = {m.name: f'{", ".join(missing(m))} missing' for m in MACHINES if missing(m)}
+    there = [m for m in MACHINES if m.name not in left_out]
+    programs = {p for m in there for p in (m.compiler, *m.emulator.split()[:1])}
+    for stem in STEMS:
+        with tempfile.TemporaryDirectory() as d:
+            want = prepare(Path(d), args.images, stem)
+            for machine, option in product(there, LEVELS):
+                results.append(measure(stem, machine, option, Path(d), want))
+                print(results[-1], flush=True)
     report = dict(network=NETWORK, picture='uint8 32x32x1', left_out=left_out,
                   programs={k: version(k) for k in sorted(programs)},
                   rows=[asdict(r) for r in results])

@@ -139,22 +139,29 @@ def int8_rivals(a, bench):
     if not a.openvino: return rows
     return [*rows, bench.rival('OpenVINO, int8', a.openvino, 'openvino', '--onnx', str(small))]
 
+NOT_INSTALLED = 'not installed'
+
 def absent(a):
     "rows for rivals that could not be installed, with the reason"
-    return [dict(name=name, error=f'not installed: {why}') for name, why in a.missing.items()]
+    return [dict(name=name, error=f'{NOT_INSTALLED}: {why}') for name, why in a.missing.items()]
+
+def has_come(a, rows):
+    "is a rival there now that was not installed when these rows were measured?"
+    named = [r['name'] for r in rows if r.get('error', '').startswith(NOT_INSTALLED)]
+    return any(name not in a.missing for name in named)
 
 def show(text): print(text.ljust(100), end='\r', file=sys.stderr, flush=True)
 
 def without_paths(error): return re.sub(r'\S*/', '', error)
 
-def run_turns(a, rivals, threads, label):
-    "start, measure, stop"
+def run_turns(a, rivals, threads, label, **kwargs):
+    "start, measure, stop; more for `take_turns`"
     try:
         for i, r in enumerate(rivals):
             show(f'{label}: starting {r.name} ({i + 1} of {len(rivals)})')
             r.start(threads[i])
         def progress(k, n): show(f'{label}: round {k + 1} of {n}')
-        rows = take_turns(rivals, a.rounds, a.seconds, progress)
+        rows = take_turns(rivals, a.rounds, a.seconds, progress, **kwargs)
     finally:
         for r in rivals:
             if hasattr(r, 'process'): r.stop()
@@ -190,13 +197,20 @@ def verdict(off, same):
     is_close = off < .1 and same == 1
     return 'close' if is_close else 'wrong'
 
+def run_once(rival, threads, file):
+    "let it write its answers; its last words"
+    r = Rival(rival.name, [*rival.command, '--values', str(file)], rival.env)
+    try: r.start(threads)
+    finally:
+        if hasattr(r, 'process'): r.stop()
+    return without_paths(r.error or '')
+
 def values(rival, threads, graph, x, folder):
     "how far a rival's answers are from those of the graph in float64"
     file, larq = folder/'answers.npy', 'Larq' in rival.name
     file.unlink(missing_ok=True)
-    r = Rival(rival.name, [*rival.command, '--values', str(file)], rival.env).start(threads)
-    r.stop()
-    if not file.exists(): return dict(error=without_paths(r.error or ''))
+    error = run_once(rival, threads, file)
+    if not file.exists(): return dict(error=error)
     net = (AsLarq if larq else FoldedNet)(graph).double().eval()
     with torch.no_grad(): right = net(torch.tensor(x).double()).numpy()
     got = np.load(file)
@@ -210,15 +224,16 @@ def values(rival, threads, graph, x, folder):
 # --- The machine
 
 def other_versions(python, *packages):
-    "what is installed in a rival's environment"
-    code = ('import json, platform; from importlib.metadata import version; '
-            f'found = {{k: version(k) for k in {packages!r}}}; '
-            'print(json.dumps(dict(python=platform.python_version(), **found)))')
+    "what of some packages is installed in a rival's environment; it needs the first"
+    code = ('import json, platform; from importlib.metadata import distributions; '
+            'found = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in distributions()}; '
+            'print(json.dumps(dict(found, python=platform.python_version())))')
     try: done = subprocess.run([python, '-c', code], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        names = ' and '.join(packages)
-        raise SystemExit(f'{python}: no interpreter of an environment with {names}') from None
-    return json.loads(done.stdout)
+        raise SystemExit(f'{python}: no interpreter that starts') from None
+    found = json.loads(done.stdout)
+    if packages[0] not in found: raise SystemExit(f'{python}: {packages[0]} is not installed there')
+    return {k: found[k] for k in ('python', *packages) if k in found}
 
 def cpu_info():
     "key -> text, from /proc where there is one"
@@ -237,7 +252,7 @@ def machine(a):
                clock_ghz=round(layers.clock()/1e9, 2), python=platform.python_version(),
                versions={k: version(k) for k in packages})
     if a.openvino: out['openvino'] = other_versions(a.openvino, 'openvino', 'numpy')
-    larq = 'larq', 'larq-compute-engine', 'tensorflow', 'numpy'
+    larq = 'larq-compute-engine', 'larq', 'tensorflow', 'tensorflow-cpu', 'numpy'
     if a.larq: out['larq'] = other_versions(a.larq, *larq)
     if a.onnx: out['onnx'] = other_versions(a.onnx, 'onnxruntime', 'onnx', 'numpy')
     if a.bnn_lab: out['bnn_lab'] = other_versions(a.bnn_lab, 'bnn-lab', 'numpy')
@@ -255,7 +270,8 @@ class File:
     def save(self):
         text = json.dumps(rounded(self.data), indent=1) + '\n'
         write_file(self.a.out, text.encode())
-    def wants(self, part, key): return key not in part or self.a.again
+    def wants(self, part, key):
+        return self.a.again or key not in part
 
     def add(self, name):
         "what is missing of a network"
@@ -264,12 +280,14 @@ class File:
         net.update(side=side, mb=file.stat().st_size/1e6)
         benches = {str(t): Bench(file, side, self.a.batch, t) for t in (1, *self.a.threads)}
         for t in map(str, self.a.threads):
-            if self.wants(net['threads'], t): self.add_turns(net, name, t, benches[t])
+            rows = net['threads'].get(t, [])
+            if self.wants(net['threads'], t) or has_come(self.a, rows):
+                self.add_turns(net, name, t, benches[t])
         for t in map(str, self.a.threads):
             if t != '1' and self.wants(net.setdefault('scaling', {}), t):
                 self.add_scaling(net, name, t, benches)
         eight = Bench(file, side, 8, self.a.threads[0])
-        if self.wants(net, 'values'): self.add_values(net, eight)
+        self.add_values(net, name, eight)
         if self.a.layers and self.wants(net, 'layers'): self.add_layers(net, file, side)
 
     def add_turns(self, net, name, t, bench):
@@ -286,12 +304,16 @@ class File:
         net['scaling'][t] = rows[1]
         self.save()
 
-    def add_values(self, net, bench):
+    def add_values(self, net, name, bench):
+        "are the answers of each rival right? Those that are not in the file yet"
         shape = bench.batch, 3, bench.side, bench.side
         x, graph = np.random.default_rng(0).standard_normal(shape, np.float32), read_bnn(bench.file)
-        rivals = checked(self.a, bench)
-        net['values'] = {r.name: values(r, bench.threads, graph, x, self.folder) for r in rivals}
-        self.save()
+        found = net.setdefault('values', {})
+        rivals = [r for r in checked(self.a, bench) if self.wants(found, r.name)]
+        for i, r in enumerate(rivals):
+            show(f'{name}: are the answers of {r.name} right? ({i + 1} of {len(rivals)})')
+            found[r.name] = values(r, bench.threads, graph, x, self.folder)
+            self.save()
 
     def add_layers(self, net, file, side):
         rounds, seconds = 2*self.a.rounds, self.a.layer_seconds
@@ -309,7 +331,7 @@ def add_products(file):
         rivals = [bench.rival(OURS, sys.executable, 'product-ours'),
                   bench.rival('bnn-lab', file.a.bnn_lab, 'product-bnn-lab')]
         right = [product_is_right(r, file.folder, c, side) for r in rivals]
-        rows = run_turns(file.a, rivals, [1, 1], key)
+        rows = run_turns(file.a, rivals, [1, 1], f'the product alone, {key}')
         for row, answers in zip(rows, right):
             row['answers'] = answers
             if 'seconds' in row: row['gmacs'] = products/row['seconds']/1e9
@@ -320,9 +342,8 @@ def product_is_right(rival, folder, c, side):
     "is every sum the one of numpy?"
     file = folder/'product.npy'
     file.unlink(missing_ok=True)
-    r = Rival(rival.name, [*rival.command, '--values', str(file)], rival.env).start(1)
-    r.stop()
-    if not file.exists(): return without_paths(r.error or '')
+    error = run_once(rival, 1, file)
+    if not file.exists(): return error
     g, n = np.random.default_rng(2), 9*c
     x, w = (g.integers(0, 2, s)*2 - 1 for s in ((side*side, n), (c, n)))
     return 'right' if (np.load(file) == x @ w.T).all() else 'wrong'
@@ -341,12 +362,16 @@ def command(a):
     words = ['PYTHON' if w in hidden else w for w in sys.argv[1:]]
     return shlex.join(['python', f'bench/{Path(sys.argv[0]).name}', *words])
 
-def measure(a, data):
-    settings = dict(batch=a.batch, rounds=a.rounds, seconds=a.seconds)
+def check_settings(a, data, settings):
+    "rows of one file are measured alike"
     before = {k: data.get(k) for k in settings}
     if any(data.get(k, v) != v for k, v in settings.items()) and not a.again:
         raise SystemExit(f'{a.out} was measured with other settings ({before}); '
                          'take another --out, or --again')
+
+def measure(a, data):
+    settings = dict(batch=a.batch, rounds=a.rounds, seconds=a.seconds)
+    check_settings(a, data, settings)
     load = max(data.get('load', 0.), os.getloadavg()[0])
     data.update(command=command(a), machine=machine(a), load=load, **settings)
     if load > .5 + max(a.threads): data['provisional'] = True

@@ -10,11 +10,11 @@ goes on, and a picture is drawn beside it. Where the machine had other work the 
 """
 import argparse, json, os, sys, tempfile
 from pathlib import Path
+import matplotlib
+from bnn_bn.bench import plot_throughput, throughput_table
 from bnn_bn.core.files import write_file
-from infer import NETS, OURS, Bench, absent, make, rounded, run_turns, wanted
-
-SHOWN = {OURS: '#0072B2', 'torch': '#E69F00', 'torch.compile': '#D55E00', 'ONNX Runtime': '#009E73',
-         'OpenVINO': '#CC79A7'}
+from infer import (NETS, Bench, absent, check_settings, has_come, machine, make, rounded, run_turns,
+                   wanted)
 
 def rivals_of(a, bench):
     "ours first; each in its usual form"
@@ -31,14 +31,15 @@ def measure(a, data, folder):
         for threads in map(str, a.threads):
             rows = data['nets'].setdefault(name, {}).setdefault(threads, {})
             for batch in a.batches:
-                if str(batch) in rows and not a.again: continue
+                known = rows.get(str(batch))
+                if known and not a.again and not has_come(a, known): continue
                 rows[str(batch)] = turns(a, Bench(file, side, batch, int(threads)), name)
                 save(a, data)
 
 def turns(a, bench, name):
     rivals = rivals_of(a, bench)
     label = f'{name}, batch {bench.batch}, {bench.threads} threads'
-    rows = run_turns(a, rivals, [bench.threads]*len(rivals), label)
+    rows = run_turns(a, rivals, [bench.threads]*len(rivals), label, calls=1)
     for r in rows:
         if 'seconds' in r: r['pictures_a_second'] = bench.batch/r['seconds']
     return rows + [r for r in absent(a) if 'OpenVINO' in r['name']]
@@ -49,52 +50,6 @@ def save(a, data):
     data['load'] = load
     if load > max(a.threads) + .5: data['provisional'] = True
     write_file(a.out, (json.dumps(rounded(data), indent=1) + '\n').encode())
-
-def table(data):
-    "lines: a network, threads and runtime each, with a column for each batch"
-    lines = ['pictures a second, and our time in units of which the others take more']
-    for name, by_threads in data['nets'].items():
-        for threads, by_batch in by_threads.items():
-            lines.append(f'{name}, {threads} threads' + ''.join(f'{"batch " + b:>22}' for b in by_batch))
-            lines += [line(runtime, by_batch) for runtime in SHOWN]
-    return lines
-
-def line(runtime, by_batch):
-    cells = [cell(row_of(runtime, rows)) for rows in by_batch.values()]
-    return f'  {runtime:26}' + ''.join(f'{c:>22}' for c in cells)
-
-def row_of(runtime, rows):
-    "what was measured of it; an empty row where it was not"
-    return next((r for r in rows if r['name'] == runtime), {})
-
-def cell(r):
-    if 'pictures_a_second' not in r: return '-'
-    return f"{r['pictures_a_second']:.0f} ({r.get('times_first', 1):.1f})"
-
-def draw(data, file):
-    "a panel for each network and number of threads"
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    panels = [(n, t, rows) for n, by in data['nets'].items() for t, rows in by.items()]
-    if not panels: return
-    fig, axes = plt.subplots(1, len(panels), figsize=(1 + 3*len(panels), 3.2), squeeze=False)
-    for ax, (name, threads, by_batch) in zip(axes[0], panels):
-        for runtime, color in SHOWN.items(): draw_line(ax, runtime, by_batch, color)
-        ax.set(xscale='log', yscale='log', xlabel='batch', title=f'{name}\n{threads} threads')
-        ax.set_xticks([int(b) for b in by_batch], list(by_batch))
-        ax.minorticks_off()
-        ax.spines[['top', 'right']].set_visible(False)
-    axes[0][0].set_ylabel('pictures a second')
-    axes[0][-1].legend(fontsize=7, frameon=False)
-    fig.tight_layout()
-    fig.savefig(file, dpi=100)
-    plt.close(fig)
-
-def draw_line(ax, runtime, by_batch, color):
-    rows = {int(batch): row_of(runtime, rows) for batch, rows in by_batch.items()}
-    points = {b: r['pictures_a_second'] for b, r in rows.items() if 'pictures_a_second' in r}
-    if points: ax.plot(list(points), list(points.values()), 'o-', color=color, label=runtime)
 
 def arguments():
     p = argparse.ArgumentParser(description=__doc__,
@@ -109,15 +64,18 @@ def arguments():
     p.add_argument('--without', nargs='+', default=[], help='none whose name contains one of these')
     p.add_argument('--again', action='store_true', help='measure what is in the file too')
     p.add_argument('--out', type=Path, default=Path('results/throughput.json'))
-    p.set_defaults(missing={})
+    p.set_defaults(missing={}, larq=None, onnx=None, bnn_lab=None)
     return p
 
 def run(a):
     "measure what is missing; tables and picture of all"
+    matplotlib.use('Agg')
     data = json.loads(a.out.read_text()) if a.out.exists() else dict(nets={})
-    data.update(cores=os.cpu_count(), rounds=a.rounds, seconds=a.seconds)
+    check_settings(a, data, dict(rounds=a.rounds, seconds=a.seconds))
+    data.update(machine=machine(a), rounds=a.rounds, seconds=a.seconds)
     with tempfile.TemporaryDirectory() as folder: measure(a, data, Path(folder))
-    print('\n'.join(table(data)))
-    draw(data, a.out.with_suffix('.png'))
+    print(throughput_table(data).to_string())
+    fig = plot_throughput(data)
+    if fig: fig.savefig(a.out.with_suffix('.png'), dpi=100)
 
 if __name__ == '__main__': run(arguments().parse_args(sys.argv[1:]))

@@ -197,9 +197,9 @@ DOORS = {
         lambda h, **w: classify(**dict(packed=h['packed'], pictures=np.zeros((32, 32), np.uint8)) | w),
         dict(packed=(None, 3, 'x', nn.Linear(1, 1)), top=COUNT)),
     'to_onnx': (lambda h, **w: to_onnx(h['packed'], **w), dict(integers=SWITCH)),
-    'to_web': (lambda h, **w: to_web(h['packed'], h['folder']/'web', **w), dict(force=SWITCH)),
+    'to_web': (lambda h, **w: to_web(h['packed'], h['folder']/'web', **w), dict(force=SWITCH, float_too=SWITCH)),
     'evaluate': (lambda h, **w: evaluate(**dict(dl=h['dls'].valid) | w), dict(model=(None, 3))),
-    'take_turns': (call(take_turns, rivals=[]), dict(rounds=COUNT, seconds=ABOVE)),
+    'take_turns': (call(take_turns, rivals=[]), dict(rounds=COUNT, seconds=ABOVE, calls=COUNT)),
 }
 CASES = [(door, name, v) for door, (_, args) in DOORS.items() for name, vs in args.items() for v in vs]
 

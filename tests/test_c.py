@@ -1,5 +1,5 @@
 "The C file: the engine's bits under a C compiler, memory, what is refused, and strangers' names."
-import ctypes, itertools, re, shutil, subprocess
+import ctypes, importlib.util, itertools, re, shutil, subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from bnn_bn.targets.export_c import to_c
 from bnn_bn.onebit.graph import Graph, Node, to_bytes
 from bnn_bn.models import create_model
 
+ROOT = Path(__file__).parent.parent
 GCC = shutil.which('gcc') or shutil.which('cc')
 needs_gcc = pytest.mark.skipif(GCC is None, reason='no C compiler (gcc or cc) in PATH')
 STRICT = '-std=c99', '-pedantic', '-Wall', '-Wextra', '-Werror'
@@ -162,6 +163,29 @@ def test_wrong_options_do_not_compile(flags, word, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     if re.search('unrecognized|unsupported|unknown', done.stderr): pytest.skip('not an option here')
     assert done.returncode and f'{word}' in done.stderr, done.stderr[:500]
+
+
+# Other machines ----------------------------------------------------------------------------------
+
+def load_bench():
+    "bench/c.py as a module"
+    spec = importlib.util.spec_from_file_location('c_bench', ROOT/'bench/c.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+BENCH = load_bench()
+
+@pytest.mark.parametrize('stem', BENCH.STEMS)
+@pytest.mark.parametrize('machine', BENCH.MACHINES, ids=lambda m: m.name)
+def test_bits_on_other_machines(machine, stem, tmp_path):
+    "in emulators, with a stem of floats and of whole numbers; on a Cortex-M instructions are counted"
+    missing = BENCH.missing(machine)
+    if missing: pytest.skip(f'no {" and no ".join(missing)} in PATH')
+    want = BENCH.prepare(tmp_path, 2, stem)
+    found = BENCH.measure(stem, machine, '-Os', tmp_path, want)
+    assert (found.logits, found.different) == (20, 0)
+    if 'Cortex' in machine.name: assert found.instructions > 1e6 and found.static < 40_000
 
 
 # Memory ------------------------------------------------------------------------------------------

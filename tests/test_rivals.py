@@ -76,6 +76,7 @@ def test_both_scripts_get_the_environments_and_the_reasons(monkeypatch, tmp_path
     seen = []
     monkeypatch.setattr(bench_all, 'environments', lambda *args, **kwargs: found)
     monkeypatch.setattr(infer, 'run', seen.append)
+    (tmp_path/'speed.json').write_text('{"nets": {}}')
     monkeypatch.setattr(throughput, 'run', seen.append)
     bench_all.main(['--quick', '--out', str(tmp_path)])
     for a in seen:
@@ -111,12 +112,13 @@ def options(tmp_path, **changes):
 def test_throughput_goes_on_where_it_stopped(tmp_path, monkeypatch):
     "each batch is written when it is measured, and a rival that is not there keeps its reason"
     measured = []
-    def turns(a, rivals, threads, label):
+    def turns(a, rivals, threads, label, **kwargs):
         if len(measured) == 2: raise KeyboardInterrupt
         measured.append(label)
-        return [dict(name=throughput.OURS, seconds=.001, times_first=1.),
+        return [dict(name=infer.OURS, seconds=.001, times_first=1.),
                 dict(name='torch', seconds=.01, times_first=10.)]
     monkeypatch.setattr(throughput, 'run_turns', turns)
+    monkeypatch.setattr(throughput, 'machine', lambda a: {})
     monkeypatch.setattr(throughput, 'make', lambda name, folder: (folder/'x.bnn', 32))
     monkeypatch.setattr(throughput, 'rivals_of', lambda a, bench: [None, None])
     with pytest.raises(KeyboardInterrupt): throughput.run(options(tmp_path))
@@ -130,9 +132,59 @@ def test_throughput_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert [m.split(',')[2].strip() for m in measured] == ['batch 64']
     assert (tmp_path/'t.png').stat().st_size > 1000
 
-def test_the_table_says_what_is_missing(tmp_path):
-    rows = {'1': [dict(name=throughput.OURS, pictures_a_second=10., times_first=1.),
-                  dict(name='OpenVINO', error='not installed: no wheel')]}
-    lines = throughput.table(dict(nets={'net': {'1': rows}}))
-    assert any(throughput.OURS in line and '10 (1.0)' in line for line in lines)
-    assert any('OpenVINO' in line and line.strip().endswith('-') for line in lines)
+def test_a_rival_that_has_come_is_measured(tmp_path, monkeypatch):
+    "what was left out since it was not installed; nothing else is measured again"
+    labels = []
+    def turns(a, rivals, threads, label, **kwargs):
+        labels.append(label)
+        return [dict(name=r.name, seconds=.001, times_first=1.) for r in rivals]
+    monkeypatch.setattr(throughput, 'run_turns', turns)
+    monkeypatch.setattr(throughput, 'machine', lambda a: {})
+    monkeypatch.setattr(throughput, 'make', lambda name, folder: (folder/'x.bnn', 32))
+    ours, theirs = SimpleNamespace(name=infer.OURS), SimpleNamespace(name='OpenVINO')
+    monkeypatch.setattr(throughput, 'rivals_of', lambda a, bench: [ours, theirs][:1 + bool(a.openvino)])
+    for _ in range(2): throughput.run(options(tmp_path, batches=[1]))
+    assert len(labels) == 1
+    for _ in range(2): throughput.run(options(tmp_path, batches=[1], openvino='PY', missing={}))
+    assert len(labels) == 2
+    rows = json.loads((tmp_path/'t.json').read_text())['nets']['ReActNet-A, 32x32']['1']['1']
+    assert [r['name'] for r in rows] == [infer.OURS, 'OpenVINO'] and 'error' not in rows[1]
+
+def test_other_settings_are_refused(tmp_path):
+    "rows of one file are measured alike"
+    a = options(tmp_path, rounds=9)
+    a.out.write_text(json.dumps(dict(nets={}, rounds=5, seconds=a.seconds)))
+    with pytest.raises(SystemExit, match='other settings'): throughput.run(a)
+
+def test_what_is_installed():
+    "by the names of the packages; a package under another name is no fault, the first one missing is"
+    found = infer.other_versions(sys.executable, 'numpy', 'tensorflow-cpu')
+    assert set(found) == {'python', 'numpy'}
+    with pytest.raises(SystemExit, match='no-such-package is not installed'):
+        infer.other_versions(sys.executable, 'no-such-package', 'numpy')
+    with pytest.raises(SystemExit, match='no interpreter'): infer.other_versions('/nowhere/python', 'a')
+
+def test_stopped_by_hand(tmp_path, monkeypatch, capsys):
+    "a sentence says that the same command goes on"
+    def stop(*args): raise KeyboardInterrupt
+    monkeypatch.setattr(bench_all, 'environments', lambda *args, **kwargs: {})
+    monkeypatch.setattr(infer, 'run', stop)
+    with pytest.raises(SystemExit, match='the same command goes on'):
+        bench_all.main(['--out', str(tmp_path), '--only'])
+
+def test_answers_are_compared_once(tmp_path, monkeypatch):
+    "each rival's, written as they come"
+    asked = []
+    def values(r, *args):
+        asked.append(r.name)
+        if len(asked) == 2: raise KeyboardInterrupt
+        return dict(answers='right')
+    rivals = [SimpleNamespace(name=n) for n in ('ours', 'torch', 'other')]
+    for name, new in dict(values=values, checked=lambda a, bench: rivals, read_bnn=lambda f: None).items():
+        monkeypatch.setattr(infer, name, new)
+    file = infer.File(argparse.Namespace(out=tmp_path/'a.json', again=False), dict(nets=dict(net={})), tmp_path)
+    bench = infer.Bench(tmp_path/'x.bnn', 4, 1, 1)
+    with pytest.raises(KeyboardInterrupt): file.add_values(file.data['nets']['net'], 'net', bench)
+    assert list(json.loads((tmp_path/'a.json').read_text())['nets']['net']['values']) == ['ours']
+    file.add_values(file.data['nets']['net'], 'net', bench)
+    assert asked == ['ours', 'torch', 'torch', 'other']

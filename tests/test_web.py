@@ -16,6 +16,7 @@ from bnn_bn.onebit.counting import get_way, ways
 from bnn_bn.onebit.engine import Engine
 from bnn_bn.onebit.graph import Graph, Node
 from bnn_bn.onebit.kernels import Job, run_plan
+from bnn_bn.onebit.stem import int8_stem
 from bnn_bn.onebit.unpack import unpack
 from bnn_bn.targets.export_c import picture_of
 from bnn_bn.targets.wasm import KINDS, web_kernels
@@ -110,7 +111,7 @@ def tiny(power=1., **info):
     head = dict(weight=numbers(g, 3, 8, 1, 1), bias=numbers(g, 3))
     nodes = [Node('conv', (0,), stem, padding=1), Node('bconv', (1, 1), t, padding=1),
              Node('mean', (2,)), Node('conv', (3,), head)]
-    return Graph(1, nodes, dict(mean=[.5], std=[.25], size=[9, 12], **info))
+    return Graph(1, nodes, dict(dict(mean=[.5], std=[.25], size=[9, 12]), **info))
 
 @needs_node
 @pytest.mark.parametrize('power', (1e-45, 1e-41, 1e-38, 1e-30, 1e30))
@@ -203,6 +204,27 @@ def test_floats_have_the_same_bits(name, with_floats):
     torchs = unpacked_logits(graph, normalised(pictures, picture_of(graph, None)))
     assert np.abs(logits - torchs).max() < 1e-2*np.abs(torchs).max()
     assert (logits.argmax(1) == torchs.argmax(1)).all()
+
+@needs_node
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 2**31), st.sampled_from((1, 3)), st.floats(0, 1), st.integers(0, 3))
+def test_floats_beside_an_integer_stem(tmp_path_factory, seed, channels, mean, padding):
+    "bytes are summed by one network, their distances from the zero points by the other: same bits"
+    graph = tiny(mean=[mean]*channels)
+    g, stem = np.random.default_rng(seed), graph.nodes[0]
+    graph.channels, stem.padding, graph.info['std'] = channels, padding, [.25]*channels
+    stem.tensors['weight'] = numbers(g, 8, channels, 3, 3)
+    graph = int8_stem(graph)
+    pictures = photos(graph, 3, seed)
+    page = to_web(graph, tmp_path_factory.mktemp('web')/'page', float_too=True)
+    found = in_node(page, pictures, 'exact')
+    bits = Engine(graph)(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).view(np.uint32)
+    for kind in ('logits', 'floats'): assert (np.uint32(found[kind]) == bits).all(), kind
+
+def test_float_too_is_a_switch(tmp_path):
+    for v in (2, 'yes', None):
+        with pytest.raises(ValueError, match='float_too='): to_web(tiny(), tmp_path/'a', float_too=v)
+    assert not list(tmp_path.iterdir())
 
 def at_address(address, n, kind):
     "an array of memory that a plan keeps"
@@ -449,6 +471,8 @@ DRIVE = """<script>
 </script>"""
 
 DROP = """
+    await until(() => !at("float").hidden);
+    found.first = text("float");
     const drop = async (name, type, bytes) => {
       const data = new w.DataTransfer();
       data.items.add(new w.File([bytes], name, {type}));
@@ -464,6 +488,15 @@ DROP = """
     found.picture = await drop("dropped.png", "image/png", picture);
     await until(() => !at("float").hidden);
     found.float = text("float");
+    found.outside = 0;
+    for (const kind of ["dragover", "drop"]) { // beside the cards, and no file
+      const data = new w.DataTransfer(), more = {bubbles: true, cancelable: true, dataTransfer: data};
+      data.setData("text/plain", "no file");
+      const event = new w.DragEvent(kind, more);
+      at("title").dispatchEvent(event);
+      found.outside += event.defaultPrevented;
+    }
+    found.empty = text("told");
     found.facts = text("facts");
     found.other = await drop("note.txt", "text/plain", new TextEncoder().encode("no picture"));
 """
@@ -489,19 +522,26 @@ def driven(folder, steps, to, **files):
     (folder/'probe.html').write_text(f'<!DOCTYPE html><body>{DRIVE.replace("STEPS", steps)}</body>')
     return in_chromium(folder, 120, FAKE)
 
+def shirt():
+    "a sample for a page"
+    return photos(load_packed(NETS[0]).graph, 1)
+
 @needs_chromium
-def test_a_dropped_picture(with_floats, tmp_path):
+def test_a_dropped_picture(tmp_path):
     "as the engine names it, with the answer in float32 beside it; what is no picture is told"
     name = NETS[0]
     packed = load_packed(name)
     pixels = photos(packed.graph, 1)
     image = Image_.fromarray(pixels[0, :, :, 0])
-    found = driven(with_floats[name], DROP, tmp_path/'page', dropped_png=image.save)
+    page = to_web(name, tmp_path/'first', samples=shirt(), float_too=True)
+    found = driven(page, DROP, tmp_path/'page', dropped_png=image.save)
     assert 'error' not in found, found
     logits = wanted(packed.graph, pixels).view(np.float32)[0]
     best = [packed.info['classes'][i] for i in np.argsort(-logits)[:5]]
     assert found['picture'] == dict(over=True, after=False, told='', answers=best)
     assert best[0] in found['float'] and 'as with one bit' in found['float']
+    assert 'as with one bit' in found['first'] # that of the sample which the page begins with
+    assert found['outside'] == 2 and 'no file' in found['empty'] # the browser stays on the page
     assert 'ms for the same network' in found['facts']
     assert found['other']['answers'] == [] and 'note.txt is not a picture' in found['other']['told']
 

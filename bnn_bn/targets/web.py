@@ -229,7 +229,7 @@ def to_web(
     float_too:bool=False, # the same network in float32 beside it, so that the page shows both times?
 )->Path: # of the folder; `index.html` in it opens in a browser, with or without a server
     "Write a page that classifies pictures by itself; its logits have the engine's bits."
-    check_switch(force=force)
+    check_switch(force=force, float_too=float_too)
     graph, folder = with_stem(graph_of(net), stem), full_path(folder)
     picture = picture_of(graph, size)
     check_for_web(graph, picture)
@@ -301,14 +301,14 @@ def lay_out_floats(graph, size):
     return layout, image.data(), found
 
 # %% ../../nbs/5_packed/36c_web_floats.ipynb #1d24a640
+def distances(graph):
+    "`mean` and `std` with which the page makes numbers of bytes, where the first convolution sums bytes"
+    stem = pixel_stem(graph)
+    if stem is None: return {}
+    zero = zero_points(stem.tensors['mean'])
+    return dict(mean=(zero/255).tolist(), std=[1/255]*len(zero))
+
 def float_part(graph, size):
     "the network in float32 for `net.js`"
     layout, stored, spreads = lay_out_floats(graph, size)
-    stem = pixel_stem(graph)
-    known = {} if stem is None else grey_levels(stem)
-    return vars(layout) | known | dict(spreads=spreads, image=part(stored))
-
-def grey_levels(stem):
-    "mean and std with which a byte becomes its distance from the zero point"
-    z = zero_points(stem.tensors['mean'])
-    return dict(mean=(z/255).tolist(), std=[1/255]*len(z))
+    return vars(layout) | distances(graph) | dict(spreads=spreads, image=part(stored))
