@@ -1,5 +1,7 @@
 "Pixels have units: the same picture in any form is the same picture at every door, or is refused."
 import io
+import os
+import shutil
 import warnings
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from folders import noise_folder
+from bnn_bn.core.errors import DataError
 from bnn_bn.data import tensor_dls
 from bnn_bn.deploy import classify, load_packed, pack
 from bnn_bn.train.distill import _image_stats
@@ -235,3 +238,35 @@ def test_describe_knows_a_subset(root):
     whole = torchs(root)
     half = DataLoader(torch.utils.data.Subset(whole.valid.dataset, range(4)), 2)
     assert describe(DataLoaders(half, half)).info == describe(whole).info
+
+SPOILT_FOLDERS = dict(
+    a_circle=lambda p: (p/'train/a/loop').symlink_to(p/'train'),
+    a_class_that_is_a_circle=lambda p: (p/'train/loop').symlink_to(p/'train'),
+    a_link_to_itself=lambda p: (p/'train/a/loop.png').symlink_to('loop.png'),
+    one_class=lambda p: [shutil.rmtree(p/part/'b') for part in ('train', 'val')],
+    no_class=lambda p: [shutil.rmtree(p/'train'), (p/'train').mkdir()])
+
+@pytest.mark.parametrize('name', SPOILT_FOLDERS)
+def test_a_folder_that_cannot_be_trained_is_refused_at_once(name, tmp_path):
+    "links in a circle would be read forty times, or for ever; one class teaches nothing"
+    root = make_folder(tmp_path, **{'0.png': COLOURS['file']})
+    SPOILT_FOLDERS[name](root)
+    with pytest.raises(DataError, match='train.*(circle|loop|symbolic|at least two)'):
+        folder_dls(root, bs=1, size=32, workers=0, device='cpu')
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    root = make_folder(tmp_path, **{'0.png': COLOURS['file']})
+    for name in ('.ipynb_checkpoints', '__MACOSX'): shutil.copytree(root/'train/a', root/'train'/name)
+    (root/'val/.empty').mkdir()
+    assert folder_dls(root, bs=1, size=32, workers=0, device='cpu').vocab == ['a', 'b']
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='named pipes')
+def test_a_pipe_is_no_picture(tmp_path):
+    "to read it would wait for ever"
+    os.mkfifo(tmp_path/'pipe.png')
+    with pytest.raises(DataError, match='pipe.png: .*a pipe or a device'): read_picture(tmp_path/'pipe.png')
+
+@pytest.mark.parametrize('data', [b'', b'garbage', COLOURS['file'][:60]], ids=['empty', 'garbage', 'cut'])
+def test_a_damaged_picture_is_an_error_of_the_family(data, tmp_path):
+    (tmp_path/'bad.png').write_bytes(data)
+    with pytest.raises(DataError, match='bad.png: not a readable picture'): read_picture(tmp_path/'bad.png')

@@ -50,6 +50,7 @@ def plain_name(
     while name.startswith('module.'): name = name.removeprefix('module.')
     return name
 
+# %% ../../nbs/7_appendix/05c_unwrap.ipynb #23afa06e
 def plain_state(
     state, # a state dict, or a dict that holds one as state_dict, model, ema, ...
 )->dict: # name -> tensor

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 from ..core.arguments import check_sizes, check_type, check_whole, check_word
+from ..core.errors import DataError
 
 # %% ../../nbs/4_training/02c_pictures.ipynb #15c1c119
 def pixel_bytes(
@@ -126,15 +127,21 @@ def _of_file(file):
     is_bytes = isinstance(file, (bytes, bytearray))
     name = f'{len(file)} bytes' if is_bytes else getattr(file, 'name', file)
     try:
+        _check_regular(file)
         with Image.open(io.BytesIO(file) if is_bytes else file) as im:
             im.load()
             return _of_pil(im)
     except FileNotFoundError: raise FileNotFoundError(f'{name}: no such file') from None
     except IsADirectoryError:
-        raise ValueError(f'{name}: a folder is no picture; give the files in it') from None
+        raise DataError(f'{name}: a folder is no picture; give the files in it') from None
     except Exception as e:
-        raise ValueError(f'{name}: not a readable picture ({e}); '
-                         'fetch it again or remove it') from None
+        raise DataError(f'{name}: not a readable picture ({e}); '
+                        'fetch it again or remove it') from None
+
+def _check_regular(file):
+    "ValueError for a pipe or a device, whose end may never come"
+    if not isinstance(file, (str, os.PathLike)) or not os.path.exists(file): return
+    if not (os.path.isfile(file) or os.path.isdir(file)): raise ValueError('a pipe or a device')
 
 # %% ../../nbs/4_training/02c_pictures.ipynb #668d522d
 def split_pictures(
