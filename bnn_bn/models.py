@@ -139,7 +139,9 @@ def _check_images(model, x):
         raise ValueError(f'images are a {kind}: a torch tensor is needed; '
                          'torch.as_tensor(x) makes one')
     dtype = next((p.dtype for p in model.parameters()), x.dtype)
-    fits = x.is_floating_point() if torch.is_autocast_enabled(x.device.type) else x.dtype == dtype
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    fits = x.is_floating_point() if autocast else x.dtype == dtype
     if not fits:
         raise ValueError(f'images of dtype {x.dtype}, weights of {dtype}: normalise bytes, and use '
                          f'images.to({dtype})')

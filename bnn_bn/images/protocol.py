@@ -178,7 +178,10 @@ def _as_bytes(x, name):
 # %% ../../nbs/4_training/02d_protocol.ipynb #1619c001
 def class_numbers(y, name, n, most):
     "a tensor of class numbers (N,)"
-    y = torch.as_tensor(y)
+    try: y = torch.as_tensor(y)
+    except (ValueError, TypeError, RuntimeError):
+        raise ValueError(f'{name}: labels are {n} class numbers, in a tensor or a list; names go '
+                         'to vocab') from None
     if y.shape != (n,) or y.is_floating_point() or y.dtype == torch.bool:
         raise ValueError(f'{name}: labels of shape {tuple(y.shape)} and {y.dtype}: {n} class '
                          'numbers are needed, one for each image, int64')
