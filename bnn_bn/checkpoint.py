@@ -126,7 +126,21 @@ def _parts(model):
             raise CheckpointError(f'{name} is {here}, and the configuration makes {there}: '
                                   'a file would not bring it back; '
                                   'only the head and body.stem.conv may be replaced')
+    _check_calls(model, twin, inside)
     return parts
+
+def _check_calls(model, twin, inside):
+    "CheckpointError for what a file would lose: a forward of one's own, other weights"
+    kind, lost = type(model), 'a file would not bring it back'
+    if kind.forward is not type(twin).forward:
+        raise CheckpointError(f'{kind.__name__} has a forward of its own: {lost}')
+    for name, m in model.named_modules():
+        own = 'forward' in vars(m) and not hasattr(m, '_original_forward') # of accelerate
+        if own: raise CheckpointError(f'{name or "the network"} has a forward of its own: {lost}')
+    here, there = ({k for k in m.state_dict() if not k.startswith(inside)} for m in (model, twin))
+    if more := sorted(here ^ there):
+        raise CheckpointError(f'{", ".join(more[:3])}: the configuration says otherwise, '
+                              f'and {lost}; only the head and body.stem.conv may be replaced')
 
 def _outline(module):
     "names, types, numbers and parameters of a module and of those in it"

@@ -6,11 +6,11 @@
 __all__ = ['drop_bn', 'remove_bn', 'ledger', 'NFConv2d', 'ScaleShift', 'binarize', 'what_changed']
 
 # %% ../nbs/6_any_network/40_convert.ipynb #5146b0b0
-import copy, math
+import math
 import torch, pandas as pd
 from torch import nn, fx, Tensor
 from .core.arguments import check_number, check_switch, check_type, check_word
-from .core.unwrap import bare
+from .core.unwrap import bare, copied
 from .signal import start
 from .others.netgraph import WINDOWS, note_shapes, op, read_graph, shape_of
 from .others.variance import block_variances, plan_network
@@ -24,7 +24,7 @@ def drop_bn(
     model:nn.Module, # any network; it stays as it is
 )->nn.Module: # a copy
     "The network with an `Identity` for each batch norm and nothing else: the negative control."
-    model = copy.deepcopy(bare(model))
+    model = copied(model)
     for name, m in list(model.named_modules()):
         if isinstance(m, nn.modules.batchnorm._BatchNorm): model.set_submodule(name, nn.Identity())
     return model
@@ -107,7 +107,7 @@ def remove_bn(
     check_number(above=0, alpha=alpha)
     check_switch(bias=bias, calibrate=calibrate)
     _check_example(example)
-    model = copy.deepcopy(bare(model))
+    model = copied(model)
     modes = {n: m.training for n, m in model.named_modules()}
     gm = read_graph(model)
     x = _batch(gm, model, example)

@@ -232,11 +232,15 @@ def as_module(
     packed:PackedNet,
 ): # torch.nn.Module: (B,channels,H,W) to (B,n_out), on the CPU, without gradients
     "A packed network as a torch module."
+    import torch
     from torch import nn
     if not isinstance(packed, PackedNet):
         raise ValueError(f'a {type(packed).__name__} is no PackedNet: give pack(model)')
     class PackedModule(nn.Module):
+        def __reduce__(self): return as_module, (packed,)
         def forward(self, x):
+            if torch.jit.is_tracing():
+                raise ValueError('a packed network cannot be traced; bnn_bn.export.to_onnx takes it')
             is_bytes = packed.takes_bytes and not x.is_floating_point()
             return packed(x if is_bytes else x.float())
         def extra_repr(self): return repr(packed)

@@ -6,7 +6,7 @@
 __all__ = ['FolderDL', 'imagenet_transforms', 'folder_dls']
 
 # %% ../nbs/4_training/04_folder.ipynb #277ffcca
-import random
+import os, random
 from numbers import Real
 from pathlib import Path
 import torch
@@ -90,13 +90,33 @@ def _read_image(file): return read_picture(file)
 def _image_folder(path):
     "an ImageFolder whose every class has pictures"
     from torchvision.datasets import ImageFolder
+    class Visible(ImageFolder):
+        def find_classes(self, directory): return _classes_in(directory)
     if not path.is_dir():
         raise FileNotFoundError(f'{path}: no such folder; expected {path.name}/CLASS/PICTURE '
                                 'there, or name the folders with train= and valid=')
-    try: return ImageFolder(str(path), loader=_read_image)
+    try: return Visible(str(path), loader=_read_image)
     except FileNotFoundError as e:
         raise FileNotFoundError(f'{path}: {e}; each class is a folder with at least one picture: '
                                 'fill it or remove it') from None
+
+def _classes_in(path):
+    "names of the class folders, sorted, and the number of each; hidden folders are none"
+    names = sorted(p.name for p in _folders_in(path))
+    names = [n for n in names if not n.startswith('.') and n != '__MACOSX']
+    if len(names) < 2:
+        raise DataError(f'{path}: {len(names)} class folders ({", ".join(names)}); at least two '
+                        'are needed, each with its pictures')
+    return names, {n: i for i, n in enumerate(names)}
+
+def _folders_in(path, above=()):
+    "the folders in a folder, once no link below it leads in a circle"
+    here = os.path.realpath(path)
+    if here in above: raise DataError(f'{path}: a link that leads in a circle; remove it')
+    try: found = [p for p in os.scandir(path) if p.is_dir()]
+    except OSError as e: raise DataError(f'{e.filename}: {e.strerror}; remove it') from None
+    for p in found: _folders_in(p.path, (*above, here))
+    return found
 
 # %% ../nbs/4_training/04_folder.ipynb #2708fea3
 def _only_in(folder, classes):
@@ -165,10 +185,11 @@ def folder_dls(
     device = as_device(device)
     check_whole(bs=bs)
     check_whole(0, none=True, workers=workers, seed=seed)
+    check_type((str, os.PathLike), 'the path of a folder', path=path)
     check_type(str, 'the name of a folder', train=train, valid=valid)
     if workers is None: workers = _default_workers()
     tfms = imagenet_transforms(size, scale)
-    found = [_image_folder(Path(path)/p) for p in (train, valid)]
+    found = [_image_folder(Path(path).expanduser()/p) for p in (train, valid)]
     _check_classes(*found)
     sets, n = [_folder_set(f, i, tfms) for i, f in enumerate(found)], len(found[0])
     if bs > n:

@@ -101,10 +101,6 @@ class BinaryNet(nn.Sequential):
         _check_images(self, x)
         return super().forward(x)
 
-    def __prepare_scriptable__(self): # what `torch.jit.script` asks first
-        raise NotImplementedError('torch.jit.script cannot read this network; '
-                                  'torch.jit.trace and torch.export.export take it')
-
     def __getitem__(self, i): # a part of it is no `BinaryNet`
         if isinstance(i, slice): return nn.Sequential(*list(self)[i])
         return super().__getitem__(i)
@@ -129,6 +125,12 @@ def _odd_side(row, stem, side):
         if s == 2 and side % 2 and side != 3 and pooled: return side
         side = (side + s - 1)//s
 
+@patch
+def __prepare_scriptable__(self:BinaryNet): # what `torch.jit.script` asks first
+    raise NotImplementedError('torch.jit.script cannot read this network; '
+                              'torch.jit.trace and torch.export.export take it')
+
+# %% ../nbs/2_no_norm/11e_network.ipynb #ede78724
 def _check_images(model, x):
     "ValueError unless these are pictures (B,C,H,W) in the weights' dtype, or real under autocast"
     if not isinstance(x, Tensor):
@@ -139,7 +141,9 @@ def _check_images(model, x):
         raise ValueError(f'images are a {kind}: a torch tensor is needed; '
                          'torch.as_tensor(x) makes one')
     dtype = next((p.dtype for p in model.parameters()), x.dtype)
-    fits = x.is_floating_point() if torch.is_autocast_enabled(x.device.type) else x.dtype == dtype
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    fits = x.is_floating_point() if autocast else x.dtype == dtype
     if not fits:
         raise ValueError(f'images of dtype {x.dtype}, weights of {dtype}: normalise bytes, and use '
                          f'images.to({dtype})')

@@ -55,19 +55,16 @@ class DecayWrapper(OptimWrapper):
         return [self.absent | every[part[0]] for part in self.parts]
 
     def _set_hyper(self, k, values):
-        if k not in self.bwd_map:
-            _check_absent(self.opt, k, values)
-            self.absent[k] = None # schedules ask for what they have set
-            return
+        if k not in self.bwd_map: return self.absent.update(_absent(self.opt, k, values))
         every = []
         for v, part in zip(values, self.parts): every += [v]*len(part)
         if k == 'wd': every = _without_exempt(every, self.opt.param_groups)
         super()._set_hyper(k, every)
 
 # %% ../nbs/4_training/20d_optim.ipynb #060bd10f
-def _check_absent(opt, k, values):
-    "a momentum that an optimizer lacks is left out; a weight decay that it lacks is an error"
-    if k in ('mom', 'sqr_mom', 'eps') or k == 'wd' and not any(values): return
+def _absent(opt, k, values):
+    "None for a setting that an optimizer lacks: schedules ask for it; of a decay, an error"
+    if k in ('mom', 'sqr_mom', 'eps') or k == 'wd' and not any(values): return {k: None}
     kind = type(opt).__name__
     raise ValueError(f'{k}={values[-1]}: {kind} has no such setting; take another optimizer')
 
@@ -130,6 +127,7 @@ def forget_resting(
     for p in bare(model).parameters():
         if not p.requires_grad: p.grad = None
 
+# %% ../nbs/4_training/20d_optim.ipynb #f49b2511
 def _is_torch_class(opt):
     while isinstance(opt, partial): opt = opt.func
     return isinstance(opt, type) and issubclass(opt, torch.optim.Optimizer)

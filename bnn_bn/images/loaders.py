@@ -179,6 +179,7 @@ def _filled(dls):
         raise ValueError('dls: the validation set is empty, and of a new picture no batch could '
                          f'be made ({e}); give loaders with pictures, pack(model, dls)') from None
 
+# %% ../../nbs/4_training/04b_loaders.ipynb #5b1911a6
 def first_images(
     dls, # DataLoaders
 ): # tensor (B,C,H,W)

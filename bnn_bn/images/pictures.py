@@ -112,7 +112,7 @@ def read_picture(
 # %% ../../nbs/4_training/02c_pictures.ipynb #aed29047
 def _is_tensor(x): return hasattr(x, 'detach') and hasattr(x, 'ndim') # open files detach too
 def _is_array(x): return isinstance(x, np.ndarray) or _is_tensor(x)
-def _is_file(x): return isinstance(x, (str, os.PathLike, bytes, bytearray)) or hasattr(x, 'read')
+def _is_file(x): return isinstance(x, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(x, 'read')
 
 def _opened(x):
     "a PIL picture in mode L or RGB"
@@ -124,7 +124,7 @@ def _opened(x):
 
 def _of_file(file):
     "the same, of a path, an open file or its bytes"
-    is_bytes = isinstance(file, (bytes, bytearray))
+    is_bytes = isinstance(file, (bytes, bytearray, memoryview))
     name = f'{len(file)} bytes' if is_bytes else getattr(file, 'name', file)
     try:
         _check_regular(file)

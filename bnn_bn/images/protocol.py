@@ -21,8 +21,7 @@ class ShardedDL(TfmdDL):
     "A fastai DataLoader of global batches, of which a process keeps the rows `rank::world`."
     shard = 0, 1 # rank and number of processes
     first = 0 # batches that the next iteration leaves out; 0 again once it has begun
-    start = 0 # those that this iteration has left out
-    seed = 0 # of this iteration's random numbers; a new one for each
+    start, seed = 0, 0 # batches that this iteration has left out, and its random numbers' seed
 
     def __init__(self, dataset, num_workers:int=0, **kwargs): # as fastai's, but without workers
         super().__init__(dataset, num_workers=num_workers, **kwargs)
@@ -178,7 +177,10 @@ def _as_bytes(x, name):
 # %% ../../nbs/4_training/02d_protocol.ipynb #1619c001
 def class_numbers(y, name, n, most):
     "a tensor of class numbers (N,)"
-    y = torch.as_tensor(y)
+    try: y = torch.as_tensor(y)
+    except (ValueError, TypeError, RuntimeError):
+        raise ValueError(f'{name}: labels are {n} class numbers, in a tensor or a list; names go '
+                         'to vocab') from None
     if y.shape != (n,) or y.is_floating_point() or y.dtype == torch.bool:
         raise ValueError(f'{name}: labels of shape {tuple(y.shape)} and {y.dtype}: {n} class '
                          'numbers are needed, one for each image, int64')
@@ -188,6 +190,7 @@ def class_numbers(y, name, n, most):
                          f'classes are numbered from 0{to}')
     return y.long()
 
+# %% ../../nbs/4_training/02d_protocol.ipynb #3126d113
 def _same_kind(x, xv):
     if x.shape[1:] == xv.shape[1:]: return
     raise ValueError(f'xv: images of shape {tuple(xv.shape[1:])}, those of x have '

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 import torch, pandas as pd
 from torch import nn, Tensor
 from ..core.arguments import check_switch
-from ..core.unwrap import bare
+from ..core.unwrap import bare, copied
 from ..layers.activations import RSign
 from ..layers.conv import QuantConv2d
 from ..layers.parts import find_part
@@ -235,7 +235,7 @@ def binarize(
     "The network with signs before its convolutions, and 1-bit weights."
     check_switch(first=first, standardize=standardize, shift=shift, norms=norms, inplace=inplace)
     model = _checked(model, quantizer, binary, skip)
-    if not inplace: model = copy.deepcopy(model)
+    if not inplace: model = copied(model)
     shape, called = _calls(model, example, (nn.Conv2d, nn.Linear, *ACTS))
     reasons = _reasons(model, called, skip, first)
     new = _new_layers(model, reasons, standardize, binary=binary, quantizer=quantizer, shift=shift)
