@@ -80,7 +80,7 @@ def statistics(graph, mean, std):
         v = graph.info.get(k) if v is None else v
         if v is None:
             raise ExportError(f"stem='int8': the {k} of the pictures is not known; give mean and "
-                              'std, as pack(learn) finds them in the data')
+                              'std, as pack(learn) and bnn pack --path DATA find them')
         given[k] = per_channel(k, v, graph.channels)
     return given['mean'], given['std']
 
