@@ -98,7 +98,7 @@ def test_names(depth, bn):
 def test_refused(room):
     with torch.device('meta'): model = create_model('vgg11_real', n_out=4)
     shapes = {k: t.shape for k, t in their_state(model, 11, False).items()}
-    torch.save({k: torch.zeros(1).expand(shape) for k, shape in shapes.items()}, room/'vgg.pth')
+    torch.save({k: torch.zeros(shape) for k, shape in shapes.items()}, room/'vgg.pth')
     pictures(room/'set')
     with refused('a network of 4 classes, and the data has 6'): evaluate(room/'vgg.pth', room/'set')
     (room/'vgg.pth').write_bytes(b'')

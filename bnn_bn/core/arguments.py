@@ -22,6 +22,12 @@ def _refuse(name, value, wanted):
 
 def _is_whole(v): return isinstance(v, Integral) and not isinstance(v, bool)
 
+def _is_real(v):
+    "a real number within the range of a float? NaN is none, and `True` meant something else"
+    if isinstance(v, bool) or not isinstance(v, Real): return False
+    try: return not isnan(v)
+    except OverflowError: return False # a whole number of more than 308 digits
+
 def _within(v, least, most):
     "in the range? None: there is no such end"
     if least is None: least = -inf
@@ -67,12 +73,6 @@ def _range_words(least, most, above, infinite):
     if least is not None: words += f' from {least}' + (' on' if most is None else '')
     if most is not None: words += f' to {most}'
     return words + ' is'
-
-def _is_real(v):
-    "a real number within the range of a float? NaN is none, and `True` meant something else"
-    if isinstance(v, bool) or not isinstance(v, Real): return False
-    try: return not isnan(v)
-    except OverflowError: return False # a whole number of more than 308 digits
 
 def _is_number(v, infinite):
     "a real number that is not NaN, nor infinite unless that is allowed?"

@@ -278,14 +278,17 @@ class SigProp(Callback):
         flips = flip_ratio(self.before, signs(self.model, self.x))
         self.rows[self.seen - 1] = self.rows[self.seen - 1].join(flips)
         self.before = self.x = None
-    def after_fit(self):
-        if not self.draw: return
-        if rank_distrib(): return # the first process draws
-        if self.rows: self.plot()
+    def after_fit(self): _draw(self)
     def table(self): return pd.concat(self.rows, names=['step'])
     def plot(self, title=None): return plot_probe(self.table(), title)
 
 # %% ../../nbs/3_measured/10b_probe.ipynb #42e61d2e
+def _draw(cb):
+    "the picture of what was probed, by the first of several processes"
+    if not cb.draw: return
+    if rank_distrib(): return
+    if cb.rows: cb.plot()
+
 def _begin(cb, n):
     "probe the first n images of the batch, with the Learner's loss"
     cb.x = cb.xb[0][:n].detach().as_subclass(Tensor)
