@@ -71,7 +71,7 @@ def last_words(rival):
     rival.process.wait()
     rival.said.seek(0)
     lines = rival.said.read().strip().splitlines()
-    return lines[-1] if lines else 'it ended without a word'
+    return lines[-1] if lines else f'it ended without a word, code {rival.process.returncode}'
 
 # %% ../nbs/5_packed/34_bench.ipynb #83acf9a2
 def take_turns(

@@ -165,6 +165,33 @@ def test_wrong_options_do_not_compile(flags, word, tmp_path):
     assert done.returncode and f'{word}' in done.stderr, done.stderr[:500]
 
 
+SKETCH = r'''
+#include <stdint.h>
+#define NET_DECLARE
+#include "net.c"
+static uint8_t picture[NET_HEIGHT*NET_WIDTH*NET_CHANNELS];
+static float logits[NET_OUTPUTS];
+int main(void)
+{
+    int label = net_pixels(picture, NET_HEIGHT, NET_WIDTH, logits);
+    return !(label >= 0 && net_classes[label][0]);
+}
+'''
+GXX = shutil.which('g++') or shutil.which('c++')
+
+@needs_gcc
+@pytest.mark.skipif(GXX is None, reason='no C++ compiler (g++ or c++) in PATH')
+@pytest.mark.parametrize('stem', (None, 'int8'))
+def test_a_sketch_in_cpp(stem, tmp_path):
+    "boards take sketches in C++: the declarations link to the file compiled as C"
+    to_c('fashion-reactnet_mini', tmp_path/'net.c', stem=stem)
+    (tmp_path/'sketch.cpp').write_text(SKETCH)
+    def run(*command): subprocess.run(command, cwd=tmp_path, check=True)
+    run(GCC, *STRICT, '-O1', '-c', 'net.c')
+    run(GXX, '-Wall', '-Wextra', '-Werror', 'sketch.cpp', 'net.o', '-o', 'sketch')
+    run('./sketch')
+
+
 # Other machines ----------------------------------------------------------------------------------
 
 def load_bench():

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ways', 'FOURS', 'PROBES', 'TABLE_PRODUCTS', 'PRODUCTS', 'numba_types', 'forms', 'words', 'pack_signs', 'unpack_signs',
            'make_table', 'Portable', 'Neon', 'Avx2', 'Wasm', 'Avx512', 'Vnni', 'Cpu', 'this_cpu', 'compiler',
-           'assembly', 'has_instruction', 'has_way', 'fastest_way', 'get_way', 'numbers_of', 'way_for', 'load_numba',
-           'Types', 'Deferred', 'compiling', 'afresh', 'jit_on', 'compile_now', 'write_now', 'jit', 'intrinsic']
+           'assembly', 'has_instruction', 'has_way', 'told_of_vnni', 'fastest_way', 'get_way', 'numbers_of', 'way_for',
+           'load_numba', 'Types', 'Deferred', 'compiling', 'afresh', 'jit_on', 'compile_now', 'write_now', 'jit',
+           'intrinsic']
 
 # %% ../../nbs/5_packed/31c_counting.ipynb #3524a9e9
 import functools, os, platform, sys
@@ -127,9 +128,13 @@ def has_way(
     "Has this CPU the instructions, and does numba compile for them?"
     if name in ('portable', 'neon'): return True
     features = binding.get_host_cpu_features()
-    if name == 'vnni' and not has_way('avx512'): return False
+    if name == 'vnni' and not (has_way('avx512') and told_of_vnni()): return False
     needed = dict(avx2=['avx2'], avx512=['avx512vpopcntdq', 'avx512bw'], vnni=['avx512vnni'])[name]
     return all(features.get(k, False) for k in needed) and has_instruction(name)
+
+def told_of_vnni():
+    "may the compiler use it? A probe of a compiler that may not would end the process"
+    return '+avx512vnni' in this_cpu().features.split(',')
 
 def fastest_way():
     "The name of the way that is taken unless another is asked for."

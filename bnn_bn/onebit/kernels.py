@@ -246,6 +246,7 @@ def touched_by_copy(o, item):
     if not o.step: yield Touched('input', o.x, size)
     of_row = (o.width - 1)*o.to_row + (o.channels - 1)*o.stride + 1
     if item == 4: of_row = 4*o.width*o.channels
+    if (item, o.stride, o.to_row) == (1, 1, 4): of_row = 4*o.width # whole words
     yield Touched('numbers', *rows_of(o.out, o.height, o.out_step, of_row))
 
 def touched_by_result(o, pix):
@@ -294,15 +295,15 @@ from ..core.arguments import check_whole
 from .counting import get_way, has_way, intrinsic, jit, make_table, pack_signs # noqa: F401
 from .counting import numba_types as types, unpack_signs, way_for, ways, words # noqa: F401
 from .native import machine_code
-from .tiles import F32, I8, I16, I32, I64, ROW, VF, Fields, const, function, load
-from .tiles import plus, repeat, splat, store, vector_at, convolve, peek, span
+from .tiles import F32, I8, I16, I32, I64, ROW, V32, VF, Fields, const, function, load
+from .tiles import plus, repeat, splat, store, vec, vector_at, convolve, peek, span
 
 # %% ../../nbs/5_packed/31e_kernels_run.ipynb #00129ac4
 def larger(b):
     "of two vectors"
     return lambda acc, v: b.select(b.fcmp_unordered('>', v, acc), v, acc)
 
-def make_pool(largest):
+def make_pool(largest, vectors):
     "the intrinsic pool(row, first input, rows, columns, out, signs, block of 32 channels)"
     @intrinsic
     def pool(typing, o, x, rows, cols, out, signs, block):
@@ -314,10 +315,10 @@ def make_pool(largest):
             factor = splat(b, b.bitcast(b.trunc(row.factor, I32), F32))
             join = larger(b) if largest else b.fadd
             def tap(r, c, acc):
-                got = [vector_at(b, x, q, (r, row_step), (c, col_step)) for q in range(2)]
+                got = [vector_at(b, x, q, (r, row_step), (c, col_step)) for q in range(vectors)]
                 return [join(a, v) for a, v in zip(acc, got)]
             def one_row(r, acc): return repeat(b, cols, acc, lambda c, acc: tap(r, c, acc))
-            acc = repeat(b, rows, [const(VF, -np.inf if largest else 0.)]*2, one_row)
+            acc = repeat(b, rows, [const(VF, -np.inf if largest else 0.)]*vectors, one_row)
             for q, a in enumerate(acc):
                 y = b.fmul(a, factor)
                 store(b, y, plus(b, out, lane, 64*q))
@@ -328,7 +329,8 @@ def make_pool(largest):
     return pool
 
 # %% ../../nbs/5_packed/31e_kernels_run.ipynb #bce4ddc6
-max_pool, sum_pool = make_pool(True), make_pool(False)
+max_pool, sum_pool = make_pool(True, 2), make_pool(False, 2)
+wide_max, wide_sum = make_pool(True, 4), make_pool(False, 4) # of 64 channels
 
 @intrinsic
 def move(typing, to, source): # one word
@@ -349,7 +351,11 @@ def reduce(o, t, threads):
         y0, y1, x0, x1 = max(y, 0), min(y + o.kh, o.height), max(x, 0), min(x + o.kw, o.width)
         source, out = o.x + (y0*o.width + x0)*4*o.channels, o.out + p*o.out_step
         signs = o.bits + row*o.to_row + col*o.col_step
-        for block in range(b0, b1):
+        pairs = (b1 - b0)//2
+        for block in range(b0, b0 + 2*pairs, 2):
+            if o.kind == MAX: wide_max(o, source, y1 - y0, x1 - x0, out, signs, block)
+            else: wide_sum(o, source, y1 - y0, x1 - x0, out, signs, block)
+        for block in range(b0 + 2*pairs, b1):
             if o.kind == MAX: max_pool(o, source, y1 - y0, x1 - x0, out, signs, block)
             else: sum_pool(o, source, y1 - y0, x1 - x0, out, signs, block)
 
@@ -370,10 +376,30 @@ def move_byte(typing, to, source):
         return context.get_dummy_value()
     return types.void(types.int64, types.int64), code
 
+@intrinsic
+def join(typing, to, source, plane, channels):
+    "16 pixels of at most four bytes, from as many planes, as 16 words"
+    def code(context, b, signature, args):
+        to, source, plane, channels = args
+        def one(c, acc):
+            octets = b.zext(load(b, vec(I8, 16), plus(b, source, (c, plane)), 1), V32)
+            places = splat(b, b.trunc(b.shl(c, I64(3)), I32))
+            return [b.or_(acc[0], b.shl(octets, places))]
+        store(b, repeat(b, channels, [const(V32, 0)], one)[0], to)
+        return context.get_dummy_value()
+    return types.void(*[types.int64]*4), code
+
 @jit
 def arrange_bytes(o, t, threads, image):
     "the same for bytes, each of which becomes a number of 8 or 16 bits"
     y0, y1 = span(o.height, t, threads)
+    if o.stride == 1 and o.to_row == 4 and o.col_step == 1 and o.width >= 16:
+        for y in range(y0, y1):
+            to, source = o.out + y*o.out_step, image*o.step + o.x + y*o.row_step
+            for i in range((o.width + 15)//16):
+                x = min(16*i, o.width - 16) # the last 16 pixels may overlap those before
+                join(to + 4*x, source + x, o.run, o.channels)
+        return
     for y in range(y0, y1):
         for c in range(o.channels):
             to, source = o.out + y*o.out_step + o.stride*c, image*o.step + o.x + y*o.row_step + c*o.run

@@ -438,7 +438,13 @@ MACROS = r'''#ifndef ${prefix}_H
 #define ${prefix}_FLASH $flash_bytes
 #define ${prefix}_WRONG_SIZE (-1)    /* the picture has another size than the network was exported for */
 #define ${prefix}_NOT_A_NUMBER (-2)  /* the image holds a NaN; so do all logits then */
-${declarations}#endif
+#ifdef __cplusplus
+extern "C" {
+#endif
+${declarations}#ifdef __cplusplus
+}
+#endif
+#endif
 
 #ifndef ${prefix}_DECLARE
 '''

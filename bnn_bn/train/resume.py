@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STOP', 'pack_tree', 'unpack_tree', 'save_state', 'previous_file', 'load_state', 'random_states',
-           'restore_random_states', 'on_signals', 'Interrupted', 'stop_signals', 'ExactResume', 'state_of', 'restore',
+           'restore_random_states', 'on_signals', 'stop_signals', 'Interrupted', 'ExactResume', 'state_of', 'restore',
            'same_settings']
 
 # %% ../../nbs/4_training/24_resume.ipynb #7f508608
@@ -158,24 +158,18 @@ def on_signals(
     names:tuple=STOP, # of signals
 ):
     "Within it, signals are handled by a function; outside of the main thread nothing changes."
-    heard = filter(_is_on, _numbers_of(names))
-    old = {number: signal.getsignal(number) for number in heard}
+    old = {number: signal.getsignal(number) for number in _heard(names)}
     for number in old: signal.signal(number, handler)
     try: yield
     finally:
         for number, before in old.items(): signal.signal(number, before or signal.SIG_DFL)
 
-def _numbers_of(names):
-    "the signals that this system has; none outside of the main thread, which alone may handle them"
+def _heard(names):
+    "numbers of the signals to handle: none outside of the main thread, none that is switched off"
     if threading.current_thread() is not threading.main_thread(): return []
-    return [getattr(signal, name) for name in names if hasattr(signal, name)]
-
-def _is_on(number):
-    "not switched off by the parent? Shells do so with SIGINT in the background, which does not count"
-    return number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
-
-class Interrupted(KeyboardInterrupt):
-    "A training was stopped by a signal, after its state was saved."
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    off = {n for n in numbers if signal.getsignal(n) == signal.SIG_IGN} - {signal.SIGINT}
+    return [n for n in numbers if n not in off]
 
 @contextmanager
 def stop_signals():
@@ -187,6 +181,9 @@ def stop_signals():
     with on_signals(note): yield stop
 
 # %% ../../nbs/4_training/24_resume.ipynb #da4a4696
+class Interrupted(KeyboardInterrupt):
+    "A training was stopped by a signal, after its state was saved."
+
 class ExactResume(Callback):
     "Save the whole state of a training after each epoch, and begin from a saved one."
     order = 90 # after everything that has a state
