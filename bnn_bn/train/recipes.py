@@ -78,7 +78,7 @@ _gamma = round(gamma_of(torch.sign, 'uniform'), 4)
 _plus = dict(alpha=.25, gamma=_gamma, schedule='cosine', wd=5e-6, ema=.999, start='calibrated')
 _cifar_plus = _plus | dict(lr=.004, bs=128, epochs=200, steps=1, clip=0.)
 _imagenet = dict(model='reactnet_a', stem='imagenet', teacher='timm/dm_nfnet_f0')
-_teacher = dict(model='airbench94', norm='bn', epochs=24, steps=1, bs=500, lr=.5, wd=1.3e-3,
+_teacher = dict(model='airbench94', norm='bn', epochs=12, steps=1, bs=500, lr=.5, wd=1.3e-3,
                 schedule='cosine', clip=0., cutout=8, smoothing=.2)
 _own = dict(model='reactnet18', width=.5, alpha=.25, gamma=_gamma, schedule='cosine', wd=5e-6,
             ema=.99, start='pretrained', steps=1, clip=0., epochs=20, bs=32, lr=.004, size=64)
