@@ -194,7 +194,8 @@ class AsLarq(FoldedNet):
 def verdict(off, same):
     """of the difference of the usual picture, as a share of the largest logit, and of the pictures
     with the same class; in one of many a sum may lie within rounding of a threshold, and a sign flips"""
-    if off < 1e-4 and same > .8: return 'right'
+    is_right = off < 1e-4 and same > .8
+    if is_right: return 'right'
     is_close = off < .1 and same == 1
     return 'close' if is_close else 'wrong'
 

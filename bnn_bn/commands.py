@@ -115,8 +115,9 @@ def noise(model, images):
 # %% ../nbs/5_packed/35_commands.ipynb #27f06fe1
 def _pixels(source, stem):
     "how a network's file says its pictures are normalised, where the data do not say it"
-    has = [k for k in ('mean', 'std') if stem and k in source.info]
-    return {k: source.info[k] for k in has}
+    if not stem: return {}
+    known = {'mean', 'std'} & set(source.info)
+    return {k: source.info[k] for k in known}
 
 def _cost(result):
     "the line on what a quantised stem changes"

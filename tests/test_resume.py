@@ -15,12 +15,14 @@ from bnn_bn.train.resume import save_state, state_of, stop_signals, unpack_tree
 
 def refused(match): return pytest.raises(CheckpointError, match=match)
 
+def same_tensors(a, b): return torch.equal(a, b) and a.dtype == b.dtype
+
 def same(a, b):
     "equal to the bit, trees of tensors and numbers; NaN equals itself"
-    if isinstance(a, torch.Tensor): return torch.equal(a, b) and a.dtype == b.dtype
-    if isinstance(a, float): return a == b or (math.isnan(a) and math.isnan(b)) # numpy's too
+    if isinstance(a, torch.Tensor): return same_tensors(a, b)
+    if isinstance(a, float): return a == b or math.isnan(a) and math.isnan(b) # numpy's too
     if type(a) is not type(b): return False
-    if isinstance(a, dict): return a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
+    if isinstance(a, dict): return a.keys() == b.keys() and same([*a.values()], [b[k] for k in a])
     if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
     return a == b
 

@@ -140,8 +140,10 @@ def _of_file(file):
 
 def _check_regular(file):
     "ValueError for a pipe or a device, whose end may never come"
-    if not isinstance(file, (str, os.PathLike)) or not os.path.exists(file): return
-    if not (os.path.isfile(file) or os.path.isdir(file)): raise ValueError('a pipe or a device')
+    is_path = isinstance(file, (str, os.PathLike))
+    if not is_path or not os.path.exists(file): return
+    if os.path.isfile(file) or os.path.isdir(file): return
+    raise ValueError('a pipe or a device')
 
 # %% ../../nbs/4_training/02c_pictures.ipynb #668d522d
 def split_pictures(

@@ -126,15 +126,16 @@ def has_way(
     name:str, # a key of `ways`
 )->bool:
     "Has this CPU the instructions, and does numba compile for them?"
-    if name in ('portable', 'neon'): return True
+    needed = dict(avx2={'avx2'}, avx512={'avx512vpopcntdq', 'avx512bw'}, vnni={'avx512vnni'})
+    if name not in needed: return True
     features = binding.get_host_cpu_features()
-    if name == 'vnni' and not (has_way('avx512') and told_of_vnni()): return False
-    needed = dict(avx2=['avx2'], avx512=['avx512vpopcntdq', 'avx512bw'], vnni=['avx512vnni'])[name]
-    return all(features.get(k, False) for k in needed) and has_instruction(name)
+    if not needed[name] <= {k for k, there in features.items() if there}: return False
+    if name == 'vnni' and not told_of_vnni(): return False
+    return has_instruction(name)
 
 def told_of_vnni():
     "may the compiler use it? A probe of a compiler that may not would end the process"
-    return '+avx512vnni' in this_cpu().features.split(',')
+    return has_way('avx512') and '+avx512vnni' in this_cpu().features.split(',')
 
 def fastest_way():
     "The name of the way that is taken unless another is asked for."

@@ -76,10 +76,11 @@ def _kind(t):
 def _fault(name, t, dtype):
     "what is wrong with the numbers of a tensor that becomes one of `dtype`, in words; '': nothing"
     if t.is_meta: return 'without numbers (device meta)'
-    if t.is_floating_point() and not t.isfinite().all(): return 'NaN or infinity in'
+    if not t.isfinite().all(): return 'NaN or infinity in'
     if not _fits(t, dtype): return f'numbers too large for {dtype}'.replace('torch.', '') + ' in'
-    negative = name.endswith('running_var') and (t < 0).any()
-    return 'a negative variance in' if negative else ''
+    is_variance = name.endswith('running_var')
+    if is_variance and (t < 0).any(): return 'a negative variance in'
+    return ''
 
 def _most(dtype): return (torch.finfo if dtype.is_floating_point else torch.iinfo)(dtype).max
 
@@ -169,7 +170,8 @@ def _filled(model, state):
 
 def _renamed(state, ours):
     "the weights by our names; CheckpointError where one is there by both names"
-    twice = [f'{k} and {n}' for k, n in ours.items() if k != n and k in state and n in state]
+    renamed = {k: n for k, n in ours.items() if k != n}
+    twice = [f'{k} and {renamed[k]}' for k in renamed if {k, renamed[k]} <= set(state)]
     if twice: raise CheckpointError(f'two names of one weight: {", ".join(twice[:5])}; keep one')
     return {ours.get(k, k): v for k, v in state.items()}
 

@@ -115,7 +115,8 @@ class History(Callback):
 
 def without_hours(rows):
     "the rows as the file has them"
-    return [{k: v for k, v in r.items() if k != 'hours'} for r in rows]
+    def kept(row): return {k: v for k, v in row.items() if k != 'hours'}
+    return [kept(row) for row in rows]
 
 # %% ../../nbs/2_no_norm/24b_history.ipynb #360fb6e5
 @patch

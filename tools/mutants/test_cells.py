@@ -8,6 +8,7 @@ import importlib
 import json
 import re
 import sys
+from collections import ChainMap
 from pathlib import Path
 import matplotlib
 import pytest
@@ -39,7 +40,7 @@ CHAPTERS = chapters()
 def names_of(file):
     "what the exported cells would have defined"
     modules = [importlib.import_module(f'bnn_bn.{name}') for name in modules_of(file)]
-    return {k: v for m in modules for k, v in vars(m).items()}
+    return dict(ChainMap(*map(vars, reversed(modules))))
 
 @pytest.mark.parametrize('name', CHAPTERS)
 def test_cells(name, monkeypatch):
