@@ -519,7 +519,7 @@ def test_bnn_train_stem_bits(tmp_path):
 
 @pytest.mark.parametrize('recipe, bits, words', (
     ('fashion', 4, 'stem_bits=4: allowed are 0, 8'), ('fashion', True, 'stem_bits=True'),
-    ('cifar10-teacher', 8, 'stem_bits=8: resnet9 is a real network')))
+    ('cifar10-teacher', 8, 'stem_bits=8: airbench94 is a real network')))
 def test_recipes_refuse(recipe, bits, words):
     with pytest.raises(ValueError, match=words): make_recipe(recipe, stem_bits=bits)
 

@@ -9,27 +9,24 @@ __all__ = ['WhitenConv2d', 'whiten', 'WhitenFirst', 'ShiftNorm2d', 'fast_unit']
 from collections import OrderedDict
 import torch
 from torch import nn, Tensor
-from torch.nn.functional import conv2d, unfold
+from torch.nn.functional import unfold
 from fastai.callback.core import Callback
 from ..core.arguments import check_number, check_type, check_whole
 from ..core.unwrap import bare
 
 # %% ../../nbs/4_training/12ca_whitened.ipynb #7842e1e9
-class WhitenConv2d(nn.Module):
+class WhitenConv2d(nn.Conv2d):
     "Convolution with fixed kernels that `whiten` sets; only its bias is learned."
     def __init__(self,
         in_chans:int, # channels of the images
         side:int=2, # of the square patches, in pixels
     ):
         check_whole(in_chans=in_chans, side=side)
-        super().__init__()
-        n = in_chans*side**2
-        self.in_channels, self.side = in_chans, side
-        self.register_buffer('weight', torch.zeros(2*n, in_chans, side, side))
-        self.bias = nn.Parameter(torch.zeros(2*n))
-
-    def forward(self, x:Tensor)->Tensor: # (B,in_chans,H,W) to (B,2*in_chans*side*side,H',W')
-        return conv2d(x, self.weight, self.bias)
+        super().__init__(in_chans, 2*in_chans*side**2, side)
+        del self.weight
+        shape = self.out_channels, in_chans, side, side
+        self.register_buffer('weight', torch.zeros(shape))
+        nn.init.zeros_(self.bias)
 
 # %% ../../nbs/4_training/12ca_whitened.ipynb #8aab7e24
 @torch.no_grad()
@@ -41,7 +38,7 @@ def whiten(
     "Set the kernels to the principal axes of patches of `x`, at unit variance, and their negatives."
     check_type(Tensor, 'images (B,C,H,W)', x=x)
     check_number(above=0, eps=eps)
-    patches = unfold(x.float(), conv.side).transpose(1, 2).flatten(0, 1)
+    patches = unfold(x.float(), conv.kernel_size).transpose(1, 2).flatten(0, 1)
     if not patches.isfinite().all(): raise ValueError('x: NaN or infinite pixels')
     variances, axes = torch.linalg.eigh(torch.cov(patches.T.double()))
     kernels = (axes/(variances + eps).sqrt()).T.flip(0).view(-1, *conv.weight.shape[1:])
