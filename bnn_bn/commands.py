@@ -119,6 +119,13 @@ def _pixels(source, stem):
     known = {'mean', 'std'} & set(source.info)
     return {k: source.info[k] for k in known}
 
+def _answers(file, before, result, where):
+    "the line on size and answers of a packed network; `before`: bytes of the trained one"
+    size = file.stat().st_size
+    return (f"{file}: {size/1e6:.2f} MB, {before/size:.1f} times smaller; {result['agree']:.2%} "
+            f"of {result['images']} answers on {where} agree, "
+            f"logits within {result['difference']:.1g}")
+
 def _cost(result):
     "the line on what a quantised stem changes"
     return (f"The first convolution is in whole numbers: {result['agree']:.2%} of "
@@ -150,10 +157,7 @@ def bnn_pack(
             raise ValueError(f"{source.name}: only {result['agree']:.2%} of {result['images']} "
                              "answers agree; nothing was written, please report this")
         out = packed.save(out or source.out)
-    size, where = out.stat().st_size, 'its data' if batches else 'noise'
-    print(f"{out}: {size/1e6:.2f} MB, {source.bytes/size:.1f} times smaller; {result['agree']:.2%} "
-          f"of {result['images']} answers on {where} agree, "
-          f"logits within {result['difference']:.1g}")
+    print(_answers(out, source.bytes, result, 'its data' if batches else 'noise'))
     if stem and batches: print(_cost(compare(source.model, packed, batches)))
     if 'mean' not in packed.info:
         print('Classes, mean and std of the images are not known: --path keeps them in the file.')

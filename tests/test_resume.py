@@ -168,8 +168,14 @@ def make_seeded(dl):
 
 # Signals -----------------------------------------------------------------------------------------
 
-def test_signals_are_handled_within():
+def listen_to(request, number):
+    "a handler of Python's for the length of a test, also where the signal came in ignored"
+    old = signal.signal(number, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(number, old))
+
+def test_signals_are_handled_within(request):
     "handlers are put back; what is ignored stays so, but for Ctrl-C; threads change nothing"
+    for s in STOP: listen_to(request, getattr(signal, s))
     heard, before = [], {s: signal.getsignal(getattr(signal, s)) for s in STOP}
     def note(number, frame): heard.append(number)
     with on_signals(note):

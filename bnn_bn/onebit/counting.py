@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['ways', 'FOURS', 'PROBES', 'TABLE_PRODUCTS', 'PRODUCTS', 'numba_types', 'forms', 'words', 'pack_signs', 'unpack_signs',
            'make_table', 'Portable', 'Neon', 'Avx2', 'Wasm', 'Avx512', 'Vnni', 'Cpu', 'this_cpu', 'compiler',
-           'assembly', 'has_instruction', 'has_way', 'told_of_vnni', 'fastest_way', 'get_way', 'numbers_of', 'way_for',
-           'load_numba', 'Types', 'Deferred', 'compiling', 'afresh', 'jit_on', 'compile_now', 'write_now', 'jit',
-           'intrinsic']
+           'assembly', 'has_instruction', 'has_way', 'fastest_way', 'get_way', 'numbers_of', 'way_for', 'load_numba',
+           'Types', 'Deferred', 'compiling', 'afresh', 'jit_on', 'compile_now', 'write_now', 'jit', 'intrinsic']
 
 # %% ../../nbs/5_packed/31c_counting.ipynb #3524a9e9
 import functools, os, platform, sys
@@ -130,10 +129,10 @@ def has_way(
     if name not in needed: return True
     features = binding.get_host_cpu_features()
     if not needed[name] <= {k for k, there in features.items() if there}: return False
-    if name == 'vnni' and not told_of_vnni(): return False
+    if name == 'vnni' and not _told_of_vnni(): return False
     return has_instruction(name)
 
-def told_of_vnni():
+def _told_of_vnni():
     "may the compiler use it? A probe of a compiler that may not would end the process"
     return has_way('avx512') and '+avx512vnni' in this_cpu().features.split(',')
 
@@ -189,7 +188,6 @@ def load_numba():
                          f'({e}); unset the wrong one, or correct it') from None
     return numba
 
-# %% ../../nbs/5_packed/31c_counting.ipynb #b499719f
 class Types:
     "numba's types, which is imported when one of them is needed."
     def __getattr__(self, name):

@@ -1,6 +1,6 @@
 """Batch norm's statistics counted again for the averaged weights of finished runs.
 
-    python bench/statistics.py --path DATA --out results/bn_statistics.json RUN...
+    python bench/bn_statistics.py --path DATA --out results/bn_statistics.json RUN...
 
 A run validates with the running mean of its weights, and beside them stand the statistics that
 batch norm counted while the weights of the last steps passed by. This counts them anew on 10,000
