@@ -1,5 +1,5 @@
 "The C file: the engine's bits under a C compiler, memory, what is refused, and strangers' names."
-import ctypes, importlib.util, itertools, re, shutil, subprocess
+import ctypes, itertools, re, shutil, subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from test_packed import any_graph, mini, numbers, signs, thin_graph
 
+from benches import load_bench
 from bnn_bn.deploy import PackedNet, load_packed, pack
 from bnn_bn.onebit.engine import Engine
 from bnn_bn.targets.c_memory import Program, make_program
@@ -194,14 +195,7 @@ def test_a_sketch_in_cpp(stem, tmp_path):
 
 # Other machines ----------------------------------------------------------------------------------
 
-def load_bench():
-    "bench/c.py as a module"
-    spec = importlib.util.spec_from_file_location('c_bench', ROOT/'bench/c.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-BENCH = load_bench()
+BENCH = load_bench('c')
 
 @pytest.mark.parametrize('stem', BENCH.STEMS)
 @pytest.mark.parametrize('machine', BENCH.MACHINES, ids=lambda m: m.name)

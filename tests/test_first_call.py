@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benches import load_bench
 from bnn_bn.onebit import kernels, native
 from bnn_bn.onebit.kernels import code_for, packed_conv2d, ways
 from bnn_bn.targets.runtime import write_runtime
@@ -134,16 +135,8 @@ def test_what_is_left_open_is_no_secret(monkeypatch):
     with pytest.raises(AttributeError, match='sched_yield'): native.compiled(dict(f=yields))
 
 
-def load_bench():
-    import importlib.util
-    spec = importlib.util.spec_from_file_location('first_call', ROOT/'bench/first_call.py')
-    module = importlib.util.module_from_spec(spec)
-    sys.modules['first_call'] = module
-    spec.loader.exec_module(module)
-    return module
-
 def test_the_bench_goes_on_and_says_when_it_is_provisional(tmp_path, monkeypatch):
-    bench = load_bench()
+    bench = load_bench('first_call')
     out = tmp_path/'first.json'
     monkeypatch.setattr(bench, 'ways_of', lambda net, folder: [bench.Way('one', 'x'), bench.Way('two', 'y')])
     calls = []

@@ -1,7 +1,8 @@
 "bench/gpu.py without a GPU: its options, the authors' form beside ours, and all pieces, small."
-import importlib.util, json, os, subprocess, sys
+import json, os, subprocess, sys
 from pathlib import Path
 import pytest, torch, torch.nn.functional as F
+from benches import load_bench
 from bnn_bn.agc import adaptive_clip_grad, clipped_parameters
 from bnn_bn.models import reactnet_nobn
 
@@ -13,12 +14,6 @@ def call(*words):
     command = [sys.executable, str(SCRIPT), *map(str, words)]
     return subprocess.run(command, env=ENV, capture_output=True, text=True)
 
-def load_script():
-    spec = importlib.util.spec_from_file_location('gpu_bench', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 def refused(script, monkeypatch, *words):
     "what the command says when it ends at once"
     monkeypatch.setattr(sys, 'argv', ['gpu.py', *map(str, words)])
@@ -27,7 +22,7 @@ def refused(script, monkeypatch, *words):
     return error.value.code
 
 def test_options(tmp_path, monkeypatch, capsys):
-    script = load_script()
+    script = load_bench('gpu')
     assert refused(script, monkeypatch, '--help') == 0
     assert 'It has not run on a GPU yet' in capsys.readouterr().out
     wrong = ((['--only', 'speed'], 'torch sees no GPU'), (['--device', 'cpu'], '--path'),
@@ -40,7 +35,7 @@ def test_options(tmp_path, monkeypatch, capsys):
 
 def test_authors_form():
     "in float64 its logits, gradients and clipped gradients are ours under the reference rules"
-    script, make = load_script(), dict(n_out=10, stem='cifar', width=.125, rules='reference')
+    script, make = load_bench('gpu'), dict(n_out=10, stem='cifar', width=.125, rules='reference')
     torch.manual_seed(0)
     ours, theirs = (reactnet_nobn('18', **make).double() for _ in range(2))
     with torch.no_grad():

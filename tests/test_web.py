@@ -1,5 +1,5 @@
 "The page: bits in node and in Chromium, refusals, damaged files, browsers that lack SIMD."
-import ctypes, importlib.util, json, os, re, shutil, subprocess, threading
+import ctypes, json, os, re, shutil, subprocess, threading
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from PIL import Image as Image_
 from hypothesis import HealthCheck, given, settings, strategies as st
 from test_packed import any_graph, numbers, signs
 
+from benches import load_bench
 from bnn_bn.core.errors import ExportError
 from bnn_bn.deploy import load_packed
 from bnn_bn.onebit.counting import get_way, ways
@@ -404,14 +405,7 @@ PROBE = '''
 </script>
 '''
 
-def load_bench():
-    "bench/web.py as a module"
-    spec = importlib.util.spec_from_file_location('web_bench', ROOT/'bench/web.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-Server = load_bench().Server
+Server = load_bench('web').Server
 
 FAKE = ('--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream')
 
