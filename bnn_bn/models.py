@@ -13,7 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .core.arguments import check_number, check_whole
-from .layers.binarize import plain_tensor, ste_sign
+from .layers.binarize import autocast_dtype, plain_tensor, ste_sign
 from .layers.blocks import BiRealBlock, ReActBlock, XnorBlock, Rules, Spec, get_rules
 from .layers.blocks import known_rules
 from .layers.conv import QuantConv2d
@@ -141,9 +141,7 @@ def _check_images(model, x):
         raise ValueError(f'images are a {kind}: a torch tensor is needed; '
                          'torch.as_tensor(x) makes one')
     dtype = next((p.dtype for p in model.parameters()), x.dtype)
-    kind = x.device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    fits = x.is_floating_point() if autocast else x.dtype == dtype
+    fits = x.is_floating_point() if autocast_dtype(x.device.type) else x.dtype == dtype
     if not fits:
         raise ValueError(f'images of dtype {x.dtype}, weights of {dtype}: normalise bytes, and use '
                          f'images.to({dtype})')

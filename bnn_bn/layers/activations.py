@@ -9,7 +9,7 @@ __all__ = ['RSign', 'is_watched', 'RPReLU']
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..core.arguments import check_callable, check_number, check_switch, check_whole
-from .binarize import approx_sign, check_zero, in_transform, plain_tensor, soft_sign
+from .binarize import approx_sign, check_zero, in_transform, made, plain_tensor, soft_sign
 
 # %% ../../nbs/1_one_bit/01_activations.ipynb #ab8b2860
 def _check_sign(sign, zero, **switches):
@@ -54,7 +54,7 @@ class _RPReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, slope, shift_out):
         ctx.save_for_backward(z, slope)
-        return F.prelu(z, slope).add_(shift_out)
+        return made(F.prelu(z, slope).add_(shift_out))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -63,7 +63,7 @@ class _RPReLU(torch.autograd.Function):
         slope = slope.view(1, -1, 1, 1)
         buffer = z.clamp(max=0).mul_(grad)
         grad_slope = buffer.sum((0, 2, 3))
-        torch.gt(z, 0, out=buffer).mul_(1 - slope).add_(slope) # slope where z <= 0, else 1
+        buffer.copy_(z).gt_(0).mul_(1 - slope).add_(slope) # slope where z <= 0, else 1
         return buffer.mul_(grad), grad_slope, grad.sum((0, 2, 3), keepdim=True)
 
 # %% ../../nbs/1_one_bit/01_activations.ipynb #dec781b3

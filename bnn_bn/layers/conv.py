@@ -11,7 +11,8 @@ import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from ..core.arguments import check_number, check_sizes, check_switch, check_whole
-from .binarize import check_zero, hard_sign, in_transform, plain_tensor, sign_and_scale
+from .binarize import autocast_dtype, check_zero, hard_sign, in_transform
+from .binarize import made, plain_tensor, sign_and_scale
 
 # %% ../../nbs/1_one_bit/02_conv.ipynb #e7fef82e
 def _wide(w):
@@ -150,7 +151,7 @@ class _ScaledConv(torch.autograd.Function):
         ctx.save_for_backward(*kept, scale)
         ctx.geometry = geometry
         y = F.conv2d(x, w, None, *geometry)
-        return y if scale is None else y.mul_(scale.view(1, -1, 1, 1))
+        return y if scale is None else made(y.mul_(scale.view(1, -1, 1, 1)))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -168,11 +169,6 @@ class _ScaledConv(torch.autograd.Function):
         return grad_x, grad_w.mul_(scale), grad_scale, None, None
 
 # %% ../../nbs/1_one_bit/02_conv.ipynb #bb31e021
-def _cast_dtype(kind):
-    "the dtype of autocast on a kind of device; None: it is off, or the device has none"
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind): return None
-    return torch.get_autocast_dtype(kind)
-
 def _convolved(x, w, scale, *geometry_and_signs):
     "by the function above, or by plain operations where a transform needs them"
     if not in_transform(): return _ScaledConv.apply(x, w, scale, *geometry_and_signs)
@@ -189,7 +185,7 @@ def scaled_conv2d(
     "conv2d(x, w) times one scale a channel; under autocast in its dtype."
     x, kind = plain_tensor(x), x.device.type
     geometry = stride, padding, dilation, groups
-    dtype = _cast_dtype(kind)
+    dtype = autocast_dtype(kind)
     if dtype is None: return _convolved(x, w, scale, geometry, signs)
     if scale is not None: scale = scale.to(dtype)
     with torch.autocast(kind, enabled=False):
@@ -217,7 +213,7 @@ class _StandardSign(torch.autograd.Function):
         scale = (k*torch.linalg.vector_norm(d, 1, dims, keepdim=True)/n).clamp_(min=1e-8)
         ctx.save_for_backward(w, k, scale, slope*k/sigma)
         ctx.mark_non_differentiable(scale)
-        return hard_sign(d, zero), scale
+        return made(hard_sign(d, zero)), scale
 
     @staticmethod
     @torch.autograd.function.once_differentiable
