@@ -26,6 +26,7 @@ def parse_options():
     p.add_argument('runs', nargs='+', type=Path, help='directories of runs with batch norm')
     p.add_argument('--path', required=True, help='directory of CIFAR-10')
     p.add_argument('--out', type=Path, default=Path('results/bn_statistics.json'))
+    p.add_argument('--device', default='cpu', help='cpu or cuda')
     return p.parse_args()
 
 @torch.no_grad()
@@ -38,7 +39,7 @@ def accuracy(model, dl):
 def row_of(run, dls):
     "accuracy with the statistics of the run, and with those of the averaged weights"
     set_seed(0)
-    model = load_network(run/'model.safetensors')
+    model = load_network(run/'model.safetensors').to(dls.device)
     as_saved = accuracy(model, dls.valid)
     update_bn((Tensor(x) for x, _ in islice(dls.train, BATCHES)), model)
     recipe = json.loads((run/'config.json').read_text())
@@ -47,7 +48,7 @@ def row_of(run, dls):
 
 def main():
     options = parse_options()
-    dls = cifar10_dls(options.path, bs=SIZE, device='cpu', download=False)
+    dls = cifar10_dls(options.path, bs=SIZE, device=options.device, download=False)
     done = json.loads(options.out.read_text()) if options.out.exists() else dict(runs={})
     for run in options.runs:
         name = f'{run.parent.name}/{run.name}'

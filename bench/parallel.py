@@ -43,12 +43,12 @@ def begin(job, options):
     "start a training, or go on with it"
     run = options.runs/job.name
     words = [str(options.runs/job.teacher) if w.startswith(WAIT) else w for w in job.words]
-    words += ['--out', str(run), '--resume', '--no_download', *options.also]
+    words += ['--out', str(run), '--resume', '--no_download']
     if options.path: words += ['--path', str(options.path)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    command, env = [sys.executable, '-c', PROGRAM, *words], dict(os.environ, PYTHONPATH=path)
     with open(options.runs/f'{job.name}.log', 'a') as log:
-        job.process = subprocess.Popen([sys.executable, '-c', PROGRAM, *words], stdout=log, stderr=log,
-                                       env=dict(os.environ, PYTHONPATH=path))
+        job.process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
 
 def keep(job, options):
     "copy what a finished training found"
@@ -100,7 +100,6 @@ def parse_options():
     p.add_argument('--out', type=Path, required=True, help='directory of the results')
     p.add_argument('--runs', type=Path, default=Path('runs/parallel'), help='directory of the runs')
     p.add_argument('--jobs', type=int, default=max(1, (os.cpu_count() or 2) - 2), help='at once')
-    p.add_argument('also', nargs='*', help='after --: of bnn_train, for all lines')
     return p.parse_args()
 
 def main():
