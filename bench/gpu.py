@@ -4,8 +4,8 @@
 
 Call it again and again: it goes on where it stopped, and says when nothing is left. A piece writes
 OUT/PIECE.json after each part of it; delete that file to run the piece anew.
-**It has not run on a GPU yet.** `--device cpu --quick` runs all pieces small, in about a minute of
-one thread, and its figures mean nothing.
+**Of its pieces only `equal` has run to its end on a GPU** (an H100). `--device cpu --quick` runs all
+small, in about a minute of one thread, and its figures mean nothing.
 
 | piece | question |
 |---|---|

@@ -57,31 +57,32 @@ def keep(job, options):
 
 def is_done(name, options): return (options.runs/name/'result.json').exists()
 
-def next_job(waiting, options):
-    "the first whose teacher is there"
-    return next((j for j in waiting if not j.teacher or is_done(j.teacher, options)), None)
+def fill(waiting, running, options):
+    "begin trainings whose teacher is there, in their order, as many as may run at once"
+    for job in list(waiting):
+        if len(running) >= options.jobs: return
+        if job.teacher and not is_done(job.teacher, options): continue
+        begin(job, options)
+        waiting.remove(job)
+        running.append(job)
 
 def look_after(jobs, options):
-    "begin, wait and copy until all are through; the names of those that failed"
-    waiting = [j for j in jobs if not is_done(j.name, options)]
-    for job in jobs:
-        if job not in waiting: keep(job, options)
-    running, failed = [], []
+    "begin, wait and copy until all are through; the names of those that are not done"
+    done = [j for j in jobs if is_done(j.name, options)]
+    for job in done: keep(job, options)
+    waiting, running, failed = [j for j in jobs if j not in done], [], []
     try:
-        while waiting or running:
-            while len(running) < options.jobs and (job := next_job(waiting, options)):
-                waiting.remove(job)
-                begin(job, options)
-                running.append(job)
+        fill(waiting, running, options)
+        while running:
             time.sleep(.5)
             for job in [j for j in running if j.process.poll() is not None]:
                 running.remove(job)
                 failed += through(job, options)
-            if not running and waiting and not next_job(waiting, options): break
+            fill(waiting, running, options)
     finally:
         for job in running: job.process.terminate() # it saves its state
         for job in running: job.process.wait()
-    return failed + [j.name for j in waiting]
+    return failed + [j.name for j in waiting] # those wait for one that failed
 
 def through(job, options):
     "say what came of a training; its name if nothing did"

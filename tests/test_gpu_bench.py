@@ -24,7 +24,7 @@ def refused(script, monkeypatch, *words):
 def test_options(tmp_path, monkeypatch, capsys):
     script = load_bench('gpu')
     assert refused(script, monkeypatch, '--help') == 0
-    assert 'It has not run on a GPU yet' in capsys.readouterr().out
+    assert 'has run to its end on a GPU' in capsys.readouterr().out
     wrong = ((['--only', 'speed'], 'torch sees no GPU'), (['--device', 'cpu'], '--path'),
              (['--device', 'cpu', '--quick', '--seconds', 0], '--seconds 0'))
     for words, said in wrong: assert said in refused(script, monkeypatch, '--out', tmp_path, *words)
