@@ -45,7 +45,6 @@ def in_transform()->bool:
     "Is a transform of `torch.func` at work?"
     return torch._C._are_functorch_transforms_active()
 
-# %% ../../nbs/1_one_bit/00_binarize.ipynb #9007ef7e
 def made(
     y:Tensor, # made by operations in place
 )->Tensor: # what the forward pass of an `autograd.Function` gives
