@@ -18,6 +18,7 @@ real, and in whole numbers by each way that this CPU has, in turns within one pr
 """
 import argparse, gzip, json, statistics, time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 import numpy as np, torch
@@ -142,39 +143,40 @@ def alone(graph, side, rounds):
                          times_first=statistics.median(times), least=min(times), greatest=max(times)))
     return rows
 
-def main():
+def parse_options():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    p.add_argument('--cifar')
-    p.add_argument('--fashion')
-    p.add_argument('--train', action='store_true')
-    p.add_argument('--speed', action='store_true')
-    p.add_argument('--alone', action='store_true')
-    p.add_argument('--rounds', type=int, default=9)
-    p.add_argument('--out', type=Path, required=True)
-    p.add_argument('--epochs', type=int, default=2)
-    p.add_argument('--images', type=int, default=2500)
-    p.add_argument('--seeds', type=int, nargs='+', default=[0])
-    a = p.parse_args()
-    torch.set_num_threads(1)
-    found = json.loads(a.out.read_text()) if a.out.exists() else dict(agree={}, trained=[])
-    def keep():
-        write_file(a.out, json.dumps(found | dict(versions=versions()), indent=1).encode())
+    p.add_argument('--cifar', help='folder of CIFAR-10, for `agree`')
+    p.add_argument('--fashion', help='folder of Fashion-MNIST, for `agree`')
+    p.add_argument('--train', action='store_true', help='measure `trained`')
+    p.add_argument('--speed', action='store_true', help='measure `speed`')
+    p.add_argument('--alone', action='store_true', help='measure `alone`')
+    p.add_argument('--rounds', type=int, default=9, help='of turns')
+    p.add_argument('--out', type=Path, required=True, help='JSON file of the result')
+    p.add_argument('--epochs', type=int, default=2, help='of --train')
+    p.add_argument('--images', type=int, default=2500, help='of --train')
+    p.add_argument('--seeds', type=int, nargs='+', default=[0], help='of --train')
+    return p.parse_args()
+
+def measurements(a, found):
+    "what was asked for, one after the other; after each of them `found` has it"
     sets = {'fashion-reactnet_mini': (fashion_test, a.fashion),
             'cifar10-reactnet18-w50': (cifar_test, a.cifar)}
     for name, (read, folder) in sets.items():
         if folder is None: continue
-        found['agree'][name] = compare(name, *read(folder))
-        keep()
-    for seed in a.seeds if a.train else []:
-        for bits in (None, 8):
-            found['trained'].append(train(seed, bits, a.epochs, a.images))
-            keep()
+        yield found['agree'].update({name: compare(name, *read(folder))})
+    for seed, bits in product(a.seeds if a.train else [], (None, 8)):
+        yield found['trained'].append(train(seed, bits, a.epochs, a.images))
     for arch in ('18', 'A') if a.speed else ():
-        found.setdefault('speed', {})[f'ReActNet-{arch}, 224x224'] = speed(arch, a.rounds)
-        keep()
+        yield found.setdefault('speed', {}).update({f'ReActNet-{arch}, 224x224': speed(arch, a.rounds)})
     for name, (graph, side) in nets_alone().items() if a.alone else ():
-        found.setdefault('alone', {})[name] = alone(graph, side, a.rounds)
-        keep()
+        yield found.setdefault('alone', {}).update({name: alone(graph, side, a.rounds)})
+
+def main():
+    a = parse_options()
+    torch.set_num_threads(1)
+    found = json.loads(a.out.read_text()) if a.out.exists() else dict(agree={}, trained=[])
+    for _ in measurements(a, found):
+        write_file(a.out, json.dumps(found | dict(versions=versions()), indent=1).encode())
     print(json.dumps(found, indent=1))
 
 if __name__ == '__main__': main()

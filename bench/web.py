@@ -86,7 +86,8 @@ def main():
         for short in NETS:
             found = in_chromium(Path(d), f'net={short}&rounds={asked.rounds}', 600)
             if 'error' in found: sys.exit(f'{short}: {found["error"]}')
-            rows.append(summary(short, found['rounds']))
+            page = sum(f.stat().st_size for f in (Path(d)/short).iterdir())
+            rows.append(dict(summary(short, found['rounds']), bytes=page))
             print(json.dumps(rows[-1]), flush=True)
     load = dict(before=before, after=os.getloadavg(), cores=os.cpu_count())
     report = dict(browser=found['browser'], rival=f'onnxruntime-web {VERSION}, wasm SIMD, float32',

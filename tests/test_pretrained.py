@@ -223,7 +223,8 @@ def test_saved_as_it_is_or_refused(how, tmp_path):
         assert torch.equal(back(x), m(x)), 'saved without a word as another network'
     assert back.cfg == m.cfg
 
-RUNS = {'cifar10-reactnet18-w50': 'results/cifar10_full/half_nobn-0.json',
+RUNS = {'cifar10-reactnet18': 'results/cifar10_gpu/full-teacher-nobn.json',
+        'cifar10-reactnet18-w50': 'results/cifar10_full/half_nobn-0.json',
         'cifar10-reactnet18-w50-bn': 'results/cifar10_full/half_bn-0.json'}
 
 @pytest.mark.parametrize('name', RUNS)

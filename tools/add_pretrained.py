@@ -63,37 +63,45 @@ def describe(run:Path, result:dict, which:str)->dict:
         limits=LIMITS[data], licence=LICENCES[data], rebuilt=REBUILT['bn' if recipe['norm'] == 'bn' else 'nobn'])
 
 
-def main():
+def parse_options():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('run', type=Path, help='folder of a finished run')
     p.add_argument('name', help='name of the network, such as cifar10-reactnet18')
-    p.add_argument('--which', choices=('last', 'best'), default='last', help='the network that is '
-                                                                             'shipped')
+    p.add_argument('--which', choices=('last', 'best'), default='last', help='what is shipped')
     p.add_argument('--path', help="directory of the run's data, for classes, mean and deviation of "
-                                  "the images; not needed for fashion")
-    p.add_argument('--folder', type=Path, default=PRETRAINED, help="where it is written; default: "
-                                                                   "the package's own")
-    p.add_argument('--limits', help='a sentence for the card in place of the usual one of these '
-                                    'data')
+                                  'the images; not needed for fashion')
+    p.add_argument('--folder', type=Path, default=PRETRAINED,
+                   help="where it is written; default: the package's own")
+    p.add_argument('--limits', help='a sentence for the card in place of the usual one of the data')
     p.add_argument('--cost', help='what else is to be said of the cost, such as "wall clock of a '
                                   'machine shared with other work"')
     p.add_argument('--force', action='store_true', help='replace a network of that name')
-    a = p.parse_args()
-    file = a.run/'result.json'
+    return p.parse_args()
+
+def read_result(run):
+    "result.json of a finished run of known data"
+    file = run/'result.json'
     if not file.exists():
-        raise SystemExit(f'{a.run}: no result.json, so no finished run; bnn_train --resume ends it')
+        raise SystemExit(f'{run}: no result.json, so no finished run; bnn_train --resume ends it')
     result = json.loads(file.read_text())
+    data = result['recipe']['data']
+    if data in IMAGES: return result
+    raise SystemExit(f'{run}: data {data!r} has no sentences here; add them')
+
+def packed(a, result, about):
+    "the graph that is shipped, with the facts of the data"
     model = load_network(a.run/('model.safetensors' if a.which == 'last' else 'best.safetensors'))
-    if result['recipe']['data'] not in IMAGES:
-        raise SystemExit(f"{a.run}: data {result['recipe']['data']!r} has no sentences here; add "
-                         f"them")
+    known = facts(make_dls(Recipe(**result['recipe']), a.path, 'cpu', download=False))
+    return pack(model, **known, accuracy=about[f'accuracy_{a.which}'], name=a.name,
+                **latent_info(model)).graph
+
+def main():
+    a = parse_options()
+    result = read_result(a.run)
     about = describe(a.run, result, a.which)
     if a.limits: about['limits'] = a.limits
     if a.cost: about['cost'] += f', {a.cost}'
-    known = facts(make_dls(Recipe(**result['recipe']), a.path, 'cpu', download=False))
-    graph = pack(model, **known,
-                 accuracy=about['accuracy_best' if a.which == 'best' else 'accuracy_last'],
-                 name=a.name, **latent_info(model)).graph
+    graph = packed(a, result, about)
     rounded = compare_graphs(pack(unpack(graph)).graph, graph)
     card = add_pretrained(a.name, to_bytes(graph), a.folder, a.force, config=graph.info['config'],
                           **about)

@@ -57,7 +57,8 @@ def autocast_dtype(
     "The dtype of autocast now; torch.compile can trace it."
     # torch 2.11 cannot trace the question whether there is one, nor is it needed there
     known = torch.compiler.is_compiling() or torch.amp.is_autocast_available(kind)
-    return torch.get_autocast_dtype(kind) if known and torch.is_autocast_enabled(kind) else None
+    if not (known and torch.is_autocast_enabled(kind)): return None
+    return torch.get_autocast_dtype(kind)
 
 # %% ../../nbs/1_one_bit/00_binarize.ipynb #cc944522
 def _affine(x, shift, factor):
