@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from .core.arguments import check_type
 from .core.errors import CheckpointError
-from .core.files import full_path, write_file
+from .core.files import existing_file, full_path, what_it_is, write_file
 from .models import BinaryNet, joined, same_thing, torch_parts
 from .others.described import StepsNet, built, check_memory, describe, describe_network
 from .others.described import network_from
@@ -79,15 +79,19 @@ def _head(path, text):
 
 def _read(path):
     "metadata and tensors of a safetensors file"
-    path = full_path(path)
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such file')
+    path = existing_file(path, '.safetensors')
     try:
         with safe_open(path, 'pt') as f:
             return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except OSError: raise
     except Exception as e: # SafetensorError, or what torch says of an odd shape
         raise CheckpointError(f'{path}: not a whole safetensors file ({e}); '
-                              'it is truncated or of another kind') from None
+                              f'it is truncated or of another kind{_found(path)}') from None
+
+def _found(path):
+    "what a file is in place of a safetensors file; '' where its beginning is right"
+    with open(path, 'rb') as f: found = what_it_is(f.read(16))
+    return '' if 'load_network' in found else f': {found}; save_network writes a network'
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #02f07124
 def read_weights(
