@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from fastcore.script import call_parse
 from fastprogress.fastprogress import progress_bar
-from .core.files import full_path, write_figure, write_file
+from .core.files import check_apart, full_path, write_figure, write_file
 from .checkpoint import load_info, load_model
 from .models import BinaryNet, create_model
-from .train.recipes import Recipe, make_dls
+from .train.recipes import PICTURES, Recipe, make_dls
 from .train.run import network_in, readable, recipe_beside
 from .onebit.fold import FoldedNet
 from .onebit.graph import read_bnn
@@ -97,6 +97,12 @@ def may_write(file, force):
     if not full_path(file).exists() or force: return
     raise ValueError(f'{file}: is there already; --force replaces it')
 
+def _check_out(source, out, path, force):
+    "ValueError where a packed file would replace another one, or lie among pictures"
+    pictures = source.recipe is not None and source.recipe.data in PICTURES
+    if out and path and pictures: check_apart(out, path)
+    may_write(out or source.out, force)
+
 def _data_for(source, path, images):
     "what the data of a network say, and some images, both checked"
     if images < 1: raise ValueError(f'images={images}: at least 1 is needed')
@@ -147,8 +153,8 @@ def bnn_pack(
     "Pack a trained network into one bit a weight; answers are compared before it is written."
     with readable('bnn_pack', debug, locals()):
         source = _source(run, which)
+        _check_out(source, out, path, force)
         known, batches = _data_for(source, path, images)
-        may_write(out or source.out, force)
         packed = pack(source.model, stem=stem, **(_pixels(source, stem) | known))
         keep(packed, source.info)
         reference = FoldedNet(packed.graph) if stem else source.model
