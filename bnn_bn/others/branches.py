@@ -10,8 +10,8 @@ __all__ = ['ancestors', 'tail', 'is_gate', 'leads_to_gate', 'last_conv', 'Branch
 import math
 from dataclasses import dataclass
 from torch import nn, fx
-from .netgraph import (ACTIVATIONS, GATES, PRODUCTS, SAME, SUMS, WINDOWS,
-                             module_of, op, own_names, shape_of)
+from .netgraph import (ACTIVATIONS, DIFFERENCES, GATES, PRODUCTS, SAME, SUMS, WINDOWS,
+                             module_of, op, operands, own_names, shape_of)
 
 # %% ../../nbs/6_any_network/38b_branches.ipynb #3ef21978
 def ancestors(
@@ -61,31 +61,55 @@ def leads_to_gate(
     return False
 
 # %% ../../nbs/6_any_network/38b_branches.ipynb #473115db
+def _is_lone(node):
+    "is it a batch norm that a convolution cannot be merged with?"
+    if op(node) != 'bn': return False
+    source = node.all_input_nodes[0]
+    return op(source) != 'conv2d' or len(source.users) > 1
+
+def _factors(node):
+    "what a product multiplies: its nodes but gates, the numbers among its arguments"
+    pair = operands(node)
+    nodes = [a for a in pair if isinstance(a, fx.Node)]
+    return [a for a in nodes if not is_gate(a)], [a for a in pair if isinstance(a, (int, float))]
+
+# %% ../../nbs/6_any_network/38b_branches.ipynb #596ca149
 def last_conv(
     node:fx.Node, # an addend
     alone:bool=False, # give up where something else reads what lies between?
-)->tuple: # the convolution and the number of gates behind it; None if there is none
+)->tuple: # the convolution, or a norm alone, and the number of gates behind it; None: there is none
     "The convolution that an addend comes from."
     gates = 0
-    while op(node) != 'conv2d':
+    while op(node) != 'conv2d' and not _is_lone(node):
         inputs = node.all_input_nodes
         if op(node) in PRODUCTS:
-            inputs = [a for a in inputs if not is_gate(a)]
-            gates += 1
+            inputs, numbers = _factors(node)
+            gates += not numbers
         elif op(node) not in ACTIVATIONS | SAME | WINDOWS | {'bn'}: return None
         if len(inputs) != 1 or (alone and len(node.users) > 1): return None
         node = inputs[0]
     return None if alone and len(node.users) > 1 else (node, gates)
+
+# %% ../../nbs/6_any_network/38b_branches.ipynb #c6ae9a10
+def _scale_behind(node, end):
+    "the product of the numbers that a program multiplies an addend by, from its end on"
+    scale = 1.
+    while node is not end:
+        inputs, numbers = _factors(node) if op(node) in PRODUCTS else (node.all_input_nodes, [])
+        scale *= math.prod(map(abs, numbers))
+        node = inputs[0]
+    return scale
 
 # %% ../../nbs/6_any_network/38b_branches.ipynb #d641be53
 @dataclass
 class Branch:
     "A residual sum and the branch that it adds."
     total:fx.Node    # the sum
-    end:fx.Node      # the convolution at which the branch ends
+    end:fx.Node      # the convolution at which the branch ends, or the norm alone
     gates:int        # gates between that convolution and the sum
     transition:fx.Node # the shortcut's own convolution; None where the shortcut passes
     stage:int        # how many sums stand in this row
+    scale:float=1.   # what the program itself multiplies the branch by
 
 def residual_sums(
     graph:fx.Graph, # with shapes
@@ -95,7 +119,9 @@ def residual_sums(
     for n in graph.nodes:
         addends = n.all_input_nodes
         if op(n) not in SUMS or len(addends) != 2: continue
-        if all(len(shape_of(x)) == 4 for x in (n, *addends)): out[n] = _branch_first(*addends)
+        shapes = [shape_of(x) for x in (n, *addends)]
+        alike = op(n) not in DIFFERENCES or len(set(shapes)) == 1 # no mean is taken away
+        if alike and all(len(s) == 4 for s in shapes): out[n] = _branch_first(*addends)
     return out
 
 # %% ../../nbs/6_any_network/38b_branches.ipynb #37e08edf
@@ -125,12 +151,20 @@ def find_branches(
     sums, out = residual_sums(graph), []
     for total, length in _stages(sums).items():
         branch, shortcut = sums[total]
-        if (end := last_conv(branch)) is None:
-            raise ValueError(f'{total.name}: the branch of this residual sum ends in '
-                             f'{branch.name}, with no convolution to take alpha')
+        end, gates = _own_end(total, branch, shortcut)
         own = None if shortcut in ancestors(branch) else last_conv(shortcut, alone=True)
-        out.append(Branch(total, *end, own and own[0], length))
+        scale = _scale_behind(branch, end)
+        if not scale: raise ValueError(f'{total.name}: the branch of this sum is multiplied by 0')
+        out.append(Branch(total, end, gates, own and own[0], length, scale))
     return out
+
+def _own_end(total, branch, shortcut):
+    "where a branch ends, and its gates; a ValueError where the shortcut reads that too"
+    found = last_conv(branch)
+    shared = ancestors(shortcut) | {shortcut}
+    if found is not None and found[0] not in shared: return found
+    raise ValueError(f'{total.name}: the branch of this residual sum ends in {branch.name}, with no '
+                     'convolution to take alpha')
 
 # %% ../../nbs/6_any_network/38b_branches.ipynb #a98d30cb
 def _norm_behind(graph):
