@@ -141,8 +141,14 @@ def check_logits(
     if not off <= BOUND:
         raise ExportError('the packed network answers otherwise than the trained one: logits of '
                           f'{len(images)} images are off by {off:.2g} of the largest, '
-                          f'more than {BOUND:g}; nothing was made, please report this network')
+                          f'more than {BOUND:g}; nothing was made, {_mend(model)}')
     return off.item()
+
+def _mend(model):
+    "whom to ask: the author of a block's `fold`, or us"
+    own = sorted({type(m).__name__ for m in model.modules() if hasattr(m, 'fold')})
+    if own: return f'look at what fold of {", ".join(own)} leaves out of its forward'
+    return 'please report this network'
 
 def noise_images(
     model:BinaryNet,
