@@ -86,13 +86,16 @@ def _read(path):
             return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except OSError: raise
     except Exception as e: # SafetensorError, or what torch says of an odd shape
-        raise CheckpointError(f'{path}: not a whole safetensors file ({e}); '
-                              f'it is truncated or of another kind{_found(path)}') from None
+        raise _not_ours(path, e) from None
 
-def _found(path):
-    "what a file is in place of a safetensors file; '' where its beginning is right"
+def _not_ours(path, error):
+    "the error for a file that is no safetensors file, or not all of one"
     with open(path, 'rb') as f: found = what_it_is(f.read(16))
-    return '' if 'load_network' in found else f': {found}; save_network writes a network'
+    if ', ' in found and 'load_network' not in found: # another kind that is known
+        return CheckpointError(f'{path}: not a safetensors file ({found}); save_network writes one')
+    empty = f': {found}' if 'empty' in found else ''
+    return CheckpointError(f'{path}: not a whole safetensors file ({error}); '
+                           f'it is truncated or of another kind{empty}')
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #02f07124
 def read_weights(

@@ -284,10 +284,16 @@ def _pictures(words):
         else: raise FileNotFoundError(f'{word}: no such picture or folder')
     return found
 
+def _has_pictures(folder): return any(f.suffix.lower() in _SUFFIXES for f in folder.iterdir())
+
 def _in_folder(folder):
     "its pictures, by their endings"
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES)
     if files: return files
+    inside = sorted(p for p in folder.iterdir() if p.is_dir() and _has_pictures(p))
+    if inside:
+        raise DataError(f'{folder}: no picture in this folder itself; give those in it: '
+                        f'{" ".join(map(str, inside[:5]))}')
     raise DataError(f'{folder}: no picture in this folder; endings are {", ".join(_SUFFIXES)}')
 
 # %% ../nbs/5_packed/36d_targets.ipynb #0db8825d

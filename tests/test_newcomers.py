@@ -58,7 +58,8 @@ def test_a_file_that_is_none_is_named_with_the_mend(door, name, as_path, room):
     assert name in said and '\n' not in said
     if name.startswith('nothing') and door is not read_weights: assert 'it is empty' in said
     if name.startswith('picture') and door is not read_weights: assert 'a picture' in said
-    if name in ('empty', 'dir.bnn'): assert 'a folder, no file; give another path' in said
+    if name in ('empty', 'dir.bnn'): assert 'no such file, a folder; give another path' in said
+    if name == 'run' and door is read_weights: assert 'give another path' in said
     if name == 'run' and door in (load_packed, read_bnn): assert said.endswith('give a file in it: best.bnn')
     if name == 'run' and door in (load_model, load_info): assert said.endswith('in it: best.safetensors')
 
@@ -75,6 +76,9 @@ def test_what_is_open_and_gives_no_bytes(door, room):
         with pytest.raises(ValueError, match='the data: not a .bnn file'): door(data)
 
 def test_files_of_each_other_s_kind(room):
+    (room/'run/best.bnn').rename(room/'best.bnn')
+    with pytest.raises(OSError, match='packed first: bnn pack run'): load_packed('run')
+    (room/'best.bnn').rename(room/'run/best.bnn')
     with pytest.raises(ValueError, match='load_network reads'): load_packed('run/best.safetensors')
     with pytest.raises(ValueError, match='load_packed reads'): load_network('run/best.bnn')
     (room/'best').write_bytes((room/'run/best.bnn').read_bytes())

@@ -52,6 +52,8 @@ def _files_in(folder, endings):
     "what could be read instead of a folder, in words"
     there = sorted(f.name for f in folder.iterdir() if f.is_file() and f.suffix in endings)
     if there: return f'give a file in it: {", ".join(there[:5])}'
+    trained = any(f.suffix == '.safetensors' for f in folder.iterdir())
+    if trained and '.bnn' in endings: return f'what was trained there is packed first: bnn pack {folder}'
     return f'give another path, for no file in it ends in {" or ".join(endings)}'
 
 # %% ../../nbs/7_appendix/05_files.ipynb #ab056698
@@ -59,11 +61,11 @@ def existing_file(
     path, # text or `Path`
     *endings:str, # of files that could be read, such as '.bnn'
 )->Path:
-    "The path of a file that is there; an OSError names a folder, and what could be read in it."
+    "The path of a file that is there; FileNotFoundError names a folder, and what could be read in it."
     if isinstance(path, str) and not path: raise ValueError("path='': the name of a file is needed")
     file = full_path(path)
     if file.is_dir():
-        raise IsADirectoryError(f'{path}: a folder, no file; {_files_in(file, endings)}')
+        raise FileNotFoundError(f'{path}: no such file, a folder; {_files_in(file, endings)}')
     if not file.is_file(): raise FileNotFoundError(f'{path}: no such file')
     return file
 
