@@ -124,12 +124,13 @@ _plain = bool, int, float, str, tuple, FunctionType
 def _in_words(m, other):
     "a module's type, or its first attribute that the other has not"
     kind = type(m).__name__
-    if kind != type(other).__name__: return f'a {kind}'
+    if m is None: return 'None'
+    if type(m) is not type(other): return kind
     theirs = _numbers(other)
     differ = [(k, v) for k, v in _numbers(m).items() if k not in theirs or theirs[k] != v]
-    if not differ: return f'a plain {kind}'
+    if not differ: return f'{kind}()'
     name, value = differ[0]
-    return f'a {kind} with {name}={getattr(value, "__name__", value)}'
+    return f'{kind}({name}={getattr(value, "__name__", value)})'
 
 def _parts(model):
     "descriptions of the parts that differ from the configuration, or a CheckpointError"
