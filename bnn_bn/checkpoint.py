@@ -16,7 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from .core.arguments import check_type
 from .core.errors import CheckpointError
-from .core.files import existing_file, full_path, what_it_is, write_file
+from .core.files import full_path, write_file
+from .core.places import existing_file, what_it_is
 from .models import BinaryNet, joined, same_thing, torch_parts
 from .others.described import StepsNet, built, check_memory, describe, describe_network
 from .others.described import network_from

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from fastcore.script import call_parse
 from fastprogress.fastprogress import progress_bar
-from .core.files import check_apart, full_path, write_figure, write_file
+from .core.files import full_path, write_figure, write_file
+from .core.places import check_apart
 from .checkpoint import load_info, load_model
 from .models import BinaryNet, create_model
 from .train.recipes import PICTURES, Recipe, make_dls

@@ -18,7 +18,8 @@ from .core.errors import ExportError
 from .onebit.graph import Graph, Node, check_graph, read_bnn
 from .onebit.engine import Engine, values_of
 from .onebit.stem import zero_points
-from .core.files import existing_file, full_path, write_file
+from .core.files import full_path, write_file
+from .core.places import existing_file
 
 # %% ../nbs/5_packed/33_export.ipynb #7d3f7cd5
 _arithmetic = ('Add Sub Mul Div Sqrt Pow Reciprocal Neg Abs Max Min Clip Identity Cast Reshape '

@@ -29,6 +29,12 @@ def _is_stem(v):
     own = isinstance(v, (tuple, list)) and len(v) == 3 and all(map(_is_count, v[:2]))
     return own and isinstance(v[2], bool) and v[0] % 2 == 1
 
+# %% ../nbs/2_no_norm/11e_network.ipynb #906833a6
+def _is_again(old, new):
+    "is it the same row with its block defined once more, as a notebook's cell does?"
+    def where(row): return row.block.__module__, row.block.__qualname__
+    return where(old) == where(new) and replace(old, block=new.block) == new
+
 def _check_row(row):
     "ValueError names the field of a row that is none, and what is needed"
     def need(good, field, what):
@@ -76,11 +82,6 @@ def register_backbone(
         raise ValueError(f'backbone {name!r} is there already; choose another name')
     check_block(row.block)
     backbones[name] = row
-
-def _is_again(old, new):
-    "is it the same row with its block defined once more, as a notebook's cell does?"
-    def where(row): return row.block.__module__, row.block.__qualname__
-    return where(old) == where(new) and replace(old, block=new.block) == new
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #93781d1d
 def _resnet(*depths):

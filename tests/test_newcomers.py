@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 from folders import noise_folder
 from bnn_bn.commands import bnn_pack
-from bnn_bn.core.files import check_apart
+from bnn_bn.core.places import check_apart
 from bnn_bn.folder import folder_dls
 from bnn_bn.train.recipes import make_recipe
 from bnn_bn.train.run import bnn_train, train

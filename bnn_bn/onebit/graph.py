@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from ..core.errors import PackedFormatError
-from ..core.files import existing_file, full_path, what_it_is, write_file
+from ..core.files import full_path, write_file
+from ..core.places import existing_file, what_it_is
 
 # %% ../../nbs/5_packed/31_graph.ipynb #3f7a2a74
 @dataclass
@@ -261,6 +262,7 @@ def read_bnn(
     if hasattr(path, 'read'): return from_bytes(_read_open(path), getattr(path, 'name', 'the data'))
     return from_bytes(existing_file(path, '.bnn').read_bytes(), path)
 
+# %% ../../nbs/5_packed/31_graph.ipynb #1ae0cc87
 def _read_open(file):
     "the bytes of an open file, or an error that says how to open it"
     where = getattr(file, 'name', type(file).__name__)

@@ -144,12 +144,14 @@ def check_logits(
                           f'more than {BOUND:g}; nothing was made, {_mend(model)}')
     return off.item()
 
+# %% ../../nbs/5_packed/31e_packable.ipynb #21e69fcd
 def _mend(model):
     "whom to ask: the author of a block's `fold`, or us"
     own = sorted({type(m).__name__ for m in model.modules() if hasattr(m, 'fold')})
     if own: return f'look at what fold of {", ".join(own)} leaves out of its forward'
     return 'please report this network'
 
+# %% ../../nbs/5_packed/31e_packable.ipynb #f35563c6
 def noise_images(
     model:BinaryNet,
     n:int=8, # images

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONSTRUCTION', 'GATES', 'ACTIVATIONS', 'DROPOUTS', 'SAME', 'WINDOWS', 'DIFFERENCES', 'SUMS', 'PRODUCTS', 'own_names',
-           'is_plain', 'is_norm', 'op', 'operands', 'module_of', 'shape_of', 'read_graph', 'note_shapes', 'draw_nodes']
+           'is_plain', 'is_norm', 'op', 'module_of', 'shape_of', 'read_graph', 'note_shapes', 'draw_nodes']
 
 # %% ../../nbs/6_any_network/38_netgraph.ipynb #96ad2bfd
 import copy
@@ -174,13 +174,6 @@ def op(
 )->str: # 'conv2d', 'bn', 'relu', 'add', ...
     "What a node does, in one word."
     return node.meta['op']
-
-def operands(
-    node:fx.Node, # a sum, a difference or a product
-)->list: # two nodes or numbers
-    "What a node adds or multiplies, however the program names it."
-    named = [node.kwargs[k] for k in ('input', 'other') if k in node.kwargs]
-    return [*node.args, *named][:2]
 
 def module_of(
     node:fx.Node, # of a graph from `read_graph`

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import torch
 from torch import nn
-from ..core.files import existing_file
+from ..core.places import existing_file
 from ..core.unwrap import plain_state
 from ..layers.blocks import BiRealBlock, ReActBlock
 from ..core.errors import CheckpointError
