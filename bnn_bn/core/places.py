@@ -56,6 +56,10 @@ def _mixes(out, data):
     if out == data or data in out.parents: return True
     return data.parent == out and data.name.lower() in _parts_of_data
 
+def _holds_something(data):
+    "is there anything to mix with? Else whoever reads it says what it lacks"
+    return data.is_dir() and any(data.iterdir())
+
 # %% ../../nbs/7_appendix/05a_places.ipynb #b49fc1a9
 def check_apart(
     out, # folder that shall be written
@@ -64,6 +68,6 @@ def check_apart(
 ):
     "ValueError where what is written would lie among the pictures of a folder."
     here, there = full_path(out).resolve(), full_path(data).resolve()
-    if not _mixes(here, there): return
+    if not _mixes(here, there) or not _holds_something(there): return
     raise ValueError(f'out={out}: what is written there would lie among the pictures of {name}={data}; '
                      f'choose a folder beside them, such as out={there.parent/"runs"/here.name}')

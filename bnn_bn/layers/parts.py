@@ -152,7 +152,9 @@ def _same_shape(name, m, x, nf, side):
     "what a module makes of a map; ValueError where that is no map of the shape that is needed"
     try: y = m(x.clone())
     except Exception as e:
-        raise ValueError(f'{name}: forward(x) fails ({type(e).__name__}: {e}); it takes one map') from None
+        first = (str(e).splitlines() or [''])[0]
+        raise ValueError(f'{name}: forward(x) fails ({type(e).__name__}: {first}); '
+                         'it takes one map') from None
     if not isinstance(y, Tensor): raise ValueError(f'{name} gives a {type(y).__name__}; a tensor is needed')
     needed = len(x), nf, side, side
     if tuple(y.shape) == needed: return y
