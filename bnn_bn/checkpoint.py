@@ -9,6 +9,7 @@ __all__ = ['write_tensors', 'read_tensors', 'read_weights', 'save_network', 'loa
 # %% ../nbs/4_training/13_checkpoint.ipynb #0333322b
 import copy, hashlib, json, warnings
 from pathlib import Path
+from types import FunctionType
 import torch
 from torch import nn
 from safetensors import safe_open
@@ -16,11 +17,12 @@ from safetensors.torch import save as to_bytes
 from .core.arguments import check_type
 from .core.errors import CheckpointError
 from .core.files import full_path, write_file
+from .core.places import existing_file, what_it_is
 from .models import BinaryNet, joined, same_thing, torch_parts
 from .others.described import StepsNet, built, check_memory, describe, describe_network
 from .others.described import network_from
 from .others.realnet import network_of
-from .core.unwrap import bare
+from .core.unwrap import bare, own_calls
 from .layers.signed import NFConv2d, ScaleShift, SignConv2d
 from .others.published import check_weights, load_strictly, named, read_torch, tensors_of
 from .others.published import from_mmpretrain, from_reactnet, from_reference # noqa: F401
@@ -79,15 +81,22 @@ def _head(path, text):
 
 def _read(path):
     "metadata and tensors of a safetensors file"
-    path = full_path(path)
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such file')
+    path = existing_file(path, '.safetensors')
     try:
         with safe_open(path, 'pt') as f:
             return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except OSError: raise
     except Exception as e: # SafetensorError, or what torch says of an odd shape
-        raise CheckpointError(f'{path}: not a whole safetensors file ({e}); '
-                              'it is truncated or of another kind') from None
+        raise _not_ours(path, e) from None
+
+def _not_ours(path, error):
+    "the error for a file that is no safetensors file, or not all of one"
+    with open(path, 'rb') as f: found = what_it_is(f.read(16))
+    if ', ' in found and 'load_network' not in found: # another kind that is known
+        return CheckpointError(f'{path}: not a safetensors file ({found}); save_network writes one')
+    empty = f': {found}' if 'empty' in found else ''
+    return CheckpointError(f'{path}: not a whole safetensors file ({error}); '
+                           f'it is truncated or of another kind{empty}')
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #02f07124
 def read_weights(
@@ -106,14 +115,28 @@ _replaced = 'body.stem.conv', 'head' # what may be another part than the configu
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #17d9665d
 def _numbers(m):
-    "the plain attributes of a module that its arguments set"
-    public = {k: v for k, v in vars(m).items() if not k.startswith('_')}
-    plain = {k: v for k, v in public.items() if isinstance(v, (bool, int, float, str, tuple))}
+    "the plain attributes of a module that its arguments set, and its functions"
+    public = {k: getattr(v, 'f', v) for k, v in vars(m).items() if not k.startswith('_')}
+    plain = {k: v for k, v in public.items() if isinstance(v, _plain)}
     return {k: v for k, v in plain.items() if k not in ('training', 'inplace')}
+
+_plain = bool, int, float, str, tuple, FunctionType
+
+def _in_words(m, other):
+    "a module's type, or its first attribute that the other has not"
+    kind = type(m).__name__
+    if m is None: return 'None'
+    if type(m) is not type(other): return kind
+    theirs = _numbers(other)
+    differ = [(k, v) for k, v in _numbers(m).items() if k not in theirs or theirs[k] != v]
+    if not differ: return f'{kind}()'
+    name, value = differ[0]
+    return f'{kind}({name}={getattr(value, "__name__", value)})'
 
 def _parts(model):
     "descriptions of the parts that differ from the configuration, or a CheckpointError"
     with torch.device('meta'): twin = network_of(model.cfg)
+    _check_calls(model, twin)
     parts, live = {}, dict(model.named_modules())
     for name in _replaced:
         if _outline(live[name]) != _outline(twin.get_submodule(name)):
@@ -123,20 +146,25 @@ def _parts(model):
         if name in parts or name.startswith(inside) or name == '': continue
         here = live.get(name)
         if type(here) is not type(there) or _numbers(here) != _numbers(there):
-            raise CheckpointError(f'{name} is {here}, and the configuration makes {there}: '
-                                  'a file would not bring it back; '
+            raise CheckpointError(f'{name} is {_in_words(here, there)}, and the configuration '
+                                  f'makes {_in_words(there, here)}: {lost}; '
                                   'only the head and body.stem.conv may be replaced')
-    _check_calls(model, twin, inside)
+    _check_names(model, twin, inside)
     return parts
 
-def _check_calls(model, twin, inside):
-    "CheckpointError for what a file would lose: a forward of one's own, other weights"
-    kind, lost = type(model), 'a file would not bring it back'
+lost = 'a file would not bring it back'
+
+def _check_calls(model, twin):
+    "CheckpointError for a hook or a method that a file would lose"
+    kind = type(model)
     if kind.forward is not type(twin).forward:
         raise CheckpointError(f'{kind.__name__} has a forward of its own: {lost}')
     for name, m in model.named_modules():
-        own = 'forward' in vars(m) and not hasattr(m, '_original_forward') # of accelerate
-        if own: raise CheckpointError(f'{name or "the network"} has a forward of its own: {lost}')
+        if own := own_calls(m):
+            raise CheckpointError(f'{name or "the network"} has {own[0]}: {lost}; remove it')
+
+def _check_names(model, twin, inside):
+    "CheckpointError for weights that the configuration does not make, or that are missing"
     here, there = ({k for k in m.state_dict() if not k.startswith(inside)} for m in (model, twin))
     if more := sorted(here ^ there):
         raise CheckpointError(f'{", ".join(more[:3])}: the configuration says otherwise, '

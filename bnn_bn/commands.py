@@ -13,9 +13,10 @@ import torch
 from fastcore.script import call_parse
 from fastprogress.fastprogress import progress_bar
 from .core.files import full_path, write_figure, write_file
+from .core.places import check_apart
 from .checkpoint import load_info, load_model
 from .models import BinaryNet, create_model
-from .train.recipes import Recipe, make_dls
+from .train.recipes import PICTURES, Recipe, make_dls
 from .train.run import network_in, readable, recipe_beside
 from .onebit.fold import FoldedNet
 from .onebit.graph import read_bnn
@@ -97,6 +98,12 @@ def may_write(file, force):
     if not full_path(file).exists() or force: return
     raise ValueError(f'{file}: is there already; --force replaces it')
 
+def _check_out(source, out, path, force):
+    "ValueError where a packed file would replace another one, or lie among pictures"
+    pictures = source.recipe is not None and source.recipe.data in PICTURES
+    if out and path and pictures: check_apart(out, path)
+    may_write(out or source.out, force)
+
 def _data_for(source, path, images):
     "what the data of a network say, and some images, both checked"
     if images < 1: raise ValueError(f'images={images}: at least 1 is needed')
@@ -147,8 +154,8 @@ def bnn_pack(
     "Pack a trained network into one bit a weight; answers are compared before it is written."
     with readable('bnn_pack', debug, locals()):
         source = _source(run, which)
+        _check_out(source, out, path, force)
         known, batches = _data_for(source, path, images)
-        may_write(out or source.out, force)
         packed = pack(source.model, stem=stem, **(_pixels(source, stem) | known))
         keep(packed, source.info)
         reference = FoldedNet(packed.graph) if stem else source.model
@@ -278,10 +285,16 @@ def _pictures(words):
         else: raise FileNotFoundError(f'{word}: no such picture or folder')
     return found
 
+def _has_pictures(folder): return any(f.suffix.lower() in _SUFFIXES for f in folder.iterdir())
+
 def _in_folder(folder):
     "its pictures, by their endings"
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES)
     if files: return files
+    inside = sorted(p for p in folder.iterdir() if p.is_dir() and _has_pictures(p))
+    if inside:
+        raise DataError(f'{folder}: no picture in this folder itself; give those in it: '
+                        f'{" ".join(map(str, inside[:5]))}')
     raise DataError(f'{folder}: no picture in this folder; endings are {", ".join(_SUFFIXES)}')
 
 # %% ../nbs/5_packed/36d_targets.ipynb #0db8825d

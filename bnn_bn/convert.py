@@ -10,7 +10,7 @@ import math
 import torch, pandas as pd
 from torch import nn, fx, Tensor
 from .core.arguments import check_number, check_switch, check_type, check_word
-from .core.unwrap import bare, copied
+from .core.unwrap import bare, copied, put_in_place
 from .signal import start
 from .others.netgraph import WINDOWS, note_shapes, op, read_graph, shape_of
 from .others.variance import block_variances, plan_network
@@ -26,7 +26,7 @@ def drop_bn(
     "The network with an `Identity` for each batch norm and nothing else: the negative control."
     model = copied(model)
     for name, m in list(model.named_modules()):
-        if isinstance(m, nn.modules.batchnorm._BatchNorm): model.set_submodule(name, nn.Identity())
+        if isinstance(m, nn.modules.batchnorm._BatchNorm): put_in_place(model, name, nn.Identity())
     return model
 
 # %% ../nbs/6_any_network/40_convert.ipynb #adc288d9
@@ -70,18 +70,27 @@ def _check_example(example):
         raise ValueError(f'example is {example.dtype}: give normalised floats, as in training')
 
 # %% ../nbs/6_any_network/40_convert.ipynb #93f9419d
-def _correct_pools(model, plan, x):
-    "the targets in front of pools, for pictures, whose neighbours are alike"
-    pooled = {n: j.tail[-1] for n, j in plan.jobs.items() if any(op(t) in WINDOWS for t in j.tail)}
-    behind = {last.target: n.target for n, last in pooled.items() if last.op == 'call_module'}
-    def hook(m, args, y):
-        found = y.double().var((0, 2, 3), correction=0).mean().sqrt().item()
-        if found > 1e-6: model.get_submodule(behind[names[m]]).target_std /= found
-    names = {model.get_submodule(name): name for name in behind}
-    handles = [m.register_forward_hook(hook) for m in names]
-    with start.keep_modes(model): model(x)
-    for h in handles: h.remove()
-    return bool(behind)
+class _Behind(fx.Interpreter):
+    "runs a graph, and notes the deviation of what some nodes give"
+    def __init__(self, gm, nodes):
+        super().__init__(gm)
+        self.nodes, self.found = nodes, {}
+
+    def run_node(self, n):
+        y = super().run_node(n)
+        if n in self.nodes: self.found[n] = y.double().var((0, 2, 3), correction=0).mean().sqrt().item()
+        return y
+
+def _correct_pools(model, plan, graph, x):
+    "the targets in front of pools, for pictures, whose neighbours are alike; were there any?"
+    jobs = {n: j for n, j in plan.jobs.items() if any(op(t) in WINDOWS for t in j.tail)}
+    with start.keep_modes(model):
+        run = _Behind(fx.GraphModule(model.eval(), graph), {j.tail[-1] for j in jobs.values()})
+        if jobs: run.run(x)
+    for n, job in jobs.items():
+        off = run.found[job.tail[-1]]/job.factor # which is alpha at the end of a branch
+        if off > 1e-6: model.get_submodule(n.target).target_std /= off
+    return bool(jobs)
 
 def _calibrate(model, graph, x):
     "calibrate the graph of the training pass, which has auxiliary classifiers too"
@@ -115,7 +124,7 @@ def remove_bn(
     with torch.random.fork_rng(devices=[]): put_modules(model, plan, binary, bias)
     if calibrate: _calibrate(model, gm.graph, x)
     if calibrate and isinstance(example, Tensor):
-        if _correct_pools(model, plan, x): _calibrate(model, gm.graph, x)
+        if _correct_pools(model, plan, gm.graph, x): _calibrate(model, gm.graph, x)
     if not calibrate or not isinstance(example, Tensor): start.mark_fresh(model)
     for name, v in block_variances(model, plan).items(): model.get_submodule(name).expected_var = v
     for name, m in model.named_modules(): m.training = modes.get(name, modes[''])

@@ -218,12 +218,17 @@ def _read_packed(path):
 
 def _graph_of(path):
     "the graph, and how errors call the file"
-    if not isinstance(path, (str, Path)): return read_bnn(path), getattr(path, 'name', 'the data')
-    if Path(path).is_file() or Path(path).name != str(path) or Path(path).suffix == '.bnn':
-        return read_bnn(path), path
-    from bnn_bn.weights import card, pretrained_bytes
-    file = card(str(path)).file
-    return from_bytes(pretrained_bytes(str(path)), file), file
+    if isinstance(path, Path): return read_bnn(path), path
+    if not isinstance(path, str): return read_bnn(path), getattr(path, 'name', 'the data')
+    if not _is_word(path) or Path(path).expanduser().exists(): return read_bnn(path), path
+    from bnn_bn.weights import card, cards, pretrained_bytes
+    if Path(path).suffix and path not in cards(): return read_bnn(path), path
+    file = card(path).file
+    return from_bytes(pretrained_bytes(path), file), file
+
+def _is_word(text):
+    "may it be the name of a network in the package?"
+    return bool(text) and Path(text).name == text and Path(text).suffix != '.bnn'
 
 
 

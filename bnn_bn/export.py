@@ -19,6 +19,7 @@ from .onebit.graph import Graph, Node, check_graph, read_bnn
 from .onebit.engine import Engine, values_of
 from .onebit.stem import zero_points
 from .core.files import full_path, write_file
+from .core.places import existing_file
 
 # %% ../nbs/5_packed/33_export.ipynb #7d3f7cd5
 _arithmetic = ('Add Sub Mul Div Sqrt Pow Reciprocal Neg Abs Max Min Clip Identity Cast Reshape '
@@ -118,8 +119,8 @@ def _load(model):
     "a model, or that of a file"
     onnx = _need('onnx')
     if isinstance(model, onnx.ModelProto): return model
-    if not full_path(model).is_file(): raise FileNotFoundError(f'{model}: no such file')
-    try: found = onnx.load(str(full_path(model)))
+    try: found = onnx.load(str(existing_file(model, '.onnx')))
+    except OSError: raise
     except Exception as e:
         raise ExportError(f'{model}: not an ONNX file ({type(e).__name__}: {e}); '
                           'to_onnx writes one') from None

@@ -8,7 +8,7 @@ __all__ = ['backbones', 'Backbone', 'register_backbone', 'BinaryNet', 'check_sid
 # %% ../nbs/2_no_norm/11e_network.ipynb #7330bdc1
 import numbers
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
@@ -17,11 +17,46 @@ from .layers.binarize import autocast_dtype, plain_tensor, ste_sign
 from .layers.blocks import BiRealBlock, ReActBlock, XnorBlock, Rules, Spec, get_rules
 from .layers.blocks import known_rules
 from .layers.conv import QuantConv2d
-from .layers.parts import find_part
+from .layers.parts import check_block, find_part
 from .signal.ledger import nf_betas
 from .weights import did_you_mean
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #d66a5844
+def _is_count(v): return isinstance(v, numbers.Integral) and not isinstance(v, bool) and v >= 1
+
+def _is_stem(v):
+    "kernel, stride, pool?"
+    own = isinstance(v, (tuple, list)) and len(v) == 3 and all(map(_is_count, v[:2]))
+    return own and isinstance(v[2], bool) and v[0] % 2 == 1
+
+# %% ../nbs/2_no_norm/11e_network.ipynb #906833a6
+def _is_again(old, new):
+    "is it the same row with its block defined once more, as a notebook's cell does?"
+    def where(row): return row.block.__module__, row.block.__qualname__
+    return where(old) == where(new) and replace(old, block=new.block) == new
+
+def _check_row(row):
+    "ValueError names the field of a row that is none, and what is needed"
+    def need(good, field, what):
+        if not good: raise ValueError(f'Backbone {field}={getattr(row, field)!r}: {what}')
+    is_class = isinstance(row.block, type) and issubclass(row.block, nn.Module)
+    need(is_class, 'block', 'the class of a block is needed, such as BiRealBlock')
+    need(row.stages and all(map(_is_stage, row.stages)), 'stages',
+         'for each stage whole numbers (channels, blocks, stride of the first)')
+    need(any(depth for _, depth, _ in row.stages), 'stages', 'no stage has a block')
+    need(_is_count(row.stem_channels), 'stem_channels', 'a whole number from 1 on is needed')
+    for field in ('imagenet', 'cifar'):
+        need(_is_stem(getattr(row, field)), field, '(odd kernel, stride, max pool behind it?)')
+    known = [f.name for f in fields(Spec)]
+    need(set(dict(row.parts)) <= set(known), 'parts', f'pairs of a field and its value; {known}')
+
+def _is_stage(stage):
+    "channels, blocks, stride?"
+    if not isinstance(stage, (tuple, list)) or len(stage) != 3: return False
+    channels, depth, stride = stage
+    return _is_count(channels) and _is_count(stride) and (depth == 0 or _is_count(depth))
+
+# %% ../nbs/2_no_norm/11e_network.ipynb #6b3f7703
 @dataclass(frozen=True)
 class Backbone:
     "The shape of a network: a row of the table."
@@ -33,6 +68,8 @@ class Backbone:
     parts:tuple = ()          # arguments of `Spec` that belong to the shape
     pool:bool = False         # a 2x2 max pool after each stage?
 
+    def __post_init__(self): _check_row(self)
+
 def register_backbone(
     name:str, # for `binary_net(name)` and `create_model(name + '_nobn')`
     row:Backbone, # its stages and its block
@@ -41,8 +78,9 @@ def register_backbone(
     if not isinstance(row, Backbone): raise ValueError(f'{name}: a Backbone is needed, not {row!r}')
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f'backbone name {name!r}: letters, digits and _ are needed')
-    if backbones.get(name, row) != row:
+    if backbones.get(name, row) != row and not _is_again(backbones[name], row):
         raise ValueError(f'backbone {name!r} is there already; choose another name')
+    check_block(row.block)
     backbones[name] = row
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #93781d1d
@@ -122,7 +160,7 @@ def _odd_side(row, stem, side):
     if pool: side = (side - 1)//2 + 1
     pooled = not getattr(row.block, 'any_side', False)
     for _, _, s in row.stages:
-        if s == 2 and side % 2 and side != 3 and pooled: return side
+        if s > 1 and side % s and side != 3 and pooled: return side
         side = (side + s - 1)//s
 
 @patch
@@ -182,10 +220,9 @@ _choices = dict(norm=('nobn', 'bn', 'naive'), binary=('both', 'act', 'real'),
 def _check_stem(stem):
     "a name, or kernel, stride and pool"
     if stem in ('imagenet', 'cifar'): return
-    own = isinstance(stem, (tuple, list)) and len(stem) == 3 and all(map(_is_count, stem[:2]))
-    if not own or not isinstance(stem[2], bool) or stem[0] % 2 == 0:
-        raise ValueError(f"stem={stem!r}: allowed are 'imagenet', 'cifar' and (odd kernel, stride, "
-                         'max pool behind it?), such as (5, 2, True)')
+    if _is_stem(stem): return
+    raise ValueError(f"stem={stem!r}: allowed are 'imagenet', 'cifar' and (odd kernel, stride, "
+                     'max pool behind it?), such as (5, 2, True)')
 
 def _checked_bits(bits):
     "None or 8"
@@ -193,7 +230,6 @@ def _checked_bits(bits):
     if _is_count(bits) and bits == 8: return 8
     raise ValueError(f'stem_bits={bits!r}: allowed are 8 and None (real weights)')
 
-def _is_count(v): return isinstance(v, numbers.Integral) and not isinstance(v, bool) and v >= 1
 
 def same_thing(**named):
     "the value of two arguments that mean the same; TypeError if both are given"

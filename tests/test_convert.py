@@ -3,7 +3,7 @@ import copy, io, json
 from pathlib import Path
 import pandas as pd, pytest, torch, torch.nn.functional as F
 from torch import nn
-from bnn_bn.convert import NFConv2d, remove_bn
+from bnn_bn.convert import NFConv2d, drop_bn, remove_bn
 from bnn_bn.models import assert_bn_free
 from bnn_bn.signal.ledger import signal_stats
 from bnn_bn.signal.start import calibrate, is_fresh
@@ -321,3 +321,86 @@ def test_pools_on_pictures():
     with torch.no_grad(): behind = net[:4].eval()(pictures())
     assert .99 < behind.var((0, 2, 3)).mean() < 1.01
     assert worst_channel(net, pictures()) < 1e-4
+
+# where alpha goes, and what stands in a network under two names
+
+class Adds(nn.Module):
+    "a stem, x + f(x), and a head; what the sum adds is kept"
+    def __init__(self, f):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU())
+        self.conv, self.conv2 = nn.Conv2d(16, 16, 3, 1, 1), nn.Conv2d(16, 16, 3, 1, 1)
+        self.norm, self.pool, self.f = nn.BatchNorm2d(16), nn.MaxPool2d(3, 1, 1), f
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    def forward(self, x):
+        x = self.stem(x)
+        y, self.branch = self.f(self, x)
+        return self.head(y)
+
+def plain(m, x, f, add=torch.add):
+    branch = f(x)
+    return add(x, branch), branch
+
+BRANCHES = dict(
+    the_norm_alone=lambda m, x: plain(m, x, m.norm),
+    behind_a_convolution=lambda m, x: plain(m, x, lambda x: m.norm(m.conv(x))),
+    behind_a_relu=lambda m, x: plain(m, x, lambda x: m.norm(m.conv(x).relu())),
+    behind_a_function=lambda m, x: plain(m, x, lambda x: m.norm(F.relu(m.conv(x)))),
+    behind_a_concatenation=lambda m, x: plain(m, x, lambda x: m.norm(
+        torch.cat([m.conv(x)[:, :8], m.conv2(x)[:, :8]], 1))),
+    behind_a_sum=lambda m, x: plain(m, x, lambda x: m.norm(m.conv(x) + m.conv2(x))),
+    of_what_the_shortcut_reads=lambda m, x: plain(m, m.conv(x), m.norm),
+    in_front_of_a_pool=lambda m, x: plain(m, x, lambda x: m.pool(m.norm(m.conv(x)))),
+    in_front_of_a_pool_function=lambda m, x: plain(
+        m, x, lambda x: F.max_pool2d(m.norm(m.conv(x)), 3, 1, 1)),
+    multiplied=lambda m, x: plain(m, x, lambda x: .5*m.norm(m.conv(x))*4),
+    subtracted=lambda m, x: plain(m, x, lambda x: m.norm(m.conv(x)), torch.sub),
+    by_names=lambda m, x: plain(m, x, lambda x: m.norm(m.conv(x)),
+                                lambda x, y: torch.add(input=x, other=y)))
+
+@pytest.mark.parametrize('binary', [None, 'both'])
+@pytest.mark.parametrize('name', BRANCHES)
+def test_what_a_sum_adds_has_the_weight_alpha(name, binary):
+    "wherever the norm stands in the branch; the shortcut keeps its own size"
+    x = pictures()
+    new = remove_bn(Adds(BRANCHES[name]), alpha=.2, example=x, binary=binary).eval()
+    with torch.no_grad(): new(x)
+    assert new.branch.double().std((0, 2, 3), correction=0).mean().item() == pytest.approx(.2, rel=.01)
+    with torch.no_grad(): shortcut = new.stem(x).std((0, 2, 3), correction=0)
+    assert .9 < shortcut.mean() < 1.1
+    assert worst_channel(new, x) < 1e-3
+    assert_bn_free(new)
+
+def twice(m, x): return m.norm(m.conv2(m.norm(m.conv(x)))), x
+def shared_end(m, x):
+    y = m.norm(m.conv(x))
+    return y + y.tanh(), x
+def factor(m, x): return torch.add(x, m.norm(m.conv(x)), alpha=2), x
+def reads_weight(m, x): return m.norm(m.conv(x))*m.norm.weight.view(1, -1, 1, 1), x
+def nothing(m, x): return x + 0*m.norm(m.conv(x)), x
+
+@pytest.mark.parametrize('f,word', [
+    (twice, 'norm is called 2 times'), (shared_end, 'ends in tanh, with no convolution'),
+    (factor, 'add with alpha=2'), (reads_weight, 'norm: the program reads its weight itself'),
+    (nothing, 'multiplied by 0')])
+def test_what_cannot_be_scaled_is_refused_by_its_name(f, word):
+    with pytest.raises(ValueError, match=word): remove_bn(Adds(f), example=pictures())
+
+def test_a_shared_weight_is_refused():
+    net = Adds(lambda m, x: (m.norm(m.conv2(m.conv(x))), x))
+    net.conv2.weight = net.conv.weight
+    with pytest.raises(ValueError, match='conv2 shares a weight with conv'): remove_bn(net)
+
+@pytest.mark.parametrize('door', [remove_bn, drop_bn])
+@pytest.mark.parametrize('through_the_list', [True, False])
+def test_layers_with_two_names(door, through_the_list):
+    "an attribute that also stands in a list: what runs is what was put there"
+    def f(m, x): return (m.layers(x) if through_the_list else m.norm(m.conv(x))), x
+    net = Adds(f)
+    net.layers = nn.Sequential(net.conv, net.norm)
+    new = door(net)
+    assert_bn_free(new)
+    assert new.layers[0] is new.conv and new.layers[1] is new.norm
+    if door is remove_bn: assert isinstance(new.conv, NFConv2d)
+    assert not any(isinstance(m, nn.BatchNorm2d) for _, m in new.named_modules(remove_duplicate=False))

@@ -28,7 +28,8 @@ NUMBER = {m: p.stem.partition('_')[0] for p in NOTEBOOKS for m in modules_of(p)}
 DRAWS = 'core.plots' # stands alone, so that the cells of any chapter may draw with it
 ALONE = ('layers.binarize', 'core.arguments', 'core.files', 'core.unwrap',
          'core.trials', 'core.plots', 'onebit.counting')
-CORE = {'core.arguments', 'core.autocast', 'core.errors', 'core.files', 'core.unwrap', 'core.trials', 'core.plots'}
+CORE = {'core.arguments', 'core.autocast', 'core.errors', 'core.files', 'core.places', 'core.unwrap',
+        'core.trials', 'core.plots'}
 # nearly alone: what they may import beside `core`
 ALLOWED = {
     'agc': set(), 'cost': set(), 'images.augment': set(), 'images.pictures': set(),

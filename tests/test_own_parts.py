@@ -1,4 +1,6 @@
 "Own signs, activations, blocks and rows of the table: trained, saved, loaded and packed."
+import copy
+from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
@@ -107,3 +109,160 @@ def a_mean(x): return x.mean()
                                lambda x: torch.where(x >= 0, 1., -1.)])
 def test_what_is_no_sign(f):
     with pytest.raises(ValueError): parts.check_quantizer(f)
+
+# what a researcher tries: it works with equal numbers, or is refused where it is registered ---------
+
+def straight(y, x): return x.clamp(-1, 1) + (y - x.clamp(-1, 1)).detach()
+def signs(x): return torch.where(x >= 0, 1., -1.)
+
+class Stateless(nn.Module):
+    def forward(self, x): return straight(signs(x), x)
+
+class Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return signs(x)
+    @staticmethod
+    def backward(ctx, grad): return grad*(ctx.saved_tensors[0].abs() < 1)
+
+def late(x, t=0.): return straight(signs(x - t), x - t)
+
+WORKS = dict(module=Stateless(), function=Straight.apply, tanh=lambda x: straight(signs(x), torch.tanh(x)),
+             fixed=partial(late, t=.1), half=lambda x: late(x).half(), double=lambda x: late(x).double(),
+             sign=lambda x: straight(x.sign(), x))
+
+@pytest.mark.parametrize('name', WORKS)
+def test_signs_that_work(name, tmp_path):
+    "trained, copied, saved and packed with the same logits; in half precision its dtype is the network's"
+    parts.register_quantizer(f'my_{name}', WORKS[name])
+    test_trained_saved_loaded_packed(dict(quantizer=f'my_{name}'), tmp_path)
+    net = binary_net(**MINI, quantizer=f'my_{name}').eval()
+    assert torch.equal(copy.deepcopy(net)(X), net(X))
+    assert net.to(torch.bfloat16)(X.bfloat16()).dtype == torch.bfloat16
+
+class Learns(Stateless):
+    def __init__(self):
+        super().__init__()
+        self.t = nn.Parameter(torch.tensor(.2))
+
+class Counts(Stateless):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('n', torch.zeros(()))
+
+REFUSED = [
+    (lambda x: (late(x), x.mean()), 'gives a tuple'), (lambda x: [late(x)], 'gives a list'),
+    (lambda x: straight(torch.where(x.abs() < .5, 0., x.sign()), x), 'only -1 and 1 fit'),
+    (lambda x: signs(x).long(), 'no gradient'), (lambda x: x > 0, 'no gradient'),
+    (lambda x: x.abs().mean()*late(x), 'only -1 and 1'), (lambda x: late(x - x.mean()), 'numbers beside it'),
+    (lambda x: late(x - x.mean(0, keepdim=True)) if x.dim() > 1 else late(x), 'numbers beside it'),
+    (lambda x: late(x).flatten(), 'the same shape'), (lambda x, y: late(x), 'f\\(x\\) fails'),
+    (Learns(), 'it keeps t'), (Counts(), 'it keeps n'), (Stateless, 'give an instance'),
+    (None, 'not callable'), ('sign', 'not callable')]
+
+@pytest.mark.parametrize('f,word', REFUSED)
+def test_signs_that_are_refused(f, word):
+    with pytest.raises(ValueError, match=word): parts.register_quantizer('refused', f)
+    assert 'refused' not in parts.quantizers
+
+class Dropped(BiRealBlock):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.drop = nn.Dropout2d(.3)
+    def forward(self, x): return self.drop(super().forward(x))
+
+class DroppedFolds(Dropped, Folds): pass
+
+class Excited(BiRealBlock):
+    "a squeeze-and-excite branch"
+    def __init__(self, ni, nf, *args, **kwargs):
+        super().__init__(ni, nf, *args, **kwargs)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(nf, nf, 1), nn.Sigmoid())
+    def forward(self, x):
+        y = super().forward(x)
+        return y*self.gate(y)
+
+class Remembers(BiRealBlock):
+    "its own state, in a buffer"
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register_buffer('mean', torch.zeros(()))
+    def forward(self, x):
+        if self.training: self.mean.lerp_(x.detach().mean(), .1)
+        return super().forward(x) + self.mean
+
+class MaybeTwo(BiRealBlock):
+    def forward(self, x, other=None): return super().forward(x if other is None else x + other)
+
+@pytest.mark.parametrize('block', [Dropped, Excited, Remembers, MaybeTwo, DroppedFolds])
+def test_blocks_that_work(block, tmp_path):
+    parts.register_block(block.__name__, block)
+    torch.manual_seed(0)
+    net = binary_net(**MINI, block=block.__name__)
+    net(X).sum().backward()
+    net.eval()
+    again = load_network(save_network(net, tmp_path/'net.safetensors'))
+    for other in (again, copy.deepcopy(net)): assert torch.equal(other(X), net(X))
+    if hasattr(block, 'fold'): return agree(net.requires_grad_(False))
+    with pytest.raises(ValueError, match=f'{block.__name__}: give it a method fold'): pack(net)
+
+class TwoInputs(BiRealBlock):
+    def forward(self, x, other): return super().forward(x + other)
+class GivesTuple(BiRealBlock):
+    def forward(self, x): return super().forward(x), x
+class TooFew(nn.Module):
+    def __init__(self, ni, nf): super().__init__()
+class Forgets(Remembers):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register_buffer('mean', torch.zeros(()), persistent=False)
+class Draws(BiRealBlock):
+    def forward(self, x): return super().forward(x) + torch.randn(())
+class SameSize(BiRealBlock):
+    def __init__(self, ni, nf, stride, spec, betas=(1.,)): super().__init__(ni, nf, 1, spec, betas)
+
+@pytest.mark.parametrize('block,word', [
+    (TwoInputs, 'it takes one map'), (GivesTuple, 'gives a tuple'), (TooFew, 'TooFew\\(ni, nf, stride'),
+    (Forgets, 'from its state dict'), (Draws, 'in evaluation the next time'), (SameSize, 'is needed'),
+    (nn.Conv2d, 'forward\\(x\\) fails'), (lambda *args: BiRealBlock(*args), 'a class of modules')])
+def test_blocks_that_are_refused(block, word):
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=word): parts.register_block('refused', block)
+    assert 'refused' not in parts.blocks and torch.equal(before, torch.get_rng_state())
+    if isinstance(block, type):
+        with pytest.raises(ValueError, match=word): register_backbone('refused', Backbone(block, ((16, 1, 1),)))
+
+class LeavesOut(Folds):
+    def forward(self, x): return 2*super().forward(x)
+class FoldsNothing(BiRealBlock):
+    def fold(self, folder, name, x): pass
+class FoldsWrong(BiRealBlock):
+    def fold(self, folder, name, x): return self.nothing
+
+@pytest.mark.parametrize('block,word', [(LeavesOut, 'look at what fold of LeavesOut leaves out'),
+                                        (FoldsNothing, 'gives a NoneType'), (FoldsWrong, 'fails .AttributeError')])
+def test_a_fold_of_one_s_own_is_named(block, word):
+    parts.register_block(block.__name__, block)
+    with pytest.raises(ValueError, match=word): pack(binary_net(**MINI, block=block.__name__).eval())
+
+@pytest.mark.parametrize('field,value', [
+    ('block', 'bireal'), ('stages', ()), ('stages', ((16, 1),)), ('stages', ((16, 0, 1),)), ('stages', ((16., 1, 1),)),
+    ('stages', ((16, 1, 0),)), ('stem_channels', 0), ('cifar', 'cifar'), ('imagenet', (4, 2, True)),
+    ('parts', (('rprelus', False),))])
+def test_a_row_that_is_none_says_which_field(field, value):
+    with pytest.raises(ValueError, match=f'Backbone {field}='):
+        Backbone(**(dict(block=Folds, stages=((16, 1, 1),)) | {field: value}))
+
+def test_a_cell_that_is_run_again_registers_again():
+    "the same name for the same definition; another one under that name is refused"
+    def define():
+        class Mine(Folds): pass
+        def mine(x): return late_sign(x)
+        for part in (Mine, mine): part.__qualname__ = part.__name__ # as in a notebook
+        return Mine, mine
+    for block, sign in (define(), define()):
+        parts.register_block('again', block)
+        parts.register_quantizer('again', sign)
+    assert parts.blocks['again'] is block and parts.quantizers['again'].f is sign
+    with pytest.raises(ValueError, match='there already'): parts.register_block('again', Plain)

@@ -579,7 +579,7 @@ def test_without_torch(tmp_path):
     inits = '__init__', 'core/__init__', 'images/__init__', 'onebit/__init__'
     engine = (f'onebit/{m}' for m in ('graph', 'stem', 'counting', 'native', 'tiles', 'kernels',
                                     'engine'))
-    core = (f'core/{m}' for m in ('arguments', 'errors', 'files'))
+    core = (f'core/{m}' for m in ('arguments', 'errors', 'files', 'places'))
     for m in (*inits, '_old_names', 'deploy', *core, 'images/pictures', *engine):
         shutil.copy(ROOT/f'bnn_bn/{m}.py', site/f'bnn_bn/{m}.py')
     model = create_model('reactnet18_nobn', n_out=10, width=.25, stem='cifar').eval()

@@ -183,9 +183,18 @@ folders = {BiRealBlock: fold_bireal, ReActBlock: fold_react, XnorBlock: fold_xno
 def fold_block(folder, name, m, x):
     "a block of ours by its class, another one by its own method"
     if type(m) in folders: return folders[type(m)](folder, name, m, x)
-    if hasattr(m, 'fold'): return m.fold(folder, name, x)
+    if hasattr(m, 'fold'): return _own_fold(folder, name, m, x)
     raise ExportError(f'{name} is a {type(m).__name__}: give it a method fold(folder, name, x) '
                       'that makes its steps, see onebit.fold')
+
+def _own_fold(folder, name, m, x):
+    "what a user's block makes of itself; an error says whose it is"
+    what = f'{name} is a {type(m).__name__}, whose fold(folder, name, x)'
+    try: made = m.fold(folder, name, x)
+    except ExportError: raise
+    except Exception as e: raise ExportError(f'{what} fails ({type(e).__name__}: {e})') from e
+    if isinstance(made, Folded): return made
+    raise ExportError(f'{what} gives a {type(made).__name__}: return what the last of its steps gives')
 
 # %% ../../nbs/5_packed/31b_fold.ipynb #a5f16420
 def linear_step(folder, name, fc, act, x):

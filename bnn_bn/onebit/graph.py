@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from ..core.errors import PackedFormatError
 from ..core.files import full_path, write_file
+from ..core.places import existing_file, what_it_is
 
 # %% ../../nbs/5_packed/31_graph.ipynb #3f7a2a74
 @dataclass
@@ -258,17 +259,28 @@ def read_bnn(
 )->Graph:
     "Read a graph from a file, see `from_bytes`."
     if isinstance(path, (bytes, bytearray, memoryview)): return from_bytes(path)
-    if hasattr(path, 'read'): return from_bytes(path.read(), getattr(path, 'name', 'the data'))
-    file = full_path(path)
-    if not file.is_file(): raise FileNotFoundError(f'{path}: no such file')
-    return from_bytes(file.read_bytes(), path)
+    if hasattr(path, 'read'): return from_bytes(_read_open(path), getattr(path, 'name', 'the data'))
+    return from_bytes(existing_file(path, '.bnn').read_bytes(), path)
+
+# %% ../../nbs/5_packed/31_graph.ipynb #1ae0cc87
+def _read_open(file):
+    "the bytes of an open file, or an error that says how to open it"
+    where = getattr(file, 'name', type(file).__name__)
+    try: data = file.read()
+    except (ValueError, OSError) as e: # closed, or opened for writing
+        raise PackedFormatError(f'{where}: cannot be read ({e}); '
+                                "open it anew with open(path, 'rb')") from None
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise PackedFormatError(f'{where}: gives {type(data).__name__}, not bytes; '
+                                "open(path, 'rb') opens a file for that, and io.BytesIO holds bytes")
+    if len(data): return data
+    raise PackedFormatError(f'{where}: no bytes are left to read; file.seek(0) goes to its beginning')
 
 # %% ../../nbs/5_packed/31_graph.ipynb #2f3afbf8
 def check_start(data, path):
     "the preamble; bytes of the header"
-    found = data[:8].hex(' ') or 'nothing'
     mend = 'pack(model).save(path) writes one'
-    need(data[:8] == MAGIC, path, f'not a .bnn file (it begins with {found}); {mend}')
+    need(data[:8] == MAGIC, path, f'not a .bnn file ({what_it_is(data[:16])}); {mend}')
     need(len(data) >= 64, path, f'{len(data)} bytes, truncated; copy it again')
     version, order, _, n_head, length, _ = struct.unpack('<HBBIQQ', data[8:32])
     mend = f'this bnn_bn reads up to {VERSION}; install a newer one'

@@ -14,7 +14,7 @@ from ..layers.conv import QuantConv2d, ScaledStdConv2d
 from ..layers.pixels import PixelConv2d, PixelStdConv2d
 from ..core.errors import ExportError
 from ..models import BinaryNet, binary_net, joined, torch_parts
-from ..core.unwrap import bare
+from ..core.unwrap import bare, own_calls
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #643a7708
 def _kinds(module, prefix):
@@ -39,12 +39,9 @@ def _check_calls(model):
     "ValueError names the first module whose call does more than its class says"
     for name, m in model.named_modules():
         name = name or 'the network'
-        if m._forward_hooks or m._forward_pre_hooks:
-            raise ExportError(f'{name} has a hook: what it does would be lost in a packed network; '
+        if own := own_calls(m):
+            raise ExportError(f'{name} has {own[0]}: what it does would be lost in a packed network; '
                               'remove it')
-        if 'forward' in vars(m):
-            raise ExportError(f'{name} has a forward of its own: '
-                              'it would be lost in a packed network')
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #adaa2852
 def _has_children(module): return next(module.children(), None) is not None
@@ -144,9 +141,17 @@ def check_logits(
     if not off <= BOUND:
         raise ExportError('the packed network answers otherwise than the trained one: logits of '
                           f'{len(images)} images are off by {off:.2g} of the largest, '
-                          f'more than {BOUND:g}; nothing was made, please report this network')
+                          f'more than {BOUND:g}; nothing was made, {_mend(model)}')
     return off.item()
 
+# %% ../../nbs/5_packed/31e_packable.ipynb #21e69fcd
+def _mend(model):
+    "whom to ask: the author of a block's `fold`, or us"
+    own = sorted({type(m).__name__ for m in model.modules() if hasattr(m, 'fold')})
+    if own: return f'look at what fold of {", ".join(own)} leaves out of its forward'
+    return 'please report this network'
+
+# %% ../../nbs/5_packed/31e_packable.ipynb #f35563c6
 def noise_images(
     model:BinaryNet,
     n:int=8, # images

@@ -11,6 +11,7 @@ import inspect, operator
 import torch, torch.nn.functional as F
 from torch import nn, fx, Tensor
 from ..core.errors import CheckpointError
+from ..core.unwrap import own_calls
 from ..layers.activations import RPReLU
 from ..layers.binarize import plain_tensor
 from ..layers.conv import QuantConv2d, ScaledStdConv2d
@@ -297,16 +298,13 @@ def _traced(model):
         raise CheckpointError(f'{type(model).__name__}: torch.fx cannot trace it ({type(e).__name__}: '
                               f'{first}); make its forward free of branches on data') from e
 
-HOOKS = '_forward_hooks', '_forward_pre_hooks'
 
 def _check_calls(model):
     "refuse a hook and a forward of a layer's own: a trace does not see them"
     for name, m in model.named_modules():
         name = name or type(m).__name__
-        if any(getattr(m, h) for h in HOOKS):
-            raise CheckpointError(f'{name} has a hook: it would be lost; remove it')
-        if 'forward' in vars(m):
-            raise CheckpointError(f'{name} has a forward of its own: it would be lost')
+        if own := own_calls(m):
+            raise CheckpointError(f'{name} has {own[0]}: it would be lost; remove it')
 
 # %% ../../nbs/4_training/12e_described.ipynb #c3ea524c
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout}

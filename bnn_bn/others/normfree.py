@@ -8,6 +8,7 @@ __all__ = ['put_modules', 'NFConv2d', 'ScaleShift']
 # %% ../../nbs/6_any_network/39b_normfree.ipynb #40b65988
 import torch
 from torch import nn
+from ..core.unwrap import put_in_place
 from ..layers.signed import NFConv2d, ScaleShift
 from .netgraph import module_of, op
 from .variance import SignalPlan
@@ -51,6 +52,12 @@ def _new_conv(name, old, job, binary, bias):
     return new
 
 # %% ../../nbs/6_any_network/39b_normfree.ipynb #184b7f4b
+def _new_shift(norm, job):
+    "what takes the place of a norm that follows no convolution; alpha where it ends a branch"
+    new = ScaleShift(norm.num_features)
+    if job.alpha is not None: new.alpha, new.target_std = job.alpha, job.target_std
+    return new
+
 def _ledger_scale(new, job):
     "what a new module multiplies by, so that its input's deviation becomes the target"
     if isinstance(new, ScaleShift): return job.target_std/job.input_std
@@ -71,8 +78,8 @@ def put_modules(
     first = next(n for n in plan.jobs if op(n) == 'conv2d')
     for n, job in plan.jobs.items():
         real = n is first or n.all_input_nodes[0].op == 'placeholder'
-        if op(n) == 'bn': new = ScaleShift(module_of(n).num_features).to(next(model.parameters()))
+        if op(n) == 'bn': new = _new_shift(module_of(n), job).to(next(model.parameters()))
         else: new = _new_conv(n.target, module_of(n), job, None if real else binary, bias)
         new.scale.fill_(_ledger_scale(new, job))
-        model.set_submodule(n.target, new)
-        if job.norm is not None: model.set_submodule(job.norm.target, nn.Identity())
+        put_in_place(model, n.target, new)
+        if job.norm is not None: put_in_place(model, job.norm.target, nn.Identity())

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import torch
 from torch import nn
-from ..core.files import full_path
+from ..core.places import existing_file
 from ..core.unwrap import plain_state
 from ..layers.blocks import BiRealBlock, ReActBlock
 from ..core.errors import CheckpointError
@@ -288,8 +288,7 @@ def from_mmpretrain(
 # %% ../../nbs/4_training/12d_published.ipynb #1b3067b5
 def read_torch(path):
     "what a file of torch.save holds, if that is tensors and plain values; nothing in it is run"
-    path = full_path(path)
-    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such file')
+    path = existing_file(path, '.pth', '.pt')
     try:
         _check_zip(path)
         return torch.load(path, map_location='cpu', weights_only=True)

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 import torch, pandas as pd
 from torch import nn, Tensor
 from ..core.arguments import check_switch
-from ..core.unwrap import bare, copied
+from ..core.unwrap import bare, copied, put_in_place
 from ..layers.activations import RSign
 from ..layers.conv import QuantConv2d
 from ..layers.parts import find_part
@@ -216,7 +216,7 @@ def _put(model, new, norms):
     for name, m in places: model.set_submodule(name, m)
     kinds = () if norms else nn.modules.batchnorm._BatchNorm
     for n in [n for n, m in model.named_modules() if isinstance(m, kinds)]:
-        model.set_submodule(n, nn.Identity())
+        put_in_place(model, n, nn.Identity())
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #85437619
 def binarize(

@@ -10,8 +10,9 @@ import math
 from dataclasses import dataclass
 import torch
 from torch import nn, fx, Tensor
-from .netgraph import ACTIVATIONS, PRODUCTS, SAME, SUMS, WINDOWS, module_of, op, shape_of
-from .branches import convs_to_standardise, find_branches, tail
+from .netgraph import (ACTIVATIONS, DIFFERENCES, PRODUCTS, SAME, SUMS, WINDOWS,
+                                    module_of, op, shape_of)
+from .branches import convs_to_standardise, find_branches, operands, tail
 
 # %% ../../nbs/6_any_network/39_variance.ipynb #4789ebd3
 SAMPLE = 2**15 # values of a channel that each node carries
@@ -74,8 +75,8 @@ def _weights(node, known, rng):
     return unit_normal(rng, len(values))*(energy.sqrt()*deviation(values))
 
 def _sum_or_product(node, known, rng):
-    one, other = (known[x] if isinstance(x, fx.Node) else x
-                  for x in node.args[:2])
+    one, other = (known[x] if isinstance(x, fx.Node) else x for x in operands(node))
+    if op(node) in DIFFERENCES: return one - other
     return one + other if op(node) in SUMS else one*other
 
 def _concatenation(node, known, rng):
@@ -183,7 +184,10 @@ def _add_branch(jobs, branch, alpha):
     alpha = _branch_alpha(branch, alpha)
     start = math.sqrt(1 + alpha**2)
     end, gain = jobs[branch.end], size_before(tail(branch.total), start)/start
-    end.alpha, end.factor = alpha, alpha*2**branch.gates
+    end.alpha, end.factor = alpha, alpha*2**branch.gates/branch.scale
+    if op(branch.end) == 'bn':
+        end.tail = tuple(tail(branch.end))
+        end.size = size_before(end.tail)
     if branch.transition is None: return
     end.factor *= gain
     if branch.transition in jobs: jobs[branch.transition].factor *= gain

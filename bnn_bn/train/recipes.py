@@ -152,6 +152,7 @@ def _check_own(r):
     except ValueError as e: raise ValueError(f'size={r.size}: {e}') from None
 
 OWN = 'folder', 'own' # a folder of own pictures, or DataLoaders that the user made
+PICTURES = 'folder', 'imagenet' # pictures that are read from the user's own folder
 
 def _check_real(r):
     "a real network has batch norm and one step"

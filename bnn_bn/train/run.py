@@ -18,6 +18,7 @@ from fastai.basics import rank_distrib, set_seed
 from .. import __version__
 from ..core.arguments import check_type, check_whole
 from ..core.files import full_path, locked, read_table, write_figure, write_file
+from ..core.places import check_apart
 from ..checkpoint import save_model, tensors_digest
 from ..data import TensorDL
 from .distill import Distill
@@ -30,7 +31,7 @@ from .options import command_line, spelt_out, train_parser
 from .plan import EpochLog, choose_amp, choose_compiled, plan_of, work_of
 from .plan import payback # noqa: F401, for those who look here
 from .processes import check_alike, checked_device, several_processes
-from .recipes import OWN, Recipe, make_dls, make_learner
+from .recipes import OWN, PICTURES, Recipe, make_dls, make_learner
 from .recipes import make_recipe, recipes, shape_of
 from .resume import SHA, previous_file, same_settings, stop_signals
 from .resume import random_states, restore_random_states
@@ -77,7 +78,7 @@ def train(
     writer=None, command:str='', # a SummaryWriter, or what makes one; words kept with the result
 )->dict: # as result.json
     "Train by a recipe, in one or more processes; after a kill, `resume` ends with the same bits."
-    out, old = full_path(out), _config_of(full_path(out), resume, force, save_steps)
+    old = _config_of(out := _place(out, r, path, dls), resume, force, save_steps)
     few = dict(images=images, holdout=holdout, valid_images=valid_images)
     r, dls = prepared(r, path, dls, seed=seed, device=device, download=download, **few)
     amp, compiled = _choose(r, dls, amp, compiled, old)
@@ -184,6 +185,14 @@ def row_of(r):
     return {k: v for k, v in asdict(r).items() if r.data in OWN or k not in own}
 
 kinds = dict(act='1-bit activations', both='1-bit weights and activations', real='real-valued')
+
+def _place(out, r, path, dls):
+    "the folder of a run; ValueError where its files would lie among pictures"
+    if dls is None and path and r.data in PICTURES: check_apart(out, path)
+    parents = {f.parent for f, _ in _files_of(getattr(dls, 'train', None))}
+    roots = {p.parent for p in parents} if len(parents) > 1 else parents # of the class folders
+    for root in sorted(roots): check_apart(out, root, 'dls')
+    return full_path(out)
 
 def kinds_of(r):
     "names of the steps"
@@ -379,6 +388,7 @@ def bnn_train(
         set_threads(a.threads)
         r = make_recipe(a.recipe, **_given(a, [f.name for f in fields(Recipe)]))
         out = full_path(a.out or f'runs/{a.recipe}-{r.norm}-{a.seed}')
+        _place(out, r, a.path, None)
         if a.dry_run: return _dry_run(r, a)
         options = _given(a, set(inspect.signature(train).parameters) - {'out'})
         writer = partial(_writer, out) if a.tensorboard else None
