@@ -17,6 +17,12 @@ from .activations import RPReLU
 from .blocks import BiRealBlock, ReActBlock, XnorBlock
 
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #c1987511
+LOSES_GRADIENTS = torch.__version__ < (2, 12) # of an autograd.Function whose result is made in place
+
+@torch.compiler.disable
+def _uncompiled(f, x): return f(x)
+
+# %% ../../nbs/2_no_norm/11c_parts.ipynb #7a428a97
 class OwnSign:
     "A function f(x) called as our signs are: f(factor * x + shift)."
     def __init__(self,
@@ -27,7 +33,8 @@ class OwnSign:
 
     def __call__(self, x:Tensor, zero:float=1., shift:Tensor=None, factor:float=1.)->Tensor:
         if factor != 1: x = x*factor
-        return self.f(x if shift is None else x + shift)
+        if shift is not None: x = x + shift
+        return _uncompiled(self.f, x) if LOSES_GRADIENTS else self.f(x)
 
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #f785afa8
 def _grid():
