@@ -19,8 +19,10 @@ from .blocks import BiRealBlock, ReActBlock, XnorBlock
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #c1987511
 LOSES_GRADIENTS = torch.__version__ < (2, 12) # of an autograd.Function whose result is made in place
 
-@torch.compiler.disable
-def _uncompiled(f, x): return f(x)
+def _apart(f): return torch.compiler.disable(f) if LOSES_GRADIENTS else f
+
+@_apart
+def _call(f, x): return f(x)
 
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #7a428a97
 class OwnSign:
@@ -34,7 +36,7 @@ class OwnSign:
     def __call__(self, x:Tensor, zero:float=1., shift:Tensor=None, factor:float=1.)->Tensor:
         if factor != 1: x = x*factor
         if shift is not None: x = x + shift
-        return _uncompiled(self.f, x) if LOSES_GRADIENTS else self.f(x)
+        return _call(self.f, x)
 
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #f785afa8
 def _grid():
