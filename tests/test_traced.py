@@ -49,7 +49,7 @@ def own(forward):
 
 FORWARDS = dict(
     new=lambda x: torch.where(x >= 0, 1., -1.), hard_sign=hard_sign,
-    in_place=lambda x: x.sign().add_(.5).clamp_(-1, 1),
+    in_place=lambda x: x.sign().mul_(2).clamp_(-1, 1),
     out=lambda x: torch.sign(x, out=torch.empty_like(x)),
     copied=lambda x: torch.empty_like(x).copy_(torch.where(x >= 0, 1., -1.)))
 
