@@ -1,6 +1,8 @@
 """A compiled training step is one graph, with the gradients of a plain one, on each torch."""
 import pytest, torch, torch.nn.functional as F
 from torch import nn
+from bnn_bn.layers.binarize import hard_sign
+from bnn_bn.layers.parts import OwnSign
 from bnn_bn.models import binary_net
 
 NETS = dict(
@@ -33,3 +35,40 @@ def test_a_compiled_step_has_the_gradients_of_a_plain_one(name, amp):
     for k, g in plain.items():
         assert torch.isfinite(g).all() and g.any(), f'{k}: a poor test'
         assert torch.allclose(compiled[k], g, rtol=1e-4, atol=1e-6*g.abs().max()), k
+
+def own(forward):
+    "a user's sign: its forward pass, and a slope of 3 within a third"
+    class Own(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return forward(x)
+        @staticmethod
+        def backward(ctx, grad): return grad*3*(ctx.saved_tensors[0].abs() < 1/3)
+    return Own.apply
+
+FORWARDS = dict(
+    new=lambda x: torch.where(x >= 0, 1., -1.), hard_sign=hard_sign,
+    in_place=lambda x: x.sign().mul_(2).clamp_(-1, 1),
+    out=lambda x: torch.sign(x, out=torch.empty_like(x)),
+    copied=lambda x: torch.empty_like(x).copy_(torch.where(x >= 0, 1., -1.)))
+
+def slopes(call):
+    x = torch.linspace(-1, 1, 64).requires_grad_()
+    (call(2*x)*torch.arange(1., 65)).sum().backward()
+    return x.grad
+
+@pytest.mark.parametrize('name', FORWARDS)
+def test_a_sign_of_ones_own_keeps_its_gradient(name):
+    "torch 2.11 loses it in a compiled step where the function works in place"
+    f = own(FORWARDS[name])
+    torch._dynamo.reset()
+    compiled = slopes(torch.compile(lambda x: OwnSign(f)(x, shift=.01), backend='eager'))
+    plain = slopes(lambda x: f(x + .01))
+    assert plain.any() and torch.equal(compiled, plain)
+
+def test_hard_sign_in_a_function_is_traced_whole():
+    f = own(hard_sign)
+    torch._dynamo.reset()
+    compiled = slopes(torch.compile(lambda x: f(x), backend='eager', fullgraph=True))
+    assert torch.equal(compiled, slopes(f))

@@ -213,7 +213,7 @@ class _StandardSign(torch.autograd.Function):
         scale = (k*torch.linalg.vector_norm(d, 1, dims, keepdim=True)/n).clamp_(min=1e-8)
         ctx.save_for_backward(w, k, scale, slope*k/sigma)
         ctx.mark_non_differentiable(scale)
-        return made(hard_sign(d, zero)), scale
+        return hard_sign(d, zero), scale
 
     @staticmethod
     @torch.autograd.function.once_differentiable

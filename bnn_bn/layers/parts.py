@@ -17,6 +17,14 @@ from .activations import RPReLU
 from .blocks import BiRealBlock, ReActBlock, Spec, XnorBlock
 
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #c1987511
+LOSES_GRADIENTS = torch.__version__ < (2, 12) # of an autograd.Function whose result is made in place
+
+def _apart(f): return torch.compiler.disable(f) if LOSES_GRADIENTS else f
+
+@_apart
+def _call(f, x): return f(x)
+
+# %% ../../nbs/2_no_norm/11c_parts.ipynb #7a428a97
 class OwnSign:
     "A function f(x) called as our signs are: f(factor * x + shift)."
     def __init__(self,
@@ -27,7 +35,7 @@ class OwnSign:
 
     def __call__(self, x:Tensor, zero:float=1., shift:Tensor=None, factor:float=1.)->Tensor:
         if factor != 1: x = x*factor
-        return self.f(x if shift is None else x + shift).to(x.dtype)
+        return _call(self.f, x if shift is None else x + shift).to(x.dtype)
 
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #f785afa8
 def _grid():
