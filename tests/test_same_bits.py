@@ -96,8 +96,9 @@ def test_a_run_on_one_thread_is_the_same_in_every_process(tmp_path):
 # Answers ----------------------------------------------
 
 HERE = [k for k in ways if has_way(k)]
-NETWORKS = [(name, norm) for name in ('reactnet_mini', 'reactnet18', 'reactnet_a') for norm in ('nobn', 'bn')]
-BOUND = 1e-5 # of the largest answer, where a real network sums in another order
+NAMES = 'reactnet_mini', 'reactnet18', 'reactnet_a'
+NETWORKS = [(name, norm) for name in NAMES for norm in ('nobn', 'bn')]
+BOUND = 1e-9 # of the largest answer, in float64: a batch of another size sums in another order
 
 def moved(name, norm):
     "a network whose thresholds, gains and norms are drawn at random"
@@ -108,7 +109,7 @@ def moved(name, norm):
             if any(k in n for k in ('shift', 'gain', 'slope', 'norm')): p += .2*torch.randn_like(p)
     return net
 
-def noise(n=9, side=40):
+def noise(n=9, side=64):
     return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 @pytest.mark.parametrize('name, norm', NETWORKS)
@@ -126,10 +127,10 @@ def test_packed_answers_are_the_same_bits(name, norm, tmp_path):
 
 def real_sums(name, norm):
     "how far answers in float64 are from those of the whole batch, by the size of a part"
-    net, images = moved(name, norm).double(), noise().double()
+    net, images = moved(name, norm).double(), noise(5).double()
     with torch.no_grad():
         whole = net(images)
-        parts = {n: torch.cat([net(p) for p in images.split(n)]) for n in (1, 2, 4, 5)}
+        parts = {n: torch.cat([net(p) for p in images.split(n)]) for n in (1, 2, 4)}
     return {n: float((p - whole).abs().max()/whole.abs().max()) for n, p in parts.items()}
 
 @pytest.mark.parametrize('name, norm', NETWORKS)
