@@ -190,6 +190,7 @@ CODE = """
 import json, sys, warnings
 from pathlib import Path
 warnings.simplefilter('ignore')
+import torch
 torch.set_num_threads(1)
 from test_memory_of_files import read_all
 print(json.dumps(read_all(Path(sys.argv[1]))))
