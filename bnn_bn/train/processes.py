@@ -38,10 +38,18 @@ def _take_back(dl):
 def _keep(b, cpu=True, gather=True): return to_detach(b, cpu, False)
 
 # %% ../../nbs/4_training/26_processes.ipynb #a4377c9a
+def _one_of(x):
+    "a row of zeros, shaped as those of an empty batch"
+    return x.new_zeros(1, *x.shape[1:])
+
 class Processes(DistributedTrainer):
     "fastai's DistributedTrainer, with batches dealt out by rows, and metrics over all images."
     def device(self): return one_param(self.learn.model).device # it may be EMA's, without a wrapper
     def _wrap_dl(self, dl): return _deal(dl, rank_distrib(), num_distrib(), self.device())
+
+    def before_batch(self):
+        if self.training or not self.yb or len(self.yb[0]): return
+        self.learn.xb, self.learn.yb = tuple(map(_one_of, self.xb)), () # the Recorder passes over it
 
     def after_validate(self): # order 11: before the Recorder reads them
         if not isinstance(self.learn.dl, ShardedDL): return
