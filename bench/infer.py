@@ -362,8 +362,10 @@ def rounded(v):
 def command(a):
     "the command line, without the paths of this machine"
     hidden = [str(getattr(a, k)) for k in RIVALS if getattr(a, k)]
-    words = ['PYTHON' if w in hidden else w for w in sys.argv[1:]]
-    return shlex.join(['python', f'bench/{Path(sys.argv[0]).name}', *words])
+    def shown(word):
+        if word in hidden: return 'PYTHON'
+        return 'PATH' if Path(word).is_absolute() else word
+    return shlex.join(['python', f'bench/{Path(sys.argv[0]).name}', *map(shown, sys.argv[1:])])
 
 def check_settings(a, data, settings):
     "rows of one file are measured alike"

@@ -188,3 +188,10 @@ def test_answers_are_compared_once(tmp_path, monkeypatch):
     assert list(json.loads((tmp_path/'a.json').read_text())['nets']['net']['values']) == ['ours']
     file.add_values(file.data['nets']['net'], 'net', bench)
     assert asked == ['ours', 'torch', 'torch', 'other']
+
+def test_a_result_names_no_place_of_this_machine(monkeypatch):
+    "the command that is kept with a table: absolute paths and other Pythons are hidden"
+    words = ['bench/infer.py', '--openvino', 'env/bin/python', '--out', '/tmp/x.json', '--rounds', '7']
+    monkeypatch.setattr(sys, 'argv', words)
+    a = infer.parser().parse_args(words[1:])
+    assert infer.command(a) == 'python bench/infer.py --openvino PYTHON --out PATH --rounds 7'
