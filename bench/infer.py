@@ -11,7 +11,7 @@ medians count. What is in the file is not measured again (--again does), so a be
 goes on. A picture is drawn beside the file. Run it on a machine that does nothing else.
 """
 import argparse, json, os, platform, re, shlex, subprocess, sys, tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
@@ -21,6 +21,7 @@ from bnn_bn.onebit.graph import read_bnn, write_bnn
 from bnn_bn.export import to_onnx
 from bnn_bn.core.files import write_file
 from bnn_bn.onebit.fold import FoldedNet, fold
+from bnn_bn.onebit.stem import int8_stem
 from bnn_bn.onebit.counting import get_way, has_way, ways
 from bnn_bn.models import reactnet_nobn
 import layers
@@ -87,12 +88,23 @@ class Bench:
         for r in rivals: r.env = {**r.env, **ENV}
         return rivals
 
+def with_whole_stem(bench):
+    "ours with the first convolution in whole numbers; it reads bytes, of the usual mean and deviation"
+    file = bench.file.with_suffix('.stem8.bnn')
+    if not file.exists():
+        graph = read_bnn(bench.file)
+        graph.info.update(mean=[.485, .456, .406], std=[.229, .224, .225])
+        write_bnn(int8_stem(graph), file)
+    rival, = replace(bench, file=file).usual('packed')
+    rival.name = f'{OURS}, int8 stem'
+    return rival
+
 def rivals_of(a, bench):
     "all on the bench, not yet started; ours first"
     ours, *usual = bench.usual()
     others = [w for w in ways if has_way(w) and get_way() != w]
     rows = [ours, *(bench.rival(f'{OURS}, {w}', sys.executable, f'way:{w}') for w in others)]
-    rows += [*usual,
+    rows += [with_whole_stem(bench), *usual,
              bench.rival('torch, channels first', sys.executable, 'torch'),
              bench.rival('torch.compile, channels first', sys.executable, 'compiled')]
     if a.openvino: rows += openvino_rivals(a, bench)
