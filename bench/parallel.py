@@ -105,7 +105,9 @@ def parse_options():
 
 def main():
     options = parse_options()
-    jobs = read_list(options.list.read_text())
+    if options.jobs < 1: raise SystemExit(f'--jobs {options.jobs}: at least 1 is needed')
+    try: jobs = read_list(options.list.read_text())
+    except (OSError, ValueError) as e: raise SystemExit(f'{options.list}: {e}') from None
     for folder in (options.out, options.runs): folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = look_after(jobs, options)

@@ -157,25 +157,26 @@ def parse_options():
     p.add_argument('--seeds', type=int, nargs='+', default=[0], help='of --train')
     return p.parse_args()
 
-def measurements(a, found):
-    "what was asked for, one after the other; after each of them `found` has it"
+def measurements(a):
+    "part, name (None in a list) and figures of all that was asked for, one after the other"
     sets = {'fashion-reactnet_mini': (fashion_test, a.fashion),
             'cifar10-reactnet18-w50': (cifar_test, a.cifar)}
     for name, (read, folder) in sets.items():
-        if folder is None: continue
-        yield found['agree'].update({name: compare(name, *read(folder))})
+        if folder is not None: yield 'agree', name, compare(name, *read(folder))
     for seed, bits in product(a.seeds if a.train else [], (None, 8)):
-        yield found['trained'].append(train(seed, bits, a.epochs, a.images))
+        yield 'trained', None, train(seed, bits, a.epochs, a.images)
     for arch in ('18', 'A') if a.speed else ():
-        yield found.setdefault('speed', {}).update({f'ReActNet-{arch}, 224x224': speed(arch, a.rounds)})
+        yield 'speed', f'ReActNet-{arch}, 224x224', speed(arch, a.rounds)
     for name, (graph, side) in nets_alone().items() if a.alone else ():
-        yield found.setdefault('alone', {}).update({name: alone(graph, side, a.rounds)})
+        yield 'alone', name, alone(graph, side, a.rounds)
 
 def main():
     a = parse_options()
     torch.set_num_threads(1)
     found = json.loads(a.out.read_text()) if a.out.exists() else dict(agree={}, trained=[])
-    for _ in measurements(a, found):
+    for part, name, figures in measurements(a):
+        if name is None: found.setdefault(part, []).append(figures)
+        else: found.setdefault(part, {})[name] = figures
         write_file(a.out, json.dumps(found | dict(versions=versions()), indent=1).encode())
     print(json.dumps(found, indent=1))
 

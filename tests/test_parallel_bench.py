@@ -62,6 +62,16 @@ def test_a_failure_is_named_and_its_pupils_are_not_begun(options, capsys):
 def test_a_bad_line_is_named(text, says):
     with pytest.raises(ValueError, match=says): parallel.read_list(text)
 
+@pytest.mark.parametrize('text, words, says', [
+    (None, [], 'list.txt: .*No such file'), ('alone', [], 'list.txt: alone: a recipe'),
+    ('a cifar10', ['--jobs', '0'], '--jobs 0: at least 1')])
+def test_bad_input_is_one_line_and_nothing_is_made(text, words, says, tmp_path, monkeypatch):
+    file = tmp_path/'list.txt'
+    if text: file.write_text(text)
+    monkeypatch.setattr('sys.argv', ['parallel.py', str(file), '--out', str(tmp_path/'out'), *words])
+    with pytest.raises(SystemExit, match=says): parallel.main()
+    assert not (tmp_path/'out').exists()
+
 def test_the_list_that_the_results_name_can_be_read():
     file = parallel.ROOT/'results/cifar10_gpu/list.txt'
     names = {j.name for j in parallel.read_list(file.read_text())}

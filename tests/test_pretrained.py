@@ -240,3 +240,9 @@ def test_the_front_page_says_what_was_measured(name):
     want = (known.size/1e3, 100*known.accuracy_last, known.epochs, run['seconds']/3600)
     places = (0, 1, 0, 1)
     assert found.groups() == tuple(f'{v:.{p}f}' for v, p in zip(want, places))
+
+def test_the_front_page_says_what_the_packed_network_has():
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    again = json.loads((ROOT/'results/cifar10_gpu/float32.json').read_text(encoding='utf-8'))
+    accuracy = again['accuracy']['full-teacher-nobn']
+    assert f'packed, in float32, it has {100*accuracy:.1f} %' in text
