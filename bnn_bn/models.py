@@ -532,11 +532,14 @@ def pick_weights(pretrained, given):
         there = ', '.join(known) or 'none'
         raise ValueError(f'pretrained={pretrained!r}: no such weights of {net}{near}; there are '
                          f'{there}')
+    differ = {n: _differs(known[n].config, given) for n in names}
     if len(names) > 1:
+        found = [f'{n} ({k}={known[n].config.get(k)!r})' if k else n for n, k in differ.items()]
+        wrong = next((f'; none of them has {k}={given[k]!r}' for k in differ.values() if k), '')
         raise ValueError(f'pretrained={pretrained!r}: {net} has several, say which: '
-                         f'{", ".join(names)}')
+                         f'{", ".join(found)}{wrong}')
     config = known[names[0]].config
-    if k := _differs(config, given):
+    if k := differ[names[0]]:
         raise ValueError(f'{k}={given[k]!r}: {names[0]} was trained with {k}={config.get(k)!r}; '
                          f'leave {k} out, or train anew')
     return names[0]

@@ -246,3 +246,11 @@ def test_the_front_page_says_what_the_packed_network_has():
     again = json.loads((ROOT/'results/cifar10_gpu/float32.json').read_text(encoding='utf-8'))
     accuracy = again['accuracy']['full-teacher-nobn']
     assert f'packed, in float32, it has {100*accuracy:.1f} %' in text
+
+def test_the_full_width_is_meant_and_a_width_that_none_has_is_named():
+    net = create_model('reactnet18_nobn', pretrained='cifar10')
+    assert net.card.name == 'cifar10-reactnet18' and net.cfg['width'] == 1
+    half = create_model('reactnet18_nobn', pretrained='cifar10', width=.5)
+    assert half.card.name == 'cifar10-reactnet18-w50'
+    with pytest.raises(ValueError, match=r"w50 \(width=0.5\); none of them has width=0.7"):
+        create_model('reactnet18_nobn', pretrained='cifar10', width=.7)
