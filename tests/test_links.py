@@ -96,6 +96,10 @@ def test_parts_name_every_notebook_once():
     assert sorted(set(named) ^ found) == []
     assert len(named) == len(set(named))
 
+def test_every_script_of_the_bench_is_listed():
+    listed = (ROOT/'bench/README.md').read_text()
+    assert [f.name for f in sorted((ROOT/'bench').glob('*.py')) if f'| `{f.name}` |' not in listed] == []
+
 @pytest.mark.parametrize('part', read_parts(ROOT/'docs/parts.ini'), ids=lambda p: p.folder)
 def test_a_part_lists_its_chapters(part):
     "in the order of docs/parts.ini, each with a sentence"
