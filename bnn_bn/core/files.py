@@ -79,8 +79,7 @@ def write_file(
     previous=None, # where the file that stands at `path` now is moved; None: it is replaced
 ):
     "Write a file beside `path`, force it to disk and rename: a crash leaves the old file."
-    path = full_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _target(path)
     _clean(path)
     tmp = _temporary(path)
     try:
@@ -88,6 +87,17 @@ def write_file(
         if previous: _keep(path, full_path(previous))
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
+
+def _target(path):
+    "the path of a file in a folder that is there, or an error that says what stands in the way"
+    full = full_path(path)
+    if not full.name: raise ValueError(f'path={str(path)!r}: the name of a file is needed')
+    if full.is_dir(): raise IsADirectoryError(f'{path}: a folder; the name of a file in it is needed')
+    in_the_way = next((p for p in full.parents if p.exists()), full)
+    if not in_the_way.is_dir():
+        raise NotADirectoryError(f'{path}: {in_the_way} is a file, where a folder is needed')
+    full.parent.mkdir(parents=True, exist_ok=True)
+    return full
 
 def _keep(path, previous):
     "the file that stands there, under another name; another writer may be faster"
