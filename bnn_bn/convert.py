@@ -32,6 +32,7 @@ def drop_bn(
 # %% ../nbs/6_any_network/40_convert.ipynb #adc288d9
 def _batch(gm, model, example):
     "white noise of a size that the network takes, or the images given; shapes noted in the graph"
+    check_values(model)
     like = _first_conv(model)
     noise = [(8, like.in_channels, side, side) for side in (96, 320)]
     sizes = noise if example is None else [example]
@@ -122,7 +123,6 @@ def remove_bn(
     check_switch(bias=bias, calibrate=calibrate)
     _check_example(example)
     model = copied(model)
-    check_values(model)
     modes = {n: m.training for n, m in model.named_modules()}
     gm = read_graph(model)
     x = _batch(gm, model, example)
