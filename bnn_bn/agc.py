@@ -92,6 +92,9 @@ def adaptive_clip_grad(
     groups = {}
     for p in _as_tensors(parameters):
         if p.grad is None or not p.numel(): continue
+        if p.grad.layout != torch.strided:
+            raise ValueError(f'parameters: a gradient of layout {p.grad.layout} has no units; '
+                             'leave that parameter out, or use Embedding(sparse=False)')
         alone = p.device.type == 'cpu' and p.numel() > 1 << 16
         key = p.device, p.dtype, p.grad.dtype, id(p) if alone else 0
         groups.setdefault(key, []).append(p)

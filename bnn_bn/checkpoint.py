@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
-from .core.arguments import check_type
+from .core.arguments import check_type, plain_values
 from .core.errors import CheckpointError
 from .core.files import full_path, write_file
 from .core.places import existing_file, what_it_is
@@ -22,7 +22,7 @@ from .models import BinaryNet, joined, same_thing, torch_parts
 from .others.described import StepsNet, built, check_memory, describe, describe_network
 from .others.described import network_from
 from .others.realnet import network_of
-from .core.unwrap import bare, own_calls
+from .core.unwrap import bare, check_values, own_calls
 from .layers.signed import NFConv2d, ScaleShift, SignConv2d
 from .others.published import check_weights, load_strictly, named, read_torch, tensors_of
 from .others.published import from_mmpretrain, from_reactnet, from_reference # noqa: F401
@@ -150,6 +150,7 @@ def _parts(model):
                                   f'makes {_in_words(there, here)}: {lost}; '
                                   'only the head and body.stem.conv may be replaced')
     _check_names(model, twin, inside)
+    _check_children(model, twin, (*parts, *inside))
     return parts
 
 lost = 'a file would not bring it back'
@@ -169,6 +170,17 @@ def _check_names(model, twin, inside):
     if more := sorted(here ^ there):
         raise CheckpointError(f'{", ".join(more[:3])}: the configuration says otherwise, '
                               f'and {lost}; only the head and body.stem.conv may be replaced')
+
+def _check_children(model, twin, replaced):
+    "CheckpointError for a part without weights that a file would lose, or another order of parts"
+    def names(net, name): return [k for k, m in net.get_submodule(name)._modules.items() if m is not None]
+    for name, _ in twin.named_modules():
+        if name.startswith(replaced): continue
+        here, there = (names(net, name) for net in (model, twin))
+        if here == there: continue
+        raise CheckpointError(f'{name or "the network"} holds {", ".join(here)}, and the configuration '
+                              f'makes {", ".join(there)}: {lost}; only the head and body.stem.conv may '
+                              'be replaced')
 
 def _outline(module):
     "names, types, numbers and parameters of a module and of those in it"
@@ -195,11 +207,12 @@ def _head_of(model):
 def save_network(
     model:nn.Module, # ours, or from `remove_bn` or `binarize`; what wraps it (`compile`) is taken off
     path, # file to write, usually `*.safetensors`
-    **info # anything JSON can hold, kept with the file: accuracy, seed, ...
+    **info # numbers, texts, lists and dicts to keep with the file: accuracy, seed, ...
 )->Path:
     "Write weights, what rebuilds the network, and sha256 as one safetensors file, whole or not at all."
     check_type(nn.Module, 'a torch.nn.Module', model=model)
-    model = joined(bare(model))
+    model, info = joined(bare(model)), plain_values(info)
+    check_values(model)
     head, weights = _head_of(model), model.state_dict()
     bad = [n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad: raise CheckpointError(f'{path}: {", ".join(bad[:5])} not finite: nothing was written')

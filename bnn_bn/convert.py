@@ -10,7 +10,7 @@ import math
 import torch, pandas as pd
 from torch import nn, fx, Tensor
 from .core.arguments import check_number, check_switch, check_type, check_word
-from .core.unwrap import bare, copied, put_in_place
+from .core.unwrap import bare, check_values, copied, put_in_place
 from .signal import start
 from .others.netgraph import WINDOWS, note_shapes, op, read_graph, shape_of
 from .others.variance import block_variances, plan_network
@@ -32,7 +32,8 @@ def drop_bn(
 # %% ../nbs/6_any_network/40_convert.ipynb #adc288d9
 def _batch(gm, model, example):
     "white noise of a size that the network takes, or the images given; shapes noted in the graph"
-    like = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    check_values(model)
+    like = _first_conv(model)
     noise = [(8, like.in_channels, side, side) for side in (96, 320)]
     sizes = noise if example is None else [example]
     for size in sizes:
@@ -42,6 +43,11 @@ def _batch(gm, model, example):
         else: return x if isinstance(size, Tensor) else _more_noise(gm, size).to(like.weight)
     what = f'a batch of shape {tuple(x.shape)} does not pass ({str(error).splitlines()[0]})'
     raise ValueError(f'{type(model).__name__}: {what}; give one with example') from error
+
+def _first_conv(model):
+    found = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    if found: return found[0]
+    raise ValueError(f'{type(model).__name__} has no nn.Conv2d: a network of convolutions is needed')
 
 VALUES = 256 # of noise that each channel is set on, at least,
 PIXELS = 2**20 # but no more pixels than these

@@ -226,6 +226,9 @@ def _check_model(model):
     if not isinstance(model, nn.Module):
         raise ValueError(f'model={type(model).__name__}: a torch module is needed')
     kinds = {m: _kind(m) for m in model.modules()}
+    if any(type(m).__name__ == 'FullyShardedDataParallel' for m in kinds):
+        raise ValueError('a FullyShardedDataParallel holds its weights in pieces: '
+                         'count the network before it is wrapped')
     for n, m in model.named_modules():
         weights = [k for k, p in m.named_parameters(recurse=False) if p.squeeze().dim() > 1]
         if not weights or kinds[m] != 'other': continue

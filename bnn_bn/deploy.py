@@ -10,7 +10,7 @@ import math, warnings
 from numbers import Integral, Real
 from pathlib import Path
 import numpy as np
-from .core.arguments import check_switch, check_type
+from .core.arguments import check_switch, check_type, plain_values
 from .core.errors import PackedFormatError
 from .onebit.graph import Graph, from_bytes, read_bnn, to_bytes, write_bnn
 from .onebit.engine import Engine
@@ -152,7 +152,7 @@ def _reference(graph):
 
 def _as_lists(info, channels):
     "names in one word, and numbers for all channels, as the lists that a file holds"
-    out = {k: v.tolist() if hasattr(v, 'tolist') else v for k, v in info.items()} # numpy's, torch's
+    out = plain_values(info)
     if isinstance(out.get('classes'), str): out['classes'] = list(out['classes'])
     for k in {'mean', 'std'} & set(out):
         if isinstance(out[k], Real): out[k] = [float(out[k])]*channels

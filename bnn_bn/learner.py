@@ -16,6 +16,8 @@ from torch import nn
 from fastai.basics import Callback, CancelFitException, CancelStepException
 from fastai.basics import CrossEntropyLossFlat, L, Learner, accuracy
 from fastai.callback.hook import Hooks
+from fastai.data.core import FilteredBase
+from fastai.data.load import DataLoader
 from fastcore.basics import patch
 from .core.arguments import check_callable, check_number, check_switch, check_whole
 from .agc import AdaptiveGradClip
@@ -23,7 +25,7 @@ from .core.autocast import Autocast
 from .layers.blocks import get_rules
 from .layers.pixels import Pixels, set_pixels
 from .images.loaders import describe
-from .core.errors import DivergenceError
+from .core.errors import DataError, DivergenceError
 from .models import BinaryNet, assert_bn_free, joined, same_thing
 from .optim import OptFunc, body_and_head, forget_resting, split_bare
 from .signal.start import CalibratedStart
@@ -70,6 +72,7 @@ class DivergenceGuard(Callback):
         forget_resting(self.learn.model)
         if not is_trial(self.learn): self.in_a_row, self.steps, self.skipped = 0, 0, 0
     def before_step(self):
+        _check_rates(self.opt)
         if not any_process(not all_finite(self.learn.loss, self.learn.model.parameters())):
             self.in_a_row = 0
             return
@@ -81,6 +84,20 @@ class DivergenceGuard(Callback):
         raise CancelStepException
 
 # %% ../nbs/2_no_norm/22_learner.ipynb #ea803d98
+def _check_rates(opt):
+    "DivergenceError for a learning rate that would make every weight NaN or infinite"
+    bad = [h['lr'] for h in opt.hypers if not math.isfinite(h.get('lr') or 0)]
+    if bad:
+        raise DivergenceError(f'learning rate {bad[0]}: a finite number is needed; '
+                              'the weights are those of the last good step')
+
+@patch
+def before_train(self:DivergenceGuard):
+    if len(self.dl): return
+    n, bs = len(self.dl.dataset), getattr(self.dl, 'bs', None) or self.dl.batch_size
+    raise DataError(f'dls.train has no batch: {n} pictures, bs={bs}, and an incomplete batch is left '
+                    'out; give more pictures or a smaller bs')
+
 @patch
 def before_batch(self:DivergenceGuard):
     if not self.training: return
@@ -190,7 +207,7 @@ def bnn_learner(
     patience:int=5, # of `DivergenceGuard`
     calibrated:bool=None, # calibrate on the first batch? None: if BN-free, not under 'reference'
     opt=None, # a torch optimizer class, or as fastai's `opt_func`; None: torch.optim.Adam
-    loss_func=None, # None: cross entropy
+    loss_func=None, # None: what the data say, as in fastai; else cross entropy
     metrics=accuracy, cbs=None, splitter=None, # None: `body_and_head`
     opt_func=None, # fastai's word for `opt`
     **kwargs # as in fastai's `Learner`
@@ -199,7 +216,7 @@ def bnn_learner(
     import_module('bnn_bn.train.steps') # `fit_step`, `fit_two_step`: late, it stands on this module
     opt, model = OptFunc(same_thing(opt=opt, opt_func=opt_func) or torch.optim.Adam), joined(model)
     _check_words(kwargs)
-    _check_given(wd, calibrated, loss_func=loss_func, splitter=splitter)
+    _check_given(dls, wd, calibrated, loss_func=loss_func, splitter=splitter)
     if isinstance(bare(model), BinaryNet):
         _check_fit(dls, bare(model))
         _tell_pixels(dls, bare(model))
@@ -208,15 +225,28 @@ def bnn_learner(
     if calibrated: own.append(CalibratedStart())
     if clip_factor is not None: own.append(AdaptiveGradClip(clip_factor))
     split = partial(split_bare, splitter or body_and_head)
-    opt.learn = Learner(dls, model, loss_func=loss_func or CrossEntropyLossFlat(), metrics=metrics,
+    opt.learn = Learner(dls, model, loss_func=loss_func or _loss_of(dls), metrics=metrics,
                         cbs=[*own, *L(cbs)], opt_func=opt, wd=wd, splitter=split, **kwargs)
     return opt.learn
 
 # %% ../nbs/2_no_norm/22_learner.ipynb #52d7f717
-def _check_given(wd, calibrated, **functions):
+def _check_given(dls, wd, calibrated, **functions):
+    _check_dls(dls)
     check_number(0, none=True, wd=wd)
     check_callable(**functions)
     if calibrated is not None: check_switch(calibrated=calibrated)
+
+def _check_dls(dls):
+    "ValueError for one loader, a data set or anything else in place of DataLoaders"
+    single = isinstance(dls, (DataLoader, FilteredBase, torch.utils.data.DataLoader))
+    if not single and hasattr(dls, 'train') and hasattr(dls, 'valid'): return
+    raise ValueError(f'dls: a {type(dls).__name__} is no DataLoaders; '
+                     'fastai.data.core.DataLoaders(train, valid) makes them from two loaders')
+
+def _loss_of(dls):
+    "the loss function that the classes or numbers of the data come with"
+    found = getattr(getattr(dls.train, 'dataset', None), 'loss_func', None)
+    return CrossEntropyLossFlat() if found is None else found
 
 # %% ../nbs/2_no_norm/22_learner.ipynb #ee52058e
 _other_words = dict(weight_decay='wd', optimizer='opt', learning_rate='lr', callbacks='cbs',

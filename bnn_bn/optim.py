@@ -52,7 +52,8 @@ class DecayWrapper(OptimWrapper):
     def hypers(self):
         "of each group that fastai sees: those of its first part"
         every = super().hypers
-        return [self.absent | every[part[0]] for part in self.parts]
+        firsts = [self.absent | every[part[0]] for part in self.parts]
+        return [Hypers(self, i, values) for i, values in enumerate(firsts)]
 
     def _set_hyper(self, k, values):
         if k not in self.bwd_map: return self.absent.update(_absent(self.opt, k, values))
@@ -60,6 +61,19 @@ class DecayWrapper(OptimWrapper):
         for v, part in zip(values, self.parts): every += [v]*len(part)
         if k == 'wd': every = _without_exempt(every, self.opt.param_groups)
         super()._set_hyper(k, every)
+
+# %% ../nbs/4_training/20d_optim.ipynb #d7f77d4e
+class Hypers(dict):
+    "settings of one group; what is set here is set in the optimizer"
+    def __init__(self, opt, i, values):
+        super().__init__(values)
+        self.opt, self.i = opt, i
+
+    def __setitem__(self, k, v):
+        values = [h[k] for h in self.opt.hypers]
+        values[self.i] = v
+        self.opt._set_hyper(k, values)
+        super().__setitem__(k, v)
 
 # %% ../nbs/4_training/20d_optim.ipynb #060bd10f
 def _absent(opt, k, values):

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['check_whole', 'check_sizes', 'check_number', 'check_word', 'check_switch', 'check_type', 'check_callable',
-           'as_device']
+           'as_device', 'plain_values']
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #904c2688
 from math import inf, isfinite, isnan
+from collections.abc import KeysView, Mapping, ValuesView
 from numbers import Integral, Real
+from pathlib import PurePath
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #37336248
 def _shown(value):
@@ -151,3 +153,23 @@ def as_device(
         raise ValueError(f"device='{device}': this machine has {has}; leave it out, "
                          'or give cpu') from None
     return found
+
+# %% ../../nbs/7_appendix/00c_arguments.ipynb #bbc98d6e
+def plain_values(
+    info:dict, # name=value, for a file
+)->dict: # numbers, texts, lists and dicts alone
+    "What JSON can hold; ValueError names the value that it cannot."
+    return {k: _plain(k, v) for k, v in info.items()}
+
+def _plain(name, v):
+    if hasattr(v, 'tolist'): v = v.tolist() # numpy's, torch's
+    if isinstance(v, PurePath): return str(v)
+    if v is None or isinstance(v, (bool, int, float, str)): return v
+    if isinstance(v, Mapping): return {k: _plain(f'{name}[{k!r}]', x) for k, x in v.items()}
+    if not _is_list(v): _refuse(name, v, 'numbers, texts, lists and dicts of them are')
+    return [_plain(f'{name}[{i}]', x) for i, x in enumerate(v)]
+
+def _is_list(v):
+    "has it elements in an order, and is it no text?"
+    if isinstance(v, (KeysView, ValuesView)): return True
+    return hasattr(v, '__len__') and hasattr(v, '__getitem__') and not isinstance(v, (bytes, bytearray))

@@ -53,6 +53,17 @@ def _has_ended(pid):
     except OSError: return False
     return False
 
+def _target(path):
+    "the path of a file in a folder that is there, or an error that says what stands in the way"
+    full = full_path(path)
+    if not full.name: raise ValueError(f'path={str(path)!r}: the name of a file is needed')
+    if full.is_dir(): raise IsADirectoryError(f'{path}: a folder; the name of a file in it is needed')
+    in_the_way = next((p for p in full.parents if p.exists()), full)
+    if not in_the_way.is_dir():
+        raise NotADirectoryError(f'{path}: {in_the_way} is a file, where a folder is needed')
+    full.parent.mkdir(parents=True, exist_ok=True)
+    return full
+
 def _clean(path):
     "remove what writers of `path` left that were killed"
     for left in path.parent.iterdir():
@@ -72,15 +83,14 @@ def named_errors(
         if e.filename is None: e.filename = str(path)
         raise
 
-# %% ../../nbs/7_appendix/05_files.ipynb #a7f74c6f
+# %% ../../nbs/7_appendix/05_files.ipynb #25d92694
 def write_file(
     path, # its directory is made where missing
     data:bytes, # all that the file shall hold
     previous=None, # where the file that stands at `path` now is moved; None: it is replaced
 ):
     "Write a file beside `path`, force it to disk and rename: a crash leaves the old file."
-    path = full_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _target(path)
     _clean(path)
     tmp = _temporary(path)
     try:

@@ -83,10 +83,12 @@ def _unknown(tfms):
 
 def _fastai_batch(dl, shape, facts):
     "mean and deviation, from the transforms of batches"
-    tfms = {_name(t): t for t in dl.after_batch.fs if not _only_training(t)}
+    found = [t for t in dl.after_batch.fs if not _only_training(t)]
+    tfms = {_name(t): t for t in found}
     floats, norm = tfms.pop('IntToFloatTensor', None), tfms.pop('Normalize', None)
     mean, std = (0, 1) if norm is None else (norm.mean, norm.std)
-    if tfms: facts.lacks['mean'] = _unknown(tfms.values())
+    if tfms or len(found) > (floats is not None) + (norm is not None):
+        facts.lacks['mean'] = _unknown(tfms.values() or found)
     elif floats is None or floats.div != 255:
         facts.lacks['mean'] = 'batches are not made of bytes/255'
     else: facts.info.update(_stats(mean, std, shape[1]))
@@ -95,7 +97,7 @@ def _fastai_batch(dl, shape, facts):
 def _pair(size): return tuple(np.broadcast_to(size, 2))
 
 # these change neither the place nor the scale of a pixel
-SILENT = ('PILToTensor', 'ToImage', 'ToPureTensor', 'Grayscale', 'RGB', 'Identity',
+SILENT = ('PILToTensor', 'ToImage', 'ToPureTensor', 'RGB', 'Identity',
           'MaybeToTensor', 'MaybePILToTensor')
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #8804213b
@@ -106,20 +108,30 @@ class _Way:
     filter:str = 'bilinear'
     cut:tuple = None
     scaled:bool = False
-    stats:tuple = (0, 1)
+    stats:tuple = None
     unknown:list = field(default_factory=list)
 
     def go(self, t):
-        "one transform more"
-        limited = getattr(t, 'max_size', None) is not None
+        "one transform more; a file has one place for each kind, in this order"
         match _name(t):
             case 'ToTensor' | 'ConvertImageDtype': self.scaled = True
             case 'ToDtype' if t.scale: self.scaled = True
-            case 'Resize' if not limited: self.resize(t.size, t.interpolation)
-            case 'CenterCrop' if self.resized is not None: self.cut = _pair(t.size)
-            case 'Normalize': self.stats = t.mean, t.std
-            case 'ImageClassification': self.preset(t)
+            case 'Resize' if self.may_resize(t): self.resize(t.size, t.interpolation)
+            case 'CenterCrop' if self.may_cut(t): self.cut = _pair(t.size)
+            case 'Normalize' if self.stats is None: self.stats = t.mean, t.std
+            case 'ImageClassification' if self.is_fresh(): self.preset(t)
+            case 'Grayscale' if t.num_output_channels == 1: pass
             case name if name not in SILENT: self.unknown.append(t)
+
+    def is_fresh(self): return self.resized is None and self.stats is None
+
+    def may_resize(self, t):
+        return self.resized is None and self.cut is None and getattr(t, 'max_size', None) is None
+
+    def may_cut(self, t):
+        "is the middle cut once, out of a picture that is as large?"
+        if self.resized is None or self.cut is not None: return False
+        return bool((np.broadcast_to(self.resized, 2) >= _pair(t.size)).all())
 
     def resize(self, size, how):
         size = tuple(np.ravel(size).tolist())
@@ -154,7 +166,7 @@ def _of_torch(dl, shape):
         why = _unknown(way.unknown) if way.unknown else f'a {_name(found)} does not say it'
         facts.lacks.update(mean=why, resize=why)
         return facts
-    facts.info.update(_stats(*way.stats, shape[1]))
+    facts.info.update(_stats(*(way.stats or (0, 1)), shape[1]))
     if way.resized is None: facts.lacks['resize'] = 'no transform resizes them'
     else: facts.info.update(to_info(_prepared(way, shape)))
     return facts

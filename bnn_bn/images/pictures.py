@@ -19,6 +19,9 @@ def pixel_bytes(
 )->np.ndarray: # uint8, as `x`
     "Pixels as bytes; ValueError where the unit is not known."
     kind, wide = x.dtype.kind, x.dtype.itemsize
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError('pixels are a masked array: what its mask hides is not known; '
+                         'x.filled(0) makes it black')
     if x.dtype == np.uint8: return x
     if kind == 'b': return x.astype(np.uint8)*np.uint8(255)
     if kind == 'f': return _of_floats(x)
@@ -116,7 +119,7 @@ def _is_file(x): return isinstance(x, (str, os.PathLike, bytes, bytearray, memor
 
 def _opened(x):
     "a PIL picture in mode L or RGB"
-    if isinstance(x, Image.Image): return _of_pil(x)
+    if isinstance(x, Image.Image): return _decoded(x)
     if _is_array(x): return _of_array(x)
     if _is_file(x): return _of_file(x)
     raise ValueError(f'a {type(x).__name__} is no picture: a path, a PIL picture, an array '
@@ -125,7 +128,7 @@ def _opened(x):
 def _of_file(file):
     "the same, of a path, an open file or its bytes"
     is_bytes = isinstance(file, (bytes, bytearray, memoryview))
-    name = f'{len(file)} bytes' if is_bytes else getattr(file, 'name', file)
+    name = _name_of(file, is_bytes)
     try:
         _check_regular(file)
         with Image.open(io.BytesIO(file) if is_bytes else file) as im:
@@ -137,6 +140,18 @@ def _of_file(file):
     except Exception as e:
         raise DataError(f'{name}: not a readable picture ({e}); '
                         'fetch it again or remove it') from None
+
+def _name_of(file, is_bytes):
+    "how an error calls it"
+    if is_bytes: return f'{len(file)} bytes'
+    return file if isinstance(file, os.PathLike) else getattr(file, 'name', file)
+
+def _decoded(im):
+    "a picture that PIL may have opened without reading it"
+    try: im.load()
+    except Exception as e:
+        raise DataError(f'{getattr(im, "filename", "") or "a PIL picture"}: it cannot be read ({e})') from None
+    return _of_pil(im)
 
 def _check_regular(file):
     "ValueError for a pipe or a device, whose end may never come"

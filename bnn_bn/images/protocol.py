@@ -170,7 +170,7 @@ def image_bytes(x, name):
 
 def _as_bytes(x, name):
     if isinstance(x, Tensor) and x.dtype == torch.uint8: return x
-    pixels = np.asarray(x.cpu() if isinstance(x, Tensor) else x)
+    pixels = np.asanyarray(x.cpu() if isinstance(x, Tensor) else x)
     try: return torch.from_numpy(pixel_bytes(pixels))
     except ValueError as e: raise ValueError(f'{name}: {e}') from None
 

@@ -48,8 +48,8 @@ def plain_tensor(
     return x if computes_itself else x.as_subclass(Tensor)
 
 def in_transform()->bool:
-    "Is a transform of `torch.func` at work?"
-    return torch._C._are_functorch_transforms_active()
+    "Is a transform of `torch.func` at work, or `torch.jit.trace`? Neither takes autograd's functions."
+    return torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()
 
 def autocast_dtype(
     kind:str, # of device: 'cpu', 'cuda', 'meta', ...

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 from ..core.errors import CheckpointError, ExportError
+from ..core.unwrap import check_values
 from ..layers.activations import RPReLU
 from ..layers.conv import QuantConv2d, ScaledStdConv2d
 from ..layers.signed import NFConv2d, ScaleShift, SignConv2d
@@ -332,6 +333,7 @@ def as_steps(
     if not signed:
         raise ExportError(f'{type(model).__name__} is no BinaryNet and has no 1-bit layer: only networks of '
                           'bnn_bn.models can be folded, and what remove_bn or binarize made of others')
+    check_values(model)
     model = copy.deepcopy(model).cpu().float().eval()
     for name, t in model.state_dict().items():
         if t.is_floating_point() and not t.isfinite().all():

@@ -14,7 +14,7 @@ from ..layers.conv import QuantConv2d, ScaledStdConv2d
 from ..layers.pixels import PixelConv2d, PixelStdConv2d
 from ..core.errors import ExportError
 from ..models import BinaryNet, binary_net, joined, torch_parts
-from ..core.unwrap import bare, own_calls
+from ..core.unwrap import bare, check_values, own_calls
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #643a7708
 def _kinds(module, prefix):
@@ -116,6 +116,7 @@ def as_packable(
     live, known = _kinds(model.body, 'body'), _kinds(twin.body, 'body')
     live['body.stem.conv'] = known['body.stem.conv']
     _check_kinds(live, known)
+    check_values(model)
     m = copy.deepcopy(model).cpu().float().eval()
     m.head, m.body.stem.conv = _plain_head(m.head), _plain_conv(m.body.stem.conv)
     if zero_is_plus: _set_zero(m)

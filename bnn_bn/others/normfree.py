@@ -75,7 +75,7 @@ def put_modules(
     bias:bool=True, # give a convolution the shift that its batch norm had learned?
 ):
     "Put a new module into each place of a plan; norms behind a convolution become an `Identity`."
-    first = next(n for n in plan.jobs if op(n) == 'conv2d')
+    first = next((n for n in plan.jobs if op(n) == 'conv2d'), None)
     for n, job in plan.jobs.items():
         real = n is first or n.all_input_nodes[0].op == 'placeholder'
         if op(n) == 'bn': new = _new_shift(module_of(n), job).to(next(model.parameters()))

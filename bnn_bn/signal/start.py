@@ -15,6 +15,7 @@ from ..core.arguments import check_switch, check_type, check_whole
 from ..layers.activations import RSign, RPReLU
 from ..layers.conv import ScaledStdConv2d
 from .ledger import keep_modes
+from ..core.errors import DataError
 from ..core.trials import is_trial
 from ..core.unwrap import bare
 
@@ -246,6 +247,14 @@ def _whole_batch(x):
     torch.distributed.all_gather(parts, x.contiguous())
     return torch.stack(parts, 1).flatten(0, 1)
 
+def _calibrated(model, images, parts):
+    "the table of `calibrate`, of whose errors a user of a Learner shall read the words alone"
+    if len(images) == 1:
+        raise DataError('a batch of one picture has no statistics: take a larger one, or leave the '
+                        'calibration out by bnn_learner(..., calibrated=False)')
+    try: return calibrate(model, images, parts, frozen=True) # of `fine_tune`, which begins so
+    except ValueError as e: raise DataError(str(e)) from e
+
 def _share(model):
     "the first process's start for all"
     joined = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -271,7 +280,7 @@ class CalibratedStart(Callback):
         model = bare(self.model)
         if not any(map(_has_gain, model.modules())) or not is_fresh(model): return
         x = _whole_batch(self.xb[0].detach())[:self.images]
-        self.table = calibrate(model, x, self.parts, frozen=True) # of `fine_tune`, which begins so
+        self.table = _calibrated(model, x, self.parts)
         _share(model)
     def after_fit(self):
         if is_trial(self.learn): self.table = self.earlier
