@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from fastcore.script import call_parse
 from ..core.errors import DataError
+from ..core.signatures import by_place
 from .failures import readable
 
 # %% ../../nbs/4_training/28d_runs.ipynb #1543c763
@@ -90,7 +91,7 @@ def clean_runs(
 # %% ../../nbs/4_training/28d_runs.ipynb #d836fbf7
 @call_parse
 def bnn_runs(
-    folder:str='runs', # searched with all that is below it
+    folder:by_place('folder of runs, searched with all that is below it', '?')='runs',
     clean:bool=False, # delete the states of runs that have ended?
     to_json:bool=False, # JSON instead of a table?
     debug:bool=False, # show the traceback of an error?
