@@ -13,6 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .core.arguments import check_number, check_whole
+from .core.unwrap import own_calls
 from .layers.binarize import autocast_dtype, plain_tensor, ste_sign
 from .layers.blocks import BiRealBlock, ReActBlock, XnorBlock, Rules, Spec, get_rules
 from .layers.blocks import known_rules
@@ -456,12 +457,9 @@ def torch_parts(module):
     if type(module) not in (nn.Sequential, LinBnDrop): return module
     return nn.Sequential(OrderedDict((n, torch_parts(m)) for n, m in module.named_children()))
 
-def _has_hooks(m): return bool(m._forward_hooks or m._forward_pre_hooks)
-
 def _is_plain(m):
     "is it a Sequential whose call does nothing more?"
-    if type(m) is not nn.Sequential: return False
-    return not ('forward' in vars(m) or _has_hooks(m))
+    return type(m) is nn.Sequential and not own_calls(m)
 
 # %% ../nbs/2_no_norm/12_models.ipynb #b4d087b1
 import inspect

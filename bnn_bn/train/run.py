@@ -24,7 +24,6 @@ from ..data import TensorDL
 from .distill import Distill
 from ..core.errors import CheckpointError
 from ..images.loaders import describe
-from ..learner import bare
 from ..others.realnet import real_nets
 from .failures import or_nothing, readable, set_threads
 from .options import command_line, spelt_out, train_parser
@@ -167,7 +166,7 @@ def _fit(learn, r, **kwargs):
 def _finish(learn, r, out, result, facts):
     "write the last network, the result and its picture"
     if rank_distrib(): return result
-    model = learn.ema.model if r.ema else bare(learn.model)
+    model = learn.ema.model if r.ema else learn.model
     save_model(model, out/'model.safetensors', **dict(facts, accuracy=result['accuracy']))
     write_file(out/'result.json', json.dumps(result, indent=1).encode())
     plot_history(out/'history.csv', out/'curves.png')
