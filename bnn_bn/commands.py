@@ -13,7 +13,7 @@ import torch
 from fastcore.script import call_parse
 from fastprogress.fastprogress import progress_bar
 from contextlib import contextmanager
-from .core.files import full_path, write_figure, write_file
+from .core.files import full_path, in_the_way, write_figure, write_file
 from .core.places import check_apart
 from .models import BinaryNet
 from .train.recipes import PICTURES, Recipe, make_dls
@@ -57,6 +57,9 @@ def _source(run, which):
     if found.is_packed:
         raise ValueError(f'{found.name}: is packed already; eval, classify, export, deploy and '
                          'bench take it as it is')
+    if found.file and found.file.suffix == '.pth':
+        raise ValueError(f'{found.name}: a .pth file, which only eval takes; '
+                         'load it in Python, and save_network writes a file for this')
     model, info = read_network(found)
     size, out = 4*sum(p.numel() for p in model.parameters()), Path(f'{run}.bnn')
     if found.file: size, out = found.file.stat().st_size, found.file.with_suffix('.bnn')
@@ -65,8 +68,11 @@ def _source(run, which):
 # %% ../nbs/5_packed/35_commands.ipynb #3464ee4e
 def data_of(recipe, path, images):
     "what the data of a recipe say, and some validation images; nothing where they are not at hand"
-    if recipe is None or recipe.data == 'own' or not (path or recipe.data == 'fashion'):
-        return {}, None
+    is_known = recipe is not None and recipe.data != 'own'
+    if path and not is_known:
+        raise ValueError(f'path={path}: no config.json beside the network says how these data are '
+                         'read; leave it out')
+    if not is_known or not (path or recipe.data == 'fashion'): return {}, None
     plain = replace(recipe, bs=min(recipe.bs, 100), mixup=0., cutout=0)
     dls = make_dls(plain, path, 'cpu', download=False)
     batches = -(-images//dls.valid.bs)
@@ -92,8 +98,12 @@ def keep(packed, info):
 
 # %% ../nbs/5_packed/35_commands.ipynb #02e9ee79
 def may_write(file, force):
-    "ValueError where a file would be lost"
-    if not full_path(file).exists() or force: return
+    "ValueError where a file would be lost, or cannot be"
+    path = full_path(file)
+    if path.is_dir(): raise ValueError(f'{file}: a folder; name a file to write')
+    if above := in_the_way(path.parent):
+        raise ValueError(f'{file}: {above} is a file, no folder; choose another place')
+    if not path.exists() or force: return
     raise ValueError(f'{file}: is there already; --force replaces it')
 
 def _check_out(source, out, path, force):
@@ -157,6 +167,7 @@ def bnn_pack(
 ):
     "Pack a trained network into one bit a weight; answers are compared before it is written."
     with readable('bnn_pack', debug, locals()):
+        if not 0 <= least <= 1: raise ValueError(f'least={least}: a share from 0 to 1 is needed')
         source = _source(run, which)
         _check_out(source, out, path, force)
         known, batches = _data_for(source, path, images)
@@ -200,12 +211,16 @@ def _image_size(info, size):
     return tuple(info.get('size') or [side_of(info.get('config', {}))]*2)
 
 # %% ../nbs/5_packed/35_commands.ipynb #0f12fbba
-def _check_bench(out, force, size, **counts):
+def _check_bench(out, force, size, threads, **counts):
     "ValueError for what cannot be measured, or would be lost"
+    if out and Path(out).suffix == '.png':
+        raise ValueError(f'out={out}: the rows are JSON, and a chart .png goes beside them; '
+                         'choose another ending')
     files = [out, Path(out).with_suffix('.png')] if out else []
     for file in files: may_write(file, force)
     if size < 0: raise ValueError(f'size={size}: pixels are needed, or 0 for those of the training')
-    for k, v in counts.items():
+    if threads > 1024: raise ValueError(f'threads={threads}: at most 1024 are possible')
+    for k, v in dict(counts, threads=threads).items():
         if v < 1: raise ValueError(f'{k}={v}: at least 1 is needed')
 
 def _runtimes(only):
@@ -287,6 +302,7 @@ def plot_bench(rows, path=None):
 # %% ../nbs/5_packed/36d_targets.ipynb #cb0c7d70
 import sys
 from contextlib import contextmanager
+from .core.arguments import check_whole
 from .core.errors import DataError, ExportError
 from .core.signatures import by_place
 from .deploy import classify
@@ -333,7 +349,10 @@ def bnn_classify(
 ):
     "Name what is on pictures, by a packed network."
     with readable('bnn_classify', options=('top', 'threads', 'which')):
+        check_whole(1, top=top)
+        check_whole(1, 1024, threads=threads)
         given, net = _pictures(pictures), packed_of(file, which, threads)
+        _check_told(net, file, ('size',) if net.takes_bytes else ('size', 'mean', 'std'))
         for name, source in given:
             with _of(name): answers = classify(net, source, top=top)[0]
             print(_answer(name, answers, to_json))
@@ -344,6 +363,13 @@ def _of(name):
     "an error that names its picture"
     try: yield
     except ValueError as e: raise DataError(str(e) if name in str(e) else f'{name}: {e}') from None
+
+def _check_told(net, file, needed):
+    "a file that says too little of its pictures: who makes a better one"
+    lacks = [k for k in needed if net.info.get(k) is None]
+    if not lacks: return
+    raise DataError(f'{file}: it does not say the {" and ".join(lacks)} of its pictures; '
+                    'bnn pack RUN --path DATA writes a file that does')
 
 def _answer(name, answers, to_json):
     "a line for a picture"
@@ -369,30 +395,43 @@ def bnn_export(
 ):
     "Write a network in another form."
     options = dict(force=force, float_too=float_too, stem=stem)
-    with readable('bnn_export', options=('ram', *options)):
-        if web or not out: return _export_web(source, out, web, which, size, **options)
+    names = 'ram', 'size', 'which', 'source', *options
+    with readable('bnn_export', options=names, spelt=dict(folder='web')):
+        check_whole(0, size=size)
+        if web or not out:
+            if ram: raise ExportError(f'ram={ram}: not for a page; leave it out')
+            return _export_web(source, out, web, which, size, **options)
         out = Path(out)
-        _check_form(out, float_too)
+        _check_form(out, float_too, size=size, ram=ram)
         may_write(out, force)
-        graph = with_stem(packed_of(source, which).graph, stem)
+        graph = with_stem(_packed(source, which, out.suffix == '.c' and not size), stem)
         if out.suffix == '.c': to_c(graph, out, (size, size) if size else None, ram or None)
         else: dict([('.onnx', to_onnx), ('.qonnx', to_qonnx)])[out.suffix](graph, out)
     print(f'{out}: {out.stat().st_size/1e3:.0f} kB')
 
 # %% ../nbs/5_packed/36d_targets.ipynb #b777839d
-def _check_form(out, float_too):
+def _packed(source, which, needs_size):
+    "the graph of what is exported; it is told where the size of its pictures is missing"
+    net = packed_of(source, which)
+    if not needs_size or net.info.get('size'): return net.graph
+    raise ExportError(f'size=0: {source} does not say the size of its pictures; give it')
+
+def _check_form(out, float_too, **of_c):
     "the ending of a file to write, and what goes with a page alone"
     if out.suffix not in ('.onnx', '.qonnx', '.c'):
         raise ExportError(f'{out}: the ending says the form; .onnx, .qonnx and .c are known')
     if float_too:
         raise ExportError(f'float_too=True: a page has it, with --web DIR, and {out} is none; '
                           'leave it out')
+    for k, v in of_c.items():
+        if not v or out.suffix == '.c': continue
+        raise ExportError(f'{k}={v}: not for {out.suffix or out}; leave it out')
 
 def _export_web(source, out, web, which, size, **options):
     "a page; its size is told"
     if out or not web:
         raise ExportError('one of a file to write and --web DIR is needed, not both or none')
-    folder = to_web(packed_of(source, which).graph, web, (size, size) if size else None, **options)
+    folder = to_web(_packed(source, which, not size), web, (size, size) if size else None, **options)
     kB = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())/1e3
     print(f'{folder}: {kB:.0f} kB; open index.html in it with a browser')
 
@@ -404,8 +443,10 @@ def bnn_deploy(
     which:str='best', # network of a run: best or model (the last epoch)
 ):
     "Write a folder that classifies pictures without torch."
-    with readable('bnn_deploy', options=('which',)):
-        where = deploy_folder(packed_of(file, which), folder)
+    with readable('bnn_deploy', options=('which',), spelt=dict(folder='')):
+        net = packed_of(file, which)
+        _check_told(net, file, ('size', 'mean', 'std'))
+        where = deploy_folder(net, folder)
     names = sorted(p.name for p in where.iterdir())
     print(f'{where}: {", ".join(names)}\npip install -r requirements.txt; '
           'python classify.py PICTURE')

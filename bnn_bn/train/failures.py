@@ -29,11 +29,15 @@ def set_threads(
     torch.set_num_threads(n)
 
 # %% ../../nbs/4_training/27c_failures.ipynb #dd4a4858
+SPELT = dict(compiled='compile') # arguments whose option has another name
+
+# %% ../../nbs/4_training/27c_failures.ipynb #ff35ff96
 @contextmanager
 def readable(
     command:str, # its name, the beginning of the line
     debug:bool=False, # show the traceback as well?
     options=(), # names of its arguments
+    spelt=None, # dict of a name and its option, where they differ; '': it is given by its place
 ):
     "Errors of this package and those of files end in one line; a stop by a signal ends with 130."
     try:
@@ -45,22 +49,28 @@ def readable(
     except (ValueError, OSError, RuntimeError, ImportError, AssertionError) as e:
         if debug: traceback.print_exc()
         if not (_is_ours(e) or isinstance(e, OSError)): raise # torch's, which need their place
-        said = str(e).split(':' + chr(10) + chr(9))[-1]
-        raise SystemExit(f'{command}: {in_options(said, options)}') from None
+        said = _of_file(e) or str(e).split(':' + chr(10) + chr(9))[-1]
+        raise SystemExit(f'{command}: {in_options(said, options, spelt or {})}') from None
 
 def in_options(
     text:str, # of an error
     options, # names of a command's arguments
+    spelt=SPELT, # name -> option, where they differ; '': it is given by its place
 )->str: # with `--name value` for each `name=value`
     "The words of a Python call in those of the command line."
-    def spelt(m):
-        if m[1] not in options: return m[0]
-        option, value = flag_of(SPELT.get(m[1], m[1])), m[2] or m[3] or ''
-        return option if value == 'True' else f'{option} {value}'.strip()
-    return re.sub(r"\b(\w+)=(?:'([^']*)'|([^\s:;,)']*))", spelt, text)
+    names = SPELT | spelt
+    def in_words(m):
+        if m[1] not in options and m[1] not in names: return m[0]
+        option, value = names.get(m[1], m[1]), m[2] or m[3] or ''
+        if not option: return value
+        return flag_of(option) if value == 'True' else f'{flag_of(option)} {value}'.strip()
+    return re.sub(r"\b(\w+)=(?:'([^']*)'|([^\s:;,)']*))", in_words, text)
 
 # %% ../../nbs/4_training/27c_failures.ipynb #ed5b350a
-SPELT = dict(compiled='compile') # arguments whose option has another name
+def _of_file(error):
+    "an error of the system about a file in plain words, `net.bnn: permission denied`; '' for others"
+    if not isinstance(error, OSError) or None in (error.filename, error.strerror): return ''
+    return f'{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}'
 
 def _is_ours(error):
     "was it raised in a file of this package?"

@@ -383,7 +383,7 @@ def bnn_train(
 ):
     "The command: train a binary network by a recipe."
     a = train_parser().parse_args(spelt_out(sys.argv[1:] if args is None else args))
-    with readable('bnn_train', a.debug, vars(a)):
+    with readable('bnn_train', a.debug, set(vars(a)) - {'download'}): # its option says the contrary
         set_threads(a.threads)
         r = make_recipe(a.recipe, **_given(a, [f.name for f in fields(Recipe)]))
         out = full_path(a.out or f'runs/{a.recipe}-{r.norm}-{a.seed}')
@@ -550,20 +550,24 @@ def bnn_eval(
     with readable('bnn_eval', debug, locals()):
         set_threads(threads)
         found = find_network(run, which)
-        recipe, where = _recipe_to_measure(found, data, bs), checked_device(device)
+        where = _check_words(data, bs, device)
         model, info = read_network(found)
-        dls = make_dls(recipe, path, where, download=False, valid_images=valid_images)
+        dls = make_dls(_recipe_to_measure(found, data, bs), path, where, download=False, valid_images=valid_images)
         _check_data(found.name, model, info, dls)
         score = evaluate(model.to(dls.device), dls[1])
     print(f"{found.name}: top-1 {score['top1']:.2%}, top-5 {score['top5']:.2%}, "
           f"loss {score['loss']:.4f} on {score['images']} images{_recorded(info)}")
 
 # %% ../../nbs/4_training/28a_measure.ipynb #f5563e8b
-def _recipe_to_measure(found, data, bs):
-    "a recipe with the data that were named, or with those of the training"
+def _check_words(data, bs, device):
+    "the device; ValueError where a word is wrong, before anything is read"
     if bs < 1: raise ValueError(f'bs={bs}: at least 1 is needed')
     if data and data not in datasets:
         raise ValueError(f'data={data}: allowed are {", ".join(datasets)}')
+    return checked_device(device)
+
+def _recipe_to_measure(found, data, bs):
+    "a recipe with the data that were named, or with those of the training"
     recipe = Recipe(data, size=64 if data == 'folder' else 0) if data else recipe_of(found)
     if recipe is None:
         raise ValueError(f'{found.name}: no config.json beside it; say which data with --data')

@@ -72,6 +72,7 @@ def list_runs(
     folder='runs', # searched with all that is below it
 )->list: # of Run
     "The runs below a folder, those with the best accuracy first."
+    if Path(folder).is_file(): raise DataError(f'{folder}: a file; the folder above runs is needed')
     if not Path(folder).is_dir(): raise DataError(f'{folder}: no such folder')
     found = [f.parent for f in sorted(Path(folder).rglob('config.json'))]
     runs = [read_run(f) for f in found if 'recipe' in _read(f/'config.json')]
