@@ -123,9 +123,10 @@ def side_of(config): return 224 if config.get('stem') == 'imagenet' else 32
 
 def noise(model, images):
     "batches of one image each"
-    side = side_of(model.cfg)
-    n = min(images, 10 if side > 100 else 100)
-    return (torch.randn(1, model.in_chans, side, side) for _ in range(n))
+    shape = model.image_shape if hasattr(model, 'image_shape') else None # of a converted network
+    if shape is None: shape = (model.in_chans, *[side_of(model.cfg)]*2)
+    n = min(images, 10 if shape[-1] > 100 else 100)
+    return (torch.randn(1, *shape) for _ in range(n))
 
 # %% ../nbs/5_packed/35_commands.ipynb #27f06fe1
 def _pixels(source, stem):

@@ -137,3 +137,30 @@ def test_the_same_answer_for_every_kind(name, kind, given):
     before = sorted(p.name for p in kinds['run'].iterdir())
     assert ANSWERS[name](kinds[kind], home) == ANSWERS[name](NAME, home)
     assert sorted(p.name for p in kinds['run'].iterdir()) == before # packed on the way, and not kept
+
+def test_a_teacher_can_be_any_of_them(given):
+    from bnn_bn.train.recipes import network_file
+    from bnn_bn.train.teachers import load_teacher
+    kinds, home = given
+    shutil.copy(kinds['of_run'], kinds['run']/'model.safetensors') # the last network, which is the teacher
+    x = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    wanted = create_model(NAME, pretrained=True)(x)
+    for kind in ('name', 'run', 'of_run', 'packed'):
+        teacher = load_teacher(network_file(str(kinds[kind])), 10)
+        torch.testing.assert_close(teacher.model(x), wanted, rtol=0, atol=1e-5)
+        with pytest.raises(ValueError, match='10 classes, n_out=7'):
+            load_teacher(network_file(str(kinds[kind])), 7)
+    (kinds['run']/'model.safetensors').unlink()
+
+def test_a_network_of_another_maker(tmp_path, monkeypatch):
+    "what remove_bn made of it: packed on the way as well; a packed one cannot be measured, which is said"
+    from test_hooks import converted
+    monkeypatch.chdir(tmp_path)
+    info = dict(classes=list('abcd'), mean=[.5]*3, std=[.2]*3, size=[64, 64])
+    save_network(converted(), 'theirs.safetensors', **info)
+    Image.new('RGB', (64, 64), (200, 9, 30)).save('p.png')
+    said = good('classify', 'theirs.safetensors', 'p.png', '--top', '4')
+    good('pack', 'theirs.safetensors', '--images', '20')
+    assert good('classify', 'theirs.bnn', 'p.png', '--top', '4') == said
+    one_line(run('eval', 'theirs.bnn', '--data', 'fashion'), 'theirs.bnn: ', 'no config',
+             'take the network that it was packed from')

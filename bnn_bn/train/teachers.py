@@ -157,8 +157,8 @@ def _is_own(name):
 def _own_network(name, n_out):
     is_packed = not str(name).endswith('.safetensors')
     model = create_model(str(name), pretrained=True) if is_packed else load_network(name)
-    if n_out in (None, model.cfg['n_out']): return model
-    raise ValueError(f"{name}: this network has {model.cfg['n_out']} classes, n_out={n_out}; "
+    if n_out in (None, model.n_out): return model
+    raise ValueError(f"{name}: this network has {model.n_out} classes, n_out={n_out}; "
                      'take one that was trained on the same classes')
 
 # %% ../../nbs/4_training/22b_teachers.ipynb #15addb00
