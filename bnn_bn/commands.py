@@ -106,6 +106,7 @@ def may_write(file, force):
     if not path.exists() or force: return
     raise ValueError(f'{file}: is there already; --force replaces it')
 
+# %% ../nbs/5_packed/35_commands.ipynb #6b8dd375
 def _check_out(source, out, path, force):
     "ValueError where a packed file would replace another one, or lie among pictures"
     pictures = source.recipe is not None and source.recipe.data in PICTURES
@@ -231,12 +232,18 @@ def _runtimes(only):
         raise ValueError(f'only={bad[0]}: allowed are {", ".join(kinds)}')
     return names
 
+# %% ../nbs/5_packed/35_commands.ipynb #ed26eeb6
 def _timed(rivals, rounds, batch):
     "a row for each runtime; all are stopped at the end"
     try: rows = measure(rivals, rounds)
     finally:
         for r in rivals: r.stop()
     return [dict(r, images_per_second=batch/r['seconds']) if 'seconds' in r else r for r in rows]
+
+def _write_rows(out, rows, about):
+    "a JSON file, and its picture beside it"
+    write_file(out, json.dumps(dict(about, rows=rows), indent=1).encode())
+    plot_bench(rows, Path(out).with_suffix('.png'))
 
 def _line(row):
     "a row of the table that is printed"
@@ -268,11 +275,8 @@ def bnn_bench(
             rivals = usual_rivals(str(file), size, batch, threads, names)
             started = [r.start(threads) for r in progress_bar(rivals, leave=False)]
             rows = _timed(started, rounds, batch)
-        if out:
-            report = dict(file=file.name, size=size, batch=batch, threads=threads, rounds=rounds,
-                          rows=rows)
-            write_file(out, json.dumps(report, indent=1).encode())
-            plot_bench(rows, Path(out).with_suffix('.png'))
+        about = dict(file=file.name, size=size, batch=batch, threads=threads, rounds=rounds)
+        if out: _write_rows(out, rows, about)
     print(f'{file.name}, {size[0]}x{size[1]} pixels, batch {batch}, {threads} '
           f'thread{"s"*(threads > 1)}, median of {rounds} rounds')
     for row in rows: print(_line(row))

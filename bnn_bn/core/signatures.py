@@ -143,6 +143,7 @@ def _add_place(parser, option, text):
     parser.add_argument(option.name, type=option.type, nargs=option.nargs, help=text,
                         default=left_out)
 
+# %% ../../nbs/7_appendix/05e_signatures.ipynb #b78e5b26
 def by_place(
     text:str, # what the argument is, for the help
     nargs:str, # '+': one word or more; '?': one or none
@@ -152,6 +153,7 @@ def by_place(
     except ImportError: return Annotated[str, text, dict(nargs=nargs)]
     return Param(text, str, nargs=nargs)
 
+# %% ../../nbs/7_appendix/05e_signatures.ipynb #11271d0e
 def parser_of(
     module:str, name:str, # as in `read_options`
     prog:str, # what the user calls it, such as 'bnn pack'

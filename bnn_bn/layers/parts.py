@@ -112,7 +112,7 @@ def _check_alone(f, x):
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #115913ba
 def check_quantizer(
     f, # function of a tensor, f(x)
-)->dict: # threshold; window: from where to where its gradient is not 0; slope: its greatest
+)->dict: # threshold: the least number of the grid that is 1; window: from where to where its gradient is not 0; slope: its greatest
     "What a sign does, measured; ValueError says why a function is none that can be trained and packed."
     x = _grid()
     try:
@@ -124,7 +124,7 @@ def check_quantizer(
     except ValueError as e:
         raise ValueError(f"{getattr(f, '__name__', type(f).__name__)}: {e}") from None
     inside = x[slope.abs() > 1e-6]
-    return dict(threshold=(x[step] + x[step + 1]).item()/2,
+    return dict(threshold=x[step + 1].item(),
                 window=(inside[0].item(), inside[-1].item()), slope=slope.abs().max().item())
 
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #24e5ec8e

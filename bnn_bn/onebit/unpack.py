@@ -288,6 +288,7 @@ def load_pretrained(
         _warn_fresh(name, f'{has_in} channels', f'the first convolution for {in_chans}')
     return model
 
+# %% ../../nbs/5_packed/31f_unpack.ipynb #88549e1f
 def _of_package(name):
     "network and graph of that name"
     about = card(name)

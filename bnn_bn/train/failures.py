@@ -52,6 +52,7 @@ def readable(
         said = _of_file(e) or str(e).split(':' + chr(10) + chr(9))[-1]
         raise SystemExit(f'{command}: {in_options(said, options, spelt or {})}') from None
 
+# %% ../../nbs/4_training/27c_failures.ipynb #d0dc4142
 def in_options(
     text:str, # of an error
     options, # names of a command's arguments

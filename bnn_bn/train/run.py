@@ -552,7 +552,8 @@ def bnn_eval(
         found = find_network(run, which)
         where = _check_words(data, bs, device)
         model, info = read_network(found)
-        dls = make_dls(_recipe_to_measure(found, data, bs), path, where, download=False, valid_images=valid_images)
+        recipe = _recipe_to_measure(found, data, bs)
+        dls = make_dls(recipe, path, where, download=False, valid_images=valid_images)
         _check_data(found.name, model, info, dls)
         score = evaluate(model.to(dls.device), dls[1])
     print(f"{found.name}: top-1 {score['top1']:.2%}, top-5 {score['top5']:.2%}, "
