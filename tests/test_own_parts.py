@@ -154,7 +154,7 @@ def late(x, t=0.): return straight(signs(x - t), x - t)
 
 WORKS = dict(module=Stateless(), function=Straight.apply, tanh=lambda x: straight(signs(x), torch.tanh(x)),
              fixed=partial(late, t=.1), half=lambda x: late(x).half(), double=lambda x: late(x).double(),
-             sign=lambda x: straight(x.sign(), x))
+             sign=lambda x: straight(torch.where(x == 0, 1., x.sign()), x))
 
 @pytest.mark.parametrize('name', WORKS)
 def test_signs_that_work(name, tmp_path):
@@ -178,6 +178,7 @@ class Counts(Stateless):
 REFUSED = [
     (lambda x: (late(x), x.mean()), 'gives a tuple'), (lambda x: [late(x)], 'gives a list'),
     (lambda x: straight(torch.where(x.abs() < .5, 0., x.sign()), x), 'only -1 and 1 fit'),
+    (lambda x: straight(x.sign(), x), '0 at 0; only -1 and 1 fit'),
     (lambda x: signs(x).long(), 'no gradient'), (lambda x: x > 0, 'no gradient'),
     (lambda x: x.abs().mean()*late(x), 'only -1 and 1'), (lambda x: late(x - x.mean()), 'numbers beside it'),
     (lambda x: late(x - x.mean(0, keepdim=True)) if x.dim() > 1 else late(x), 'numbers beside it'),

@@ -112,7 +112,7 @@ def _check_alone(f, x):
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #115913ba
 def check_quantizer(
     f, # function of a tensor, f(x)
-)->dict: # threshold: the least number of the grid that is 1; window: from where to where its gradient is not 0; slope: its greatest
+)->dict: # threshold: the least number of a grid with 1; window of its gradient; slope: its greatest
     "What a sign does, measured; ValueError says why a function is none that can be trained and packed."
     x = _grid()
     try:
