@@ -265,7 +265,7 @@ def training(a, name, recipe, goal, until):
     run = a.out/name
     full = [recipe, '--path', a.path, '--amp', 'bf16', '--compile']
     words = ['fashion', *QUICK_RUN] if a.quick else full
-    words += ['--out', run, '--device', a.device, '--resume', '--no_download']
+    words += ['--out', run, '--device', a.device, '--resume', '--no-download']
     program = 'from bnn_bn.train.run import bnn_train; bnn_train()'
     command = [sys.executable, '-c', program, *map(str, words)]
     process = subprocess.Popen(command, env=environment())

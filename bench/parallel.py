@@ -43,7 +43,7 @@ def begin(job, options):
     "start a training, or go on with it"
     run = options.runs/job.name
     words = [str(options.runs/job.teacher) if w.startswith(WAIT) else w for w in job.words]
-    words += ['--out', str(run), '--resume', '--no_download']
+    words += ['--out', str(run), '--resume', '--no-download']
     if options.path: words += ['--path', str(options.path)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     command, env = [sys.executable, '-c', PROGRAM, *words], dict(os.environ, PYTHONPATH=path)

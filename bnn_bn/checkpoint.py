@@ -22,7 +22,7 @@ from .models import BinaryNet, joined, same_thing, torch_parts
 from .others.described import StepsNet, built, check_memory, describe, describe_network
 from .others.described import network_from
 from .others.realnet import network_of
-from .core.unwrap import bare, check_values, own_calls
+from .core.unwrap import check_values, own_calls, unwrapped
 from .layers.signed import NFConv2d, ScaleShift, SignConv2d
 from .others.published import check_weights, load_strictly, named, read_torch, tensors_of
 from .others.published import from_mmpretrain, from_reactnet, from_reference # noqa: F401
@@ -160,6 +160,10 @@ def _check_calls(model, twin):
     kind = type(model)
     if kind.forward is not type(twin).forward:
         raise CheckpointError(f'{kind.__name__} has a forward of its own: {lost}')
+    _check_layers(model)
+
+def _check_layers(model):
+    "the same for each layer"
     for name, m in model.named_modules():
         if own := own_calls(m):
             raise CheckpointError(f'{name or "the network"} has {own[0]}: {lost}; remove it')
@@ -197,6 +201,7 @@ def _head_of(model):
     if isinstance(model, BinaryNet):
         parts = _parts(model)
         return dict(config=model.cfg, **(dict(parts=parts) if parts else {}))
+    _check_layers(model)
     if not _is_ours(model):
         raise CheckpointError(f'{type(model).__name__} is no BinaryNet, and has no layer from '
                               'remove_bn or binarize: a file of ours cannot rebuild it; '
@@ -211,7 +216,7 @@ def save_network(
 )->Path:
     "Write weights, what rebuilds the network, and sha256 as one safetensors file, whole or not at all."
     check_type(nn.Module, 'a torch.nn.Module', model=model)
-    model, info = joined(bare(model)), plain_values(info)
+    model, info = joined(unwrapped(model, CheckpointError)), plain_values(info)
     check_values(model)
     head, weights = _head_of(model), model.state_dict()
     bad = [n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()]

@@ -10,7 +10,7 @@ import sys, traceback, warnings
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from .core.signatures import parser_of, underscored
+from .core.signatures import parser_of
 from .train.options import spelt_out, train_parser
 
 # %% ../nbs/5_packed/37_cli.ipynb #ae933163
@@ -81,7 +81,7 @@ def parser_for(name, prog):
 
 def _parsed(name, words, prog):
     "the words as arguments; ends with a line where one is wrong, or with the help"
-    words = spelt_out(words) if name == 'train' else [underscored(w) for w in words]
+    if name == 'train': words = spelt_out(words)
     return vars(parser_for(name, prog).parse_args(words))
 
 def _call(function, words, given):

@@ -6,23 +6,23 @@
 __all__ = ['compare', 'bnn_pack', 'bnn_bench', 'bnn_classify', 'bnn_export', 'bnn_deploy', 'bnn_warm']
 
 # %% ../nbs/5_packed/35_commands.ipynb #1064c083
-import json, statistics
+import json, statistics, tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import torch
 from fastcore.script import call_parse
 from fastprogress.fastprogress import progress_bar
-from .core.files import full_path, write_figure, write_file
+from contextlib import contextmanager
+from .core.files import full_path, in_the_way, write_figure, write_file
 from .core.places import check_apart
-from .checkpoint import load_info, load_model
-from .models import BinaryNet, create_model
+from .models import BinaryNet
 from .train.recipes import PICTURES, Recipe, make_dls
-from .train.run import network_in, readable, recipe_beside
+from .train.run import find_network, read_network, readable, recipe_of
 from .onebit.fold import FoldedNet
 from .onebit.graph import read_bnn
-from .deploy import facts, pack
+from .deploy import PackedNet, facts, load_packed, pack
 from .bench import kinds, take_turns, usual_rivals
-from .weights import card, cards, did_you_mean, pretrained_bytes, pretrained_path
+from .weights import pretrained_bytes, pretrained_path
 
 # %% ../nbs/5_packed/35_commands.ipynb #a6379a4f
 @torch.no_grad()
@@ -53,22 +53,26 @@ class _Source:
 
 def _source(run, which):
     "the network of a run, of a file, or of that name in the package"
-    if run in cards() and not Path(run).exists():
-        about, model = card(run), create_model(run, pretrained=True)
-        kept = dict(accuracy=about.accuracy, name=run)
-        return _Source(model, run, 4*sum(p.numel() for p in model.parameters()),
-                       Path(f'{run}.bnn'), kept, Recipe(**about.recipe))
-    file = network_in(full_path(run), which)
-    if not file.exists():
-        raise FileNotFoundError(f'{file}: no such file{did_you_mean(run, cards())}')
-    return _Source(load_model(file), str(file), file.stat().st_size, file.with_suffix('.bnn'),
-                   load_info(file)['info'], recipe_beside(file))
+    found = find_network(run, which)
+    if found.is_packed:
+        raise ValueError(f'{found.name}: is packed already; eval, classify, export, deploy and '
+                         'bench take it as it is')
+    if found.file and found.file.suffix == '.pth':
+        raise ValueError(f'{found.name}: a .pth file, which only eval takes; '
+                         'load it in Python, and save_network writes a file for this')
+    model, info = read_network(found)
+    size, out = 4*sum(p.numel() for p in model.parameters()), Path(f'{run}.bnn')
+    if found.file: size, out = found.file.stat().st_size, found.file.with_suffix('.bnn')
+    return _Source(model, found.name, size, out, info, recipe_of(found))
 
 # %% ../nbs/5_packed/35_commands.ipynb #3464ee4e
 def data_of(recipe, path, images):
     "what the data of a recipe say, and some validation images; nothing where they are not at hand"
-    if recipe is None or recipe.data == 'own' or not (path or recipe.data == 'fashion'):
-        return {}, None
+    is_known = recipe is not None and recipe.data != 'own'
+    if path and not is_known:
+        raise ValueError(f'path={path}: no config.json beside the network says how these data are '
+                         'read; leave it out')
+    if not is_known or not (path or recipe.data == 'fashion'): return {}, None
     plain = replace(recipe, bs=min(recipe.bs, 100), mixup=0., cutout=0)
     dls = make_dls(plain, path, 'cpu', download=False)
     batches = -(-images//dls.valid.bs)
@@ -94,10 +98,15 @@ def keep(packed, info):
 
 # %% ../nbs/5_packed/35_commands.ipynb #02e9ee79
 def may_write(file, force):
-    "ValueError where a file would be lost"
-    if not full_path(file).exists() or force: return
+    "ValueError where a file would be lost, or cannot be"
+    path = full_path(file)
+    if path.is_dir(): raise ValueError(f'{file}: a folder; name a file to write')
+    if above := in_the_way(path.parent):
+        raise ValueError(f'{file}: {above} is a file, no folder; choose another place')
+    if not path.exists() or force: return
     raise ValueError(f'{file}: is there already; --force replaces it')
 
+# %% ../nbs/5_packed/35_commands.ipynb #6b8dd375
 def _check_out(source, out, path, force):
     "ValueError where a packed file would replace another one, or lie among pictures"
     pictures = source.recipe is not None and source.recipe.data in PICTURES
@@ -115,9 +124,10 @@ def side_of(config): return 224 if config.get('stem') == 'imagenet' else 32
 
 def noise(model, images):
     "batches of one image each"
-    side = side_of(model.cfg)
-    n = min(images, 10 if side > 100 else 100)
-    return (torch.randn(1, model.in_chans, side, side) for _ in range(n))
+    shape = model.image_shape if hasattr(model, 'image_shape') else None # of a converted network
+    if shape is None: shape = (model.in_chans, *[side_of(model.cfg)]*2)
+    n = min(images, 10 if shape[-1] > 100 else 100)
+    return (torch.randn(1, *shape) for _ in range(n))
 
 # %% ../nbs/5_packed/35_commands.ipynb #27f06fe1
 def _pixels(source, stem):
@@ -125,6 +135,12 @@ def _pixels(source, stem):
     if not stem: return {}
     known = {'mean', 'std'} & set(source.info)
     return {k: source.info[k] for k in known}
+
+def _pack(source, known, **options):
+    "a network packed, with what its data and its file say"
+    packed = pack(source.model, **options, **(_pixels(source, options.get('stem')) | known))
+    keep(packed, source.info)
+    return packed
 
 def _answers(file, before, result, where):
     "the line on size and answers of a packed network; `before`: bytes of the trained one"
@@ -141,7 +157,7 @@ def _cost(result):
 # %% ../nbs/5_packed/35_commands.ipynb #e5bb86c8
 @call_parse
 def bnn_pack(
-    run:str, # directory of a run, one of its networks (`*.safetensors`), or a packaged name
+    run:str, # folder of a run, one of its networks (`*.safetensors`), or a name of the package
     out:str=None, # file to write; default: beside the network, with the ending .bnn
     path:str=None, # the run's data, for answers, classes, mean and std; not needed for fashion
     which:str='best', # network of the run: best or model (the last epoch)
@@ -153,11 +169,11 @@ def bnn_pack(
 ):
     "Pack a trained network into one bit a weight; answers are compared before it is written."
     with readable('bnn_pack', debug, locals()):
+        if not 0 <= least <= 1: raise ValueError(f'least={least}: a share from 0 to 1 is needed')
         source = _source(run, which)
         _check_out(source, out, path, force)
         known, batches = _data_for(source, path, images)
-        packed = pack(source.model, stem=stem, **(_pixels(source, stem) | known))
-        keep(packed, source.info)
+        packed = _pack(source, known, stem=stem)
         reference = FoldedNet(packed.graph) if stem else source.model
         result = compare(reference, packed, batches or noise(source.model, images))
         if result['agree'] < least:
@@ -170,34 +186,64 @@ def bnn_pack(
         print('Classes, mean and std of the images are not known: --path keeps them in the file.')
 
 # %% ../nbs/5_packed/35_commands.ipynb #9fd39d1a
-def packed_file(file):
-    "the path of a packed file, or that of a network of the package once its bytes are checked"
-    if Path(file).exists(): return Path(file)
-    if file not in cards():
-        raise FileNotFoundError(f'{file}: no such file{did_you_mean(file, cards())}')
-    pretrained_bytes(file)
-    return pretrained_path(file)
+def packed_of(word, which='best', threads=1)->PackedNet:
+    "the packed network of a run, of a file, or of that name in the package"
+    found = find_network(word, which)
+    if found.is_packed: return load_packed(found.file, threads)
+    if found.file is None: return load_packed(found.name, threads)
+    source = _source(word, which)
+    known, _ = _data_for(source, None, 1)
+    return _pack(source, known, threads=threads)
+
+@contextmanager
+def packed_file(word, which='best'):
+    "the path of a packed file, for processes that read it; of a trained network, for the time being"
+    found = find_network(word, which)
+    if found.is_packed: yield found.file
+    elif found.file is None:
+        pretrained_bytes(found.name) # checked
+        yield pretrained_path(found.name)
+    else:
+        with tempfile.TemporaryDirectory() as d:
+            yield packed_of(word, which).save(Path(d)/found.file.with_suffix('.bnn').name)
 
 def _image_size(info, size):
     "rows and columns: as asked, as in training, or as the stem expects"
     if size: return size, size
     return tuple(info.get('size') or [side_of(info.get('config', {}))]*2)
 
-# %% ../nbs/5_packed/35_commands.ipynb #967c189a
-def _check_bench(out, force, size, **counts):
+# %% ../nbs/5_packed/35_commands.ipynb #0f12fbba
+def _check_bench(out, force, size, threads, **counts):
     "ValueError for what cannot be measured, or would be lost"
+    if out and Path(out).suffix == '.png':
+        raise ValueError(f'out={out}: the rows are JSON, and a chart .png goes beside them; '
+                         'choose another ending')
     files = [out, Path(out).with_suffix('.png')] if out else []
     for file in files: may_write(file, force)
     if size < 0: raise ValueError(f'size={size}: pixels are needed, or 0 for those of the training')
-    for k, v in counts.items():
+    if threads > 1024: raise ValueError(f'threads={threads}: at most 1024 are possible')
+    for k, v in dict(counts, threads=threads).items():
         if v < 1: raise ValueError(f'{k}={v}: at least 1 is needed')
 
+def _runtimes(only):
+    "the names of a list"
+    names = only.split(',')
+    if bad := [n for n in names if n not in kinds]:
+        raise ValueError(f'only={bad[0]}: allowed are {", ".join(kinds)}')
+    return names
+
+# %% ../nbs/5_packed/35_commands.ipynb #ed26eeb6
 def _timed(rivals, rounds, batch):
     "a row for each runtime; all are stopped at the end"
     try: rows = measure(rivals, rounds)
     finally:
         for r in rivals: r.stop()
     return [dict(r, images_per_second=batch/r['seconds']) if 'seconds' in r else r for r in rows]
+
+def _write_rows(out, rows, about):
+    "a JSON file, and its picture beside it"
+    write_file(out, json.dumps(dict(about, rows=rows), indent=1).encode())
+    plot_bench(rows, Path(out).with_suffix('.png'))
 
 def _line(row):
     "a row of the table that is printed"
@@ -209,12 +255,13 @@ def _line(row):
 # %% ../nbs/5_packed/35_commands.ipynb #6109722a
 @call_parse
 def bnn_bench(
-    file:str, # a `.bnn` file, or the name of a network in the package
+    file:str, # folder of a run, a file of a network, packed or not, or a name of the package
     size:int=0, # rows and columns of the images; 0: as in training, else 32 (CIFAR stem) or 224
     batch:int=1, # images in a call
     threads:int=1, # CPU threads of each runtime
     rounds:int=7, # of turns; the table has medians
     only:str='packed,eager,compiled,onnx', # runtimes
+    which:str='best', # network of a run: best or model (the last epoch)
     out:str=None, # JSON file for the rows; a bar chart goes beside it
     force:bool=False, # replace these two where they are there?
     debug:bool=False, # show the traceback of an error?
@@ -222,17 +269,14 @@ def bnn_bench(
     "Latency and throughput of a packed network here, beside torch, torch.compile, ONNX Runtime."
     with readable('bnn_bench', debug, locals()):
         _check_bench(out, force, size, batch=batch, threads=threads, rounds=rounds)
-        file, names = packed_file(file), only.split(',')
-        if bad := [n for n in names if n not in kinds]:
-            raise ValueError(f'--only {bad[0]}: allowed are {", ".join(kinds)}')
-        size = _image_size(read_bnn(file).info, size)
-        rivals = usual_rivals(str(file), size, batch, threads, names)
-        rows = _timed([r.start(threads) for r in progress_bar(rivals, leave=False)], rounds, batch)
-        if out:
-            report = dict(file=file.name, size=size, batch=batch, threads=threads, rounds=rounds,
-                          rows=rows)
-            write_file(out, json.dumps(report, indent=1).encode())
-            plot_bench(rows, Path(out).with_suffix('.png'))
+        names = _runtimes(only)
+        with packed_file(file, which) as file:
+            size = _image_size(read_bnn(file).info, size)
+            rivals = usual_rivals(str(file), size, batch, threads, names)
+            started = [r.start(threads) for r in progress_bar(rivals, leave=False)]
+            rows = _timed(started, rounds, batch)
+        about = dict(file=file.name, size=size, batch=batch, threads=threads, rounds=rounds)
+        if out: _write_rows(out, rows, about)
     print(f'{file.name}, {size[0]}x{size[1]} pixels, batch {batch}, {threads} '
           f'thread{"s"*(threads > 1)}, median of {rounds} rounds')
     for row in rows: print(_line(row))
@@ -263,9 +307,10 @@ def plot_bench(rows, path=None):
 # %% ../nbs/5_packed/36d_targets.ipynb #cb0c7d70
 import sys
 from contextlib import contextmanager
-from typing import Annotated
+from .core.arguments import check_whole
 from .core.errors import DataError, ExportError
-from .deploy import classify, load_packed
+from .core.signatures import by_place
+from .deploy import classify
 from .export import to_onnx, to_qonnx
 from .onebit.kernels import warm
 from .targets.export_c import to_c, with_stem
@@ -298,23 +343,21 @@ def _in_folder(folder):
     raise DataError(f'{folder}: no picture in this folder; endings are {", ".join(_SUFFIXES)}')
 
 # %% ../nbs/5_packed/36d_targets.ipynb #0db8825d
-def _words(text, nargs):
-    "the annotation of a positional argument, in the words of fastcore 1 or 2"
-    try: from fastcore.script import Param
-    except ImportError: return Annotated[str, text, dict(nargs=nargs)]
-    return Param(text, str, nargs=nargs)
-
 @call_parse
 def bnn_classify(
-    file:str, # a `.bnn` file, or the name of a network in the package
-    pictures:_words('pictures, folders of pictures, or - for one from a pipe', '+'),
+    file:str, # folder of a run, a file of a network, packed or not, or a name of the package
+    pictures:by_place('pictures, folders of pictures, or - for one from a pipe', '+'),
     top:int=1, # so many classes a picture, the most likely first
     threads:int=1, # CPU threads
+    which:str='best', # network of a run: best or model (the last epoch)
     to_json:bool=False, # one JSON object a picture instead of a table?
 ):
     "Name what is on pictures, by a packed network."
-    with readable('bnn_classify'):
-        net, given = load_packed(file, threads=threads), _pictures(pictures)
+    with readable('bnn_classify', options=('top', 'threads', 'which')):
+        check_whole(1, top=top)
+        check_whole(1, 1024, threads=threads)
+        given, net = _pictures(pictures), packed_of(file, which, threads)
+        _check_told(net, file, ('size',) if net.takes_bytes else ('size', 'mean', 'std'))
         for name, source in given:
             with _of(name): answers = classify(net, source, top=top)[0]
             print(_answer(name, answers, to_json))
@@ -325,6 +368,13 @@ def _of(name):
     "an error that names its picture"
     try: yield
     except ValueError as e: raise DataError(str(e) if name in str(e) else f'{name}: {e}') from None
+
+def _check_told(net, file, needed):
+    "a file that says too little of its pictures: who makes a better one"
+    lacks = [k for k in needed if net.info.get(k) is None]
+    if not lacks: return
+    raise DataError(f'{file}: it does not say the {" and ".join(lacks)} of its pictures; '
+                    'bnn pack RUN --path DATA writes a file that does')
 
 def _answer(name, answers, to_json):
     "a line for a picture"
@@ -338,8 +388,8 @@ def _as_json(name, answers):
 # %% ../nbs/5_packed/36d_targets.ipynb #5163169c
 @call_parse
 def bnn_export(
-    source:str, # a `.bnn` file, a network's file, a run's directory, or a name in the package
-    out:_words('file to write: `*.onnx`, `*.qonnx` or `*.c`', '?'),
+    source:str, # folder of a run, a file of a network, packed or not, or a name of the package
+    out:by_place('file to write: `*.onnx`, `*.qonnx` or `*.c`', '?'),
     web:str=None, # folder to write instead: a page that runs it in a browser
     which:str='best', # network of a run: best or model (the last epoch)
     size:int=0, # of a C file or a page: rows and columns of the pictures; 0: as in training
@@ -350,48 +400,58 @@ def bnn_export(
 ):
     "Write a network in another form."
     options = dict(force=force, float_too=float_too, stem=stem)
-    with readable('bnn_export', options=('ram', *options)):
-        if web or not out: return _export_web(source, out, web, which, size, **options)
+    names = 'ram', 'size', 'which', 'source', *options
+    with readable('bnn_export', options=names, spelt=dict(folder='web')):
+        check_whole(0, size=size)
+        if web or not out:
+            if ram: raise ExportError(f'ram={ram}: not for a page; leave it out')
+            return _export_web(source, out, web, which, size, **options)
         out = Path(out)
-        _check_form(out, float_too)
+        _check_form(out, float_too, size=size, ram=ram)
         may_write(out, force)
-        graph = with_stem(_graph(source, which), stem)
+        graph = with_stem(_packed(source, which, out.suffix == '.c' and not size), stem)
         if out.suffix == '.c': to_c(graph, out, (size, size) if size else None, ram or None)
         else: dict([('.onnx', to_onnx), ('.qonnx', to_qonnx)])[out.suffix](graph, out)
     print(f'{out}: {out.stat().st_size/1e3:.0f} kB')
 
 # %% ../nbs/5_packed/36d_targets.ipynb #b777839d
-def _graph(source, which):
-    "the graph of a packed file, or of a trained network"
-    if Path(source).suffix == '.bnn': return read_bnn(source)
-    if source in cards() and not Path(source).exists(): return load_packed(source).graph
-    found = _source(source, which)
-    return pack(found.model, **found.info).graph
+def _packed(source, which, needs_size):
+    "the graph of what is exported; it is told where the size of its pictures is missing"
+    net = packed_of(source, which)
+    if not needs_size or net.info.get('size'): return net.graph
+    raise ExportError(f'size=0: {source} does not say the size of its pictures; give it')
 
-def _check_form(out, float_too):
+def _check_form(out, float_too, **of_c):
     "the ending of a file to write, and what goes with a page alone"
     if out.suffix not in ('.onnx', '.qonnx', '.c'):
         raise ExportError(f'{out}: the ending says the form; .onnx, .qonnx and .c are known')
     if float_too:
         raise ExportError(f'float_too=True: a page has it, with --web DIR, and {out} is none; '
                           'leave it out')
+    for k, v in of_c.items():
+        if not v or out.suffix == '.c': continue
+        raise ExportError(f'{k}={v}: not for {out.suffix or out}; leave it out')
 
 def _export_web(source, out, web, which, size, **options):
     "a page; its size is told"
     if out or not web:
         raise ExportError('one of a file to write and --web DIR is needed, not both or none')
-    folder = to_web(_graph(source, which), web, (size, size) if size else None, **options)
+    folder = to_web(_packed(source, which, not size), web, (size, size) if size else None, **options)
     kB = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())/1e3
     print(f'{folder}: {kB:.0f} kB; open index.html in it with a browser')
 
 # %% ../nbs/5_packed/36d_targets.ipynb #09ccfaa3
 @call_parse
 def bnn_deploy(
-    file:str, # a `.bnn` file, or the name of a network in the package
+    file:str, # folder of a run, a file of a network, packed or not, or a name of the package
     folder:str, # to write; a new or an empty one
+    which:str='best', # network of a run: best or model (the last epoch)
 ):
     "Write a folder that classifies pictures without torch."
-    with readable('bnn_deploy'): where = deploy_folder(file, folder)
+    with readable('bnn_deploy', options=('which',), spelt=dict(folder='')):
+        net = packed_of(file, which)
+        _check_told(net, file, ('size', 'mean', 'std'))
+        where = deploy_folder(net, folder)
     names = sorted(p.name for p in where.iterdir())
     print(f'{where}: {", ".join(names)}\npip install -r requirements.txt; '
           'python classify.py PICTURE')

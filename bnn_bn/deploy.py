@@ -161,13 +161,14 @@ def _as_lists(info, channels):
 # %% ../nbs/5_packed/32_deploy.ipynb #a45dc15a
 def _foldable(model, zero_is_plus):
     "a copy as folding reads it, the function that folds it, and the one that makes noise for it"
-    from bnn_bn.core.unwrap import bare
+    from bnn_bn.core.errors import ExportError
+    from bnn_bn.core.unwrap import unwrapped
     from bnn_bn.models import BinaryNet, joined
     from bnn_bn.onebit.fold import fold
     from bnn_bn.onebit.fold_steps import as_steps, fold_steps
     from bnn_bn.onebit.packable import as_packable, noise_images
     from bnn_bn.others.described import noise_of
-    model = joined(bare(model))
+    model = joined(unwrapped(model, ExportError))
     if isinstance(model, BinaryNet): return as_packable(model, zero_is_plus), fold, noise_images
     return as_steps(model), fold_steps, lambda net: noise_of(net.image_shape, 8)
 

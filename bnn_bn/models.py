@@ -13,6 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .core.arguments import check_number, check_whole
+from .core.unwrap import own_calls
 from .layers.binarize import autocast_dtype, plain_tensor, ste_sign
 from .layers.blocks import BiRealBlock, ReActBlock, XnorBlock, Rules, Spec, get_rules
 from .layers.blocks import known_rules
@@ -456,18 +457,16 @@ def torch_parts(module):
     if type(module) not in (nn.Sequential, LinBnDrop): return module
     return nn.Sequential(OrderedDict((n, torch_parts(m)) for n, m in module.named_children()))
 
-def _has_hooks(m): return bool(m._forward_hooks or m._forward_pre_hooks)
-
 def _is_plain(m):
     "is it a Sequential whose call does nothing more?"
-    if type(m) is not nn.Sequential: return False
-    return not ('forward' in vars(m) or _has_hooks(m))
+    return type(m) is nn.Sequential and not own_calls(m)
 
 # %% ../nbs/2_no_norm/12_models.ipynb #b4d087b1
 import inspect
 from fnmatch import fnmatch
 from importlib import import_module
 from itertools import product
+from pathlib import Path
 from .core.arguments import check_whole
 from .core.unwrap import bare
 from .layers.activations import RPReLU, RSign
@@ -612,8 +611,8 @@ def list_models(
 
 # %% ../nbs/2_no_norm/12_models.ipynb #c24d166a
 def create_model(
-    name:str, # one of `list_models()` or of `list_models(pretrained=True)`
-    pretrained=False, # as in `reactnet_nobn`
+    name:str, # one of `list_models()` or of `list_models(pretrained=True)`, or a `.bnn` file
+    pretrained=False, # as in `reactnet_nobn`; of a file nothing
     **kwargs # as in `reactnet_nobn`; of a `_real` network `n_out` and `dropout`
 )->nn.Module: # a `BinaryNet`, or torchvision's VGG where the name ends in `_real`
     "The network of that name; pretrained, its latent weights are rebuilt from signs and scales."
@@ -622,6 +621,7 @@ def create_model(
         fresh = {} if pretrained else {k: v for k, v in config.items() if k in _free}
         return _make(config['backbone'], config['norm'],
                      name if pretrained is True else pretrained, fresh | kwargs)
+    if isinstance(name, Path) or str(name).endswith('.bnn'): return _of_file(name, kwargs)
     if name not in list_models():
         known = list_models() + list_models(pretrained=True)
         raise ValueError(f'no network {name!r}{did_you_mean(name, known)}; list_models() has '
@@ -631,6 +631,14 @@ def create_model(
     if name in _real: return _torchvision_vgg(name, **kwargs)
     backbone, norm = name.rsplit('_', 1)
     return _make(backbone, norm, pretrained, kwargs)
+
+def _of_file(file, kwargs):
+    "the network of a packed file; only its classifier and its first convolution can be others"
+    given = _arguments(kwargs)
+    fixed = set(given) - {'n_out', 'in_chans'}
+    if not fixed: return _trained(Path(file), given)
+    k = min(fixed)
+    raise ValueError(f'{k}={given[k]!r}: {file} holds a network as it was trained; leave {k} out')
 
 # %% ../nbs/2_no_norm/12_models.ipynb #60085458
 _norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,

@@ -96,7 +96,7 @@ def test_a_file_needs_a_name(path, tmp_path, monkeypatch):
     for door in (packed.save, lambda p: save_network(mini(), p)):
         with pytest.raises((ValueError, IsADirectoryError), match='name of a file'): door(path)
     (tmp_path/'file').write_text('x')
-    with pytest.raises(NotADirectoryError, match='file is a file, where a folder is needed'):
+    with pytest.raises(NotADirectoryError, match='file is a file, no folder'):
         packed.save(tmp_path/'file'/'n.bnn')
 
 # networks without values, and layers that cannot be -----------------------------------------------

@@ -87,11 +87,45 @@ def test_values_reach_the_function(monkeypatch):
     run_command('runs', ['--folder', 'x', '--to-json', '--debug'], 'bnn runs')
     assert seen == dict(folder='x', clean=False, to_json=True, debug=False)
 
+def flags_of(parser):
+    "its options by their long names, each with what it does"
+    return {f: a for a in parser._actions for f in a.option_strings if f[:2] == '--'}
+
+def parsed(parser, words):
+    places = [a for a in parser._actions if not a.option_strings and a.nargs in (None, '+')]
+    return parser.parse_args(['1' for _ in places] + words)
+
+@pytest.mark.parametrize('name', commands)
+def test_both_spellings_of_every_option(name):
+    "`--save_steps 9` and `--save_steps=9` as `--save-steps 9`; values stay as they are"
+    parser = parser_for(name, name)
+    for flag, action in flags_of(parser).items():
+        if '-' not in flag[2:]: continue
+        value = [] if action.nargs == 0 else ['1']
+        hyphens = parsed(parser, [flag, *value])
+        old = '--' + flag[2:].replace('-', '_')
+        assert hyphens == parsed(parser, [old, *value]) != parsed(parser, [])
+        if value: assert hyphens == parsed(parser, [f'{old}=1'])
+
+@pytest.mark.parametrize('words', ['x a_b --out c_d-e', 'x a_b --out=c_d-e', '--out c_d-e -- x a_b'])
+def test_values_keep_their_underscores(words):
+    given = parser_for('export', 'bnn export').parse_args([*words.replace('--out', '--web').split()])
+    assert (given.source, given.out, given.web) == ('x', 'a_b', 'c_d-e')
+
+@pytest.mark.parametrize('words', ['', 'DIR', '--folder DIR', '--folder=DIR', '--clean DIR', 'DIR --clean'])
+def test_the_folder_of_runs(words):
+    "by its place or by its option, not by both"
+    parser = parser_for('runs', 'bnn runs')
+    given = parser.parse_args(words.split())
+    assert given.folder == ('DIR' if words else 'runs') and given.clean == ('clean' in words)
+    for twice in ('a --folder b', '--folder b a'):
+        with pytest.raises(SystemExit): parser.parse_args(twice.split())
+
 @pytest.mark.parametrize('name', commands)
 def test_help_shows_every_option(name):
     with contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit):
         run_command(name, ['--help'], f'bnn {name}')
-    flags = set(re.findall(r'--(\w+)', said.getvalue()))
-    parser = parser_for(name, name)
-    assert {f[2:] for a in parser._actions for f in a.option_strings if f[:2] == '--'} <= flags
+    flags = set(re.findall(r'--[\w-]+', said.getvalue()))
+    assert set(flags_of(parser_for(name, name))) <= flags
+    assert not [f for f in flags if '_' in f and f != '--nproc_per_node'] # of torchrun
     assert f'usage: bnn {name}' in said.getvalue()

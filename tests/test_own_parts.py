@@ -105,6 +105,30 @@ def infinite(x):
     return torch.where(x >= 0, 1., -1.) + (steep - steep.detach())
 def a_mean(x): return x.mean()
 
+# the sign of exactly 0, which a signal is after a ReLU, and of -0, which is the same number
+def of_torch(x): return straight_to(torch.sign(x), x)
+def a_half(x): return straight_to(torch.heaviside(x, torch.tensor(.5))*2 - 1, x)
+def not_a_number(x): return straight_to(x/x.abs(), x)
+def by_its_bit(x): return straight_to(torch.where(torch.signbit(x), -1., 1.), x)
+def copied_sign(x): return straight_to(torch.copysign(torch.ones_like(x), x), x)
+def steep_at_0(x): return straight_to(torch.where(x >= 0, 1., -1.), x.abs().sqrt()*x.sign())
+def straight_to(y, x): return y.detach() + (x - x.detach())
+
+@pytest.mark.parametrize('f,word', [
+    (of_torch, '^of_torch: 0 at 0; only -1 and 1 fit one bit; torch.where'), (a_half, '0 at 0'),
+    (not_a_number, 'nan at 0'), (by_its_bit, '0 and -0'), (copied_sign, '0 and -0'),
+    (steep_at_0, 'gradient at 0 is not finite')])
+def test_the_sign_of_0(f, word):
+    "is found when the sign is registered, before a network is made of it"
+    with pytest.raises(ValueError, match=word): parts.check_quantizer(f)
+    with pytest.raises(ValueError, match=word): parts.register_quantizer('at_0', f)
+    assert 'at_0' not in parts.quantizers
+
+@pytest.mark.parametrize('at_0', [1., -1.])
+def test_either_sign_of_0_is_one(at_0):
+    def f(x): return straight_to(torch.where(x == 0, at_0, torch.where(x > 0, 1., -1.)), x)
+    assert abs(parts.check_quantizer(f)['threshold']) < 1e-9
+
 @pytest.mark.parametrize('f', [two_values_off, downwards, infinite, a_mean,
                                lambda x: torch.where(x >= 0, 1., -1.)])
 def test_what_is_no_sign(f):
@@ -130,7 +154,7 @@ def late(x, t=0.): return straight(signs(x - t), x - t)
 
 WORKS = dict(module=Stateless(), function=Straight.apply, tanh=lambda x: straight(signs(x), torch.tanh(x)),
              fixed=partial(late, t=.1), half=lambda x: late(x).half(), double=lambda x: late(x).double(),
-             sign=lambda x: straight(x.sign(), x))
+             sign=lambda x: straight(torch.where(x == 0, 1., x.sign()), x))
 
 @pytest.mark.parametrize('name', WORKS)
 def test_signs_that_work(name, tmp_path):
@@ -154,6 +178,7 @@ class Counts(Stateless):
 REFUSED = [
     (lambda x: (late(x), x.mean()), 'gives a tuple'), (lambda x: [late(x)], 'gives a list'),
     (lambda x: straight(torch.where(x.abs() < .5, 0., x.sign()), x), 'only -1 and 1 fit'),
+    (lambda x: straight(x.sign(), x), '0 at 0; only -1 and 1 fit'),
     (lambda x: signs(x).long(), 'no gradient'), (lambda x: x > 0, 'no gradient'),
     (lambda x: x.abs().mean()*late(x), 'only -1 and 1'), (lambda x: late(x - x.mean()), 'numbers beside it'),
     (lambda x: late(x - x.mean(0, keepdim=True)) if x.dim() > 1 else late(x), 'numbers beside it'),

@@ -186,7 +186,7 @@ def test_broken_pictures(bad, skip, passes, tmp_path):
 def test_the_command_names_broken_pictures(tmp_path):
     damage(paint(tmp_path/'d', n=5), 1)
     said = run('train', 'folder', '--path', tmp_path/'d', '--out', tmp_path/'run', *SMALL)
-    assert said.code == 1 and 'broken0.jpg' in said.err and '--skip_bad 1' in said.err
+    assert said.code == 1 and 'broken0.jpg' in said.err and '--skip-bad 1' in said.err
     assert said.err.count('\n') == 1 and not (tmp_path/'run').exists()
 
 def test_few_pictures(tmp_path):
@@ -275,11 +275,11 @@ def test_runs_that_began_before_go_on(pictures):
 # what follows on `train folder`, with pictures that are there; each is wrong in one thing
 FIRST_TRY = {
     ('--teacher', 'nothing.safetensors'): 'nothing.safetensors',
-    ('--save_steps', '0'): '--save_steps 0',
+    ('--save-steps', '0'): '--save-steps 0',
     ('--threads', '-1'): '--threads -1: at least 1',
     ('--images', '3'): '--images 3: from the batch size',
     ('--device', 'cuda:77'): '--device cuda:77: this machine has',
-    ('--valid_images', '99'): '--valid_images 99'}
+    ('--valid-images', '99'): '--valid-images 99'}
 WRONG = {
     **{('train', 'folder', '--path', 'PICTURES', *SMALL, *k): v for k, v in FIRST_TRY.items()},
     ('train', 'fashion', '--device', 'cuda:77'): '--device cuda:77: this machine has',
@@ -294,7 +294,7 @@ WRONG = {
     ('train', 'folder'): 'give the directory of the data with --path',
     ('train', 'folder', '--path', 'nowhere'): 'nowhere: no such folder',
     ('train', 'folder', '--valid', '1.5'): '--valid 1.5: below 1',
-    ('train', 'folder', '--skip_bad', '-1'): '--skip_bad -1',
+    ('train', 'folder', '--skip-bad', '-1'): '--skip-bad -1',
     ('train', 'folder', '--size', '50'): '--size 50: image side 50',
     ('eval', 'fashion-reactnet_mini', '--bs', '0'): '--bs 0: at least 1',
     ('eval', 'fashion-reactnet_mini', '--device', 'cuda:77'): '--device cuda:77',

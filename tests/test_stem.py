@@ -509,7 +509,7 @@ def test_bnn_pack_refuses(tmp_path):
 
 def test_bnn_train_stem_bits(tmp_path):
     "a run trained so is packed so without a word, and its answers agree"
-    code, said = bnn(tmp_path, 'train', 'fashion', '--stem_bits', '8', '--images', '256', '--epochs', '1',
+    code, said = bnn(tmp_path, 'train', 'fashion', '--stem-bits', '8', '--images', '256', '--epochs', '1',
                      '--width', '.25', '--bs', '64', '--device', 'cpu', '--threads', '1', '--out', 'run')
     assert code == 0, said
     assert json.loads((tmp_path/'run/config.json').read_text())['recipe']['stem_bits'] == 8
@@ -531,7 +531,7 @@ def test_a_pretrained_start_has_another_stem():
 
 @pytest.mark.parametrize('out', ('net.c', 'net.onnx'))
 def test_float_too_is_for_pages(tmp_path, out):
-    code, said = bnn(tmp_path, 'export', NAMES[0], out, '--stem', 'int8', '--float_too')
+    code, said = bnn(tmp_path, 'export', NAMES[0], out, '--stem', 'int8', '--float-too')
     assert code == 1 and '--web' in said and 'leave it out' in said, said
     assert not list(tmp_path.iterdir())
 

@@ -24,7 +24,7 @@ from bnn_bn.train.speed import EMA, Autocast, has_compiler
 BIN = Path(sys.executable).parent
 ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
 RUN = ('fashion --device cpu --images 512 --bs 64 --width .25 --steps 2 --epochs 2 --ema .9 '
-       '--save_steps 3 --threads 1 --amp none --compile no').split() # 8 batches an epoch
+       '--save-steps 3 --threads 1 --amp none --compile no').split() # 8 batches an epoch
 
 def train(out, *more, launch=(), **kw):
     words = [*map(str, launch), str(BIN/'bnn_train'), *RUN, '--out', str(out), *more]
@@ -217,7 +217,7 @@ def test_other_pictures_under_the_same_names(change, word, saved, tmp_path, capf
 
 # 4 batches and one of validation an epoch
 COMPILED = ('fashion --device cpu --images 256 --holdout 64 --bs 64 --width .125 --epochs 2 '
-            '--ema .9 --start calibrated --threads 1 --amp bf16 --compile --save_steps 1').split()
+            '--ema .9 --start calibrated --threads 1 --amp bf16 --compile --save-steps 1').split()
 
 KILL_IN_BATCH = """
 import os, signal, sys
@@ -269,7 +269,7 @@ def test_signals(whole, tmp_path, sig):
 def test_divergence(tmp_path):
     "a rate that ruins the network: the error says where, the last good state stays and loads"
     out = tmp_path/'run'
-    _, err = finish(train(out, '--lr', '1e30', '--clip', '0', '--save_steps', '1'), 1)
+    _, err = finish(train(out, '--lr', '1e30', '--clip', '0', '--save-steps', '1'), 1)
     said = '5 steps in a row were not finite', 'epoch 0, step', 'first at forward:'
     for part in (*said, 'clip factor None'): assert part in err, err
     assert 'Traceback' not in err

@@ -39,10 +39,10 @@ class OwnSign:
 
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #f785afa8
 def _grid():
-    "numbers where signs go wrong: around 0, at usual sizes, very large ones; no 0 itself"
-    inner = torch.linspace(-4, 4, 1601, dtype=torch.float64)
+    "numbers where signs go wrong: 0 and around it, at usual sizes, very large ones"
+    inner = torch.arange(-800, 801, dtype=torch.float64)/200
     outer = torch.tensor([1e-30, 1e-6, 10, 1e4, 1e30], dtype=torch.float64)
-    x = torch.cat([-outer, inner[inner != 0], outer]).sort().values
+    x = torch.cat([-outer, inner, outer]).sort().values
     return x.float()
 
 def _called(f, x):
@@ -67,7 +67,8 @@ def _check_values(x, y):
     near = torch.minimum((y - 1).abs(), (y + 1).abs())
     if not near.max() <= 1e-6:
         at = near.nan_to_num(math.inf).argmax()
-        raise ValueError(f'{y[at].item():.4g} at {x[at].item():.4g}; only -1 and 1 fit one bit')
+        mend = '; torch.where(x >= 0, 1., -1.) is 1 at 0' if x[at] == 0 else ''
+        raise ValueError(f'{y[at].item():.4g} at {x[at].item():.4g}; only -1 and 1 fit one bit{mend}')
     changes = (y[1:] > 0) != (y[:-1] > 0)
     if changes.sum() != 1 or y[0] > 0:
         raise ValueError(f'{int(changes.sum())} changes of sign from {x[0].item():.0g} to '
@@ -100,6 +101,8 @@ def _check_alone(f, x):
     given = maps.clone()
     _called(f, given)
     if not torch.equal(given, maps): raise ValueError('it writes over its input; begin with x.clone()')
+    if len(_called(f, torch.tensor([0., -0.])).unique()) > 1:
+        raise ValueError('0 and -0 have different signs; x >= 0 takes them as the same number')
     if not torch.equal(whole, _called(f, maps.clone())):
         raise ValueError('it gives other values each time; one number has one sign')
     if not torch.equal(whole[:1, :, :5], _called(f, maps[:1, :, :5].clone())):
@@ -109,7 +112,7 @@ def _check_alone(f, x):
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #115913ba
 def check_quantizer(
     f, # function of a tensor, f(x)
-)->dict: # threshold; window: from where to where its gradient is not 0; slope: its greatest
+)->dict: # threshold: the least number of a grid with 1; window of its gradient; slope: its greatest
     "What a sign does, measured; ValueError says why a function is none that can be trained and packed."
     x = _grid()
     try:
@@ -121,7 +124,7 @@ def check_quantizer(
     except ValueError as e:
         raise ValueError(f"{getattr(f, '__name__', type(f).__name__)}: {e}") from None
     inside = x[slope.abs() > 1e-6]
-    return dict(threshold=(x[step] + x[step + 1]).item()/2,
+    return dict(threshold=x[step + 1].item(),
                 window=(inside[0].item(), inside[-1].item()), slope=slope.abs().max().item())
 
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #24e5ec8e

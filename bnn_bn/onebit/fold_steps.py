@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 from ..core.errors import CheckpointError, ExportError
-from ..core.unwrap import check_values
+from ..core.unwrap import check_values, own_calls
 from ..layers.activations import RPReLU
 from ..layers.conv import QuantConv2d, ScaledStdConv2d
 from ..layers.signed import NFConv2d, ScaleShift, SignConv2d
@@ -329,6 +329,9 @@ def as_steps(
     model:nn.Module, # from `remove_bn` or `binarize`; it is not changed
 )->StepsNet: # a copy on the CPU, in float32 and evaluation mode
     "The network as folding reads it; ExportError names what cannot be packed."
+    for name, m in model.named_modules():
+        if own := own_calls(m):
+            raise ExportError(f'{name or "the network"} has {own[0]}: it would be lost; remove it')
     signed = [m for m in model.modules() if isinstance(m, (SignConv2d, NFConv2d)) and m.sign is not None]
     if not signed:
         raise ExportError(f'{type(model).__name__} is no BinaryNet and has no 1-bit layer: only networks of '

@@ -14,7 +14,7 @@ from ..layers.conv import QuantConv2d, ScaledStdConv2d
 from ..layers.pixels import PixelConv2d, PixelStdConv2d
 from ..core.errors import ExportError
 from ..models import BinaryNet, binary_net, joined, torch_parts
-from ..core.unwrap import bare, check_values, own_calls
+from ..core.unwrap import check_values, own_calls, unwrapped
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #643a7708
 def _kinds(module, prefix):
@@ -102,7 +102,7 @@ def as_packable(
     zero_is_plus:bool=False, # take sign(0) = 0 (reference rules) as +1, in signals and weights?
 )->BinaryNet: # a copy on the CPU, in float32 and evaluation mode
     "The network as folding reads it; ValueError names the first module that cannot be packed."
-    model = joined(bare(model))
+    model = joined(unwrapped(model, ExportError))
     if not isinstance(model, BinaryNet):
         raise ExportError(f'{type(model).__name__} is no BinaryNet: '
                           'only networks of bnn_bn.models can be folded')

@@ -7,6 +7,7 @@ __all__ = ['unpack', 'compare_graphs', 'load_pretrained']
 
 # %% ../../nbs/5_packed/31f_unpack.ipynb #b6795d4a
 import warnings
+from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from ..core.errors import PackedFormatError
@@ -16,7 +17,7 @@ from ..layers.blocks import BiRealBlock, ReActBlock, XnorBlock
 from ..layers.pixels import Pixels, set_pixels
 from ..models import BinaryNet, binary_net
 from .fold import fold, thresholds
-from .graph import LEVELS, Graph, from_bytes
+from .graph import LEVELS, Graph, from_bytes, read_bnn
 from .stem import pixel_stem
 from .latent import f32, fill_filters, fill_real, find_shift, missed, next_float
 from .latent import latent_info # noqa: F401, for those who look for it here
@@ -162,7 +163,8 @@ def unpack(
     config = graph.info.get('config')
     if not isinstance(config, dict):
         raise PackedFormatError('the file does not say which network it holds (no config): '
-                                'only networks of bnn_bn.models can be unpacked')
+                                'only networks of bnn_bn.models can be unpacked; take the '
+                                'network that it was packed from')
     if pixel_stem(graph) is not None: config = dict(config, stem_bits=8)
     model = binary_net(**config).eval()
     with torch.no_grad():
@@ -269,16 +271,14 @@ def _same_array(got, want, name, rtol):
 
 # %% ../../nbs/5_packed/31f_unpack.ipynb #fcea3157
 def load_pretrained(
-    name:str, # of `list_models(pretrained=True)`
+    name:str, # of `list_models(pretrained=True)`; or the `Path` of a `.bnn` file
     n_out:int=None, # classes; other than the file's: a fresh classifier
     in_chans:int=None, # channels of the images; other than the file's: a fresh first convolution
-)->BinaryNet: # in evaluation mode; `card` says what it is
-    "A trained network of the package, unpacked; a warning says which part is fresh."
-    about = card(name)
-    graph = from_bytes(pretrained_bytes(name), about.file)
-    model = unpack(graph)
-    model.card, model.__doc__ = about, str(about)
+)->BinaryNet: # in evaluation mode; `card`, of the package's, and `info` say what it is
+    "A trained network of the package, or of a file, unpacked; a warning says which part is fresh."
+    model, graph = _of_file(name) if isinstance(name, Path) else _of_package(name)
     model.pixel_stats = graph.info.get('mean'), graph.info.get('std')
+    model.info = graph.info
     has_out, has_in = model.n_out, model.in_chans
     if n_out not in (None, has_out):
         model.reset_classifier(n_out)
@@ -287,6 +287,21 @@ def load_pretrained(
         model.reset_stem(in_chans)
         _warn_fresh(name, f'{has_in} channels', f'the first convolution for {in_chans}')
     return model
+
+# %% ../../nbs/5_packed/31f_unpack.ipynb #88549e1f
+def _of_package(name):
+    "network and graph of that name"
+    about = card(name)
+    graph = from_bytes(pretrained_bytes(name), about.file)
+    model = unpack(graph)
+    model.card, model.__doc__ = about, str(about)
+    return model, graph
+
+def _of_file(file):
+    "network and graph of a packed file, which is named where it cannot be unpacked"
+    graph = read_bnn(file)
+    try: return unpack(graph), graph
+    except PackedFormatError as e: raise PackedFormatError(f'{file}: {e}') from None
 
 def _warn_fresh(name, had, fresh):
     warnings.warn(f'{name} was trained for {had}: {fresh} is fresh, train it before '

@@ -12,7 +12,7 @@ from collections import Counter
 import torch, torch.nn.functional as F
 from torch import nn, fx, Tensor
 from torch.overrides import TorchFunctionMode
-from ..core.unwrap import bare, put_in_place
+from ..core.unwrap import put_in_place, unwrapped
 
 # %% ../../nbs/6_any_network/38_netgraph.ipynb #329e41c2
 CONSTRUCTION = {'__init__', '__module__', '__doc__', '__qualname__', '__annotations__', '__dict__',
@@ -270,7 +270,7 @@ def read_graph(
     model:nn.Module, # a network of convolutions; its norms may be split, so give a copy
 )->fx.GraphModule: # its nodes have a word and a module; batch norms are plain
     "The graph of a network with batch norm, or a ValueError that names what cannot be read."
-    model = bare(model)
+    model = unwrapped(model)
     for name, m in model.named_modules():
         _check_lazy(name, m)
         _check_hooks(name or type(m).__name__, m)

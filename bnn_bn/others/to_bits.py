@@ -11,7 +11,7 @@ from difflib import get_close_matches
 import torch, pandas as pd
 from torch import nn, Tensor
 from ..core.arguments import check_switch
-from ..core.unwrap import bare, copied, put_in_place
+from ..core.unwrap import bare, copied, put_in_place, unwrapped
 from ..layers.activations import RSign
 from ..layers.conv import QuantConv2d
 from ..layers.parts import find_part
@@ -189,8 +189,9 @@ def _checked(model, quantizer, binary, skip):
     find_part('quantizer', quantizer)
     if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
         raise ValueError(f'{type(model).__name__} has no Conv2d to make binary')
-    _check_others(bare(model), skip)
-    return bare(model)
+    network = unwrapped(model)
+    _check_others(network, skip)
+    return network
 
 def _new_layers(model, reasons, standardize, **bits):
     "convolution -> what takes its place; an error where there is none, or one cannot be replaced"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from .. import __version__
-from ..core.files import named_errors
+from ..core.files import make_folder, named_errors
 from ..onebit.engine import values_of
 from ..deploy import PackedNet, load_packed
 from .export_c import class_names, picture_of
@@ -251,6 +251,7 @@ def check_facts(packed):
 def check_free(folder):
     "nothing is overwritten"
     if folder.is_dir() and not any(folder.iterdir()): return
+    if folder.is_file(): raise FileExistsError(f'folder={str(folder)!r} is a file, no folder')
     if folder.exists():
         raise FileExistsError(f'folder={str(folder)!r} is there already and is not empty; name '
                               'another one')
@@ -272,8 +273,8 @@ def deploy_folder(
     texts = {'classify.py': PROGRAM, 'serve.py': SERVER}
     texts = {k: Template(v).substitute(known) for k, v in texts.items()}
     texts |= {'requirements.txt': requirements(), 'README.txt': READ_ME}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with named_errors(folder), tempfile.TemporaryDirectory(dir=folder.parent) as d:
+    make_folder(folder.parent)
+    with named_errors(folder), tempfile.TemporaryDirectory(prefix=f'{folder.name}.', dir=folder.parent) as d:
         made = Path(d)/'made'
         write_runtime(made)
         packed.save(made/'net.bnn')

@@ -6,7 +6,7 @@
 __all__ = ['train_parser', 'recipe_names', 'spelt_out', 'command_line']
 
 # %% ../../nbs/4_training/27d_options.ipynb #d18c0325
-from ..core.signatures import Parser, read_keys, read_options, underscored
+from ..core.signatures import Parser, flag_of, read_keys, read_options
 
 # %% ../../nbs/4_training/27d_options.ipynb #4a9ad57f
 _own_options = {
@@ -46,10 +46,10 @@ def train_parser(
     p, recipes = Parser(prog, description=_description, epilog=_epilog), recipe_names()
     p.add_argument('recipe', help=f'one of {", ".join(recipes)}{_recipe_help}')
     options = _train_options() | _own_options
-    for name, settings in options.items(): p.add_argument(f'--{name}', **settings)
+    for name, settings in options.items(): p.add_argument(flag_of(name), **settings)
     row = p.add_argument_group('the recipe, where it shall differ from its row')
     for o in [o for kind in ('OwnPictures', 'Recipe') for o in read_options('train.recipes', kind)[1]]:
-        if o.name != 'data': row.add_argument(f'--{o.name}', type=o.type, help=o.help)
+        if o.name != 'data': row.add_argument(flag_of(o.name), type=o.type, help=o.help)
     return p
 
 def recipe_names()->list:
@@ -60,8 +60,7 @@ def recipe_names()->list:
 def spelt_out(
     args:list, # words of a command line
 )->list:
-    "`--compile` without a choice as `--compile=yes`, and `--dry-run` as `--dry_run`."
-    args = [underscored(a) for a in args]
+    "`--compile` without a choice as `--compile=yes`."
     return [_with_choice(a, b) for a, b in zip(args, [*args[1:], ''])]
 
 def _with_choice(word, following):
@@ -77,8 +76,8 @@ def command_line(
     words = ['bnn_train', a.recipe]
     for name, value in vars(a).items():
         if _is_default(name, value): continue
-        flag = name.replace('compiled', 'compile')
-        words += [f'--{flag}', str(_instead.get(name, value))]
+        flag = flag_of(name.replace('compiled', 'compile'))
+        words += [flag, str(_instead.get(name, value))]
     return ' '.join(words)
 
 _instead = dict(path='DATA', out='RUN')

@@ -198,6 +198,8 @@ def _check_data(r, path):
     if r.data == 'own':
         raise ValueError('this training had DataLoaders that its user made, so its data cannot be '
                          'made again here; in Python, evaluate(load_model(file), dls.valid) does')
+    if r.data == 'fashion' and path is not None:
+        raise ValueError(f'path={str(path)!r}: the pictures of fashion come with the package; leave it out')
     if r.data != 'fashion' and path is None:
         raise ValueError(f'{r.data}: give the directory of the data with path=')
 

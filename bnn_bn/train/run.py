@@ -24,7 +24,6 @@ from ..data import TensorDL
 from .distill import Distill
 from ..core.errors import CheckpointError
 from ..images.loaders import describe
-from ..learner import bare
 from ..others.realnet import real_nets
 from .failures import or_nothing, readable, set_threads
 from .options import command_line, spelt_out, train_parser
@@ -167,7 +166,7 @@ def _fit(learn, r, **kwargs):
 def _finish(learn, r, out, result, facts):
     "write the last network, the result and its picture"
     if rank_distrib(): return result
-    model = learn.ema.model if r.ema else bare(learn.model)
+    model = learn.ema.model if r.ema else learn.model
     save_model(model, out/'model.safetensors', **dict(facts, accuracy=result['accuracy']))
     write_file(out/'result.json', json.dumps(result, indent=1).encode())
     plot_history(out/'history.csv', out/'curves.png')
@@ -384,7 +383,7 @@ def bnn_train(
 ):
     "The command: train a binary network by a recipe."
     a = train_parser().parse_args(spelt_out(sys.argv[1:] if args is None else args))
-    with readable('bnn_train', a.debug, vars(a)):
+    with readable('bnn_train', a.debug, set(vars(a)) - {'download'}): # its option says the contrary
         set_threads(a.threads)
         r = make_recipe(a.recipe, **_given(a, [f.name for f in fields(Recipe)]))
         out = full_path(a.out or f'runs/{a.recipe}-{r.norm}-{a.seed}')
@@ -436,8 +435,9 @@ def network_in(run, which):
     if not Path(run).is_dir(): return Path(run)
     if not re.fullmatch(r'[\w-][\w.-]*', which):
         raise ValueError(f'which={which!r}: the name of a network in {run} is needed, such as best')
-    file = Path(run)/f'{which}.safetensors'
-    if file.exists(): return file
+    file, packed = (Path(run)/f'{which}.{ending}' for ending in ('safetensors', 'bnn'))
+    for f in (file, packed):
+        if f.exists(): return f
     there = [f.stem for f in sorted(Path(run).glob('*.safetensors')) if f.stem[:5] != 'state']
     if there: raise FileNotFoundError(f'{file}: no such file; which={which} is not there, but '
                                       f'{" and ".join(there)}')
@@ -449,7 +449,34 @@ def _what_is(folder):
     if below: return f'{folder} holds runs, give one of them: {", ".join(below[:5])}'
     if (folder/'config.json').exists():
         return f'the run in {folder} has not ended its first epoch; go on with it by --resume'
+    packed = sorted(str(f) for f in folder.glob('*.bnn'))
+    if packed: return f'{folder} is no run, give a file in it: {", ".join(packed[:5])}'
     return f'{folder} is no run, which bnn_train writes; there is neither a network nor config.json'
+
+# %% ../../nbs/4_training/28a_measure.ipynb #ab878c7f
+@dataclass(frozen=True)
+class Found:
+    "What a command was given in the place of a network."
+    name:str            # in messages
+    file:Path = None    # None: it is a network of the package, of that name
+
+    @property
+    def is_packed(self): # by its ending, or by its first bytes
+        if self.file is None: return False
+        return self.file.suffix == '.bnn' or _first_bytes(self.file) == b'\x89BNN'
+
+def _first_bytes(file):
+    with open(file, 'rb') as f: return f.read(4)
+
+def find_network(word, which='best'):
+    "the name of a network in the package, the file of a run's network, or the file itself"
+    word = str(word)
+    if not word: raise ValueError('an empty name: the folder of a run, a file, or a name of the '
+                                  'package is needed')
+    if word in cards() and not Path(word).exists(): return Found(word)
+    file = network_in(full_path(word), which)
+    if file.exists(): return Found(str(file), file)
+    raise FileNotFoundError(f'{file}: no such file{did_you_mean(word, cards())}')
 
 # %% ../../nbs/4_training/28a_measure.ipynb #406035c6
 def recipe_beside(file):
@@ -478,31 +505,21 @@ def _fits(value, kind):
     return kind is float and type(value) is int
 
 # %% ../../nbs/4_training/28a_measure.ipynb #7c71e222
-@dataclass
-class _Measured:
-    "a network to measure"
-    model:nn.Module
-    name:str                # in messages
-    accuracy:float = None   # that was recorded
-    recipe:Recipe = None    # of its training, where that is known
-    classes:tuple = ()      # their names, where the file has them
+def read_network(found):
+    "the network of what was found, on the CPU, and what its file says of it"
+    if found.file is None: return create_model(found.name, pretrained=True), _of_card(found.name)
+    if found.file.suffix == '.pth': return from_mmpretrain(found.file), {}
+    if not found.is_packed: return load_model(found.file), load_info(found.file)['info']
+    model = create_model(found.file)
+    return model, model.info
 
-def _measured(run, which):
-    "the network of a run, of a file, or of that name in the package"
-    if run in cards() and not Path(run).exists():
-        about = card(run)
-        model = create_model(run, pretrained=True)
-        return _Measured(model, run, about.accuracy, Recipe(**about.recipe))
-    file = network_in(full_path(run), which)
-    if file.suffix == '.pth':
-        return _Measured(from_mmpretrain(file), str(file), recipe=Recipe('imagenet'))
-    if not file.exists():
-        raise FileNotFoundError(f'{file}: no such file{did_you_mean(run, cards())}')
-    info = load_info(file)['info']
-    recorded, names = info.get('accuracy'), info.get('classes')
-    recorded = recorded if isinstance(recorded, (int, float)) else None
-    return _Measured(load_model(file), str(file), recorded, recipe_beside(file),
-                     tuple(names) if isinstance(names, list) else ())
+def _of_card(name): return dict(accuracy=card(name).accuracy, name=name)
+
+def recipe_of(found):
+    "the recipe by which it was trained; None where that is not known"
+    if found.file is None: return Recipe(**card(found.name).recipe)
+    if found.file.suffix == '.pth': return Recipe('imagenet')
+    return recipe_beside(found.file)
 
 # %% ../../nbs/4_training/28a_measure.ipynb #79b45c97
 def same_classes(name, classes, dls):
@@ -519,7 +536,7 @@ def _classes(model):
 # %% ../../nbs/4_training/28a_measure.ipynb #ab66c7db
 @call_parse
 def bnn_eval(
-    run:str, # a run's directory, a network of it, a .pth of mmpretrain's VGGs, or a packaged name
+    run:str, # a run's folder, a file of it or a `.bnn`, a name of the package, or mmpretrain's .pth
     path:str=None, # directory of the data
     which:str='best', # network of the run: best, model (the last epoch) or step1
     data:str=None, # cifar10, cifar100, imagenet or fashion; default: as trained; for .pth imagenet
@@ -532,27 +549,40 @@ def bnn_eval(
     "Measure a trained network again, and compare with what the run recorded."
     with readable('bnn_eval', debug, locals()):
         set_threads(threads)
-        net, dls = _to_measure(run, which, data, path, bs, checked_device(device), valid_images)
-        score = evaluate(net.model.to(dls.device), dls[1])
-    recorded = '' if net.accuracy is None else f'; recorded {net.accuracy:.2%}'
-    print(f"{net.name}: top-1 {score['top1']:.2%}, top-5 {score['top5']:.2%}, "
-          f"loss {score['loss']:.4f} on {score['images']} images{recorded}")
+        found = find_network(run, which)
+        where = _check_words(data, bs, device)
+        model, info = read_network(found)
+        recipe = _recipe_to_measure(found, data, bs)
+        dls = make_dls(recipe, path, where, download=False, valid_images=valid_images)
+        _check_data(found.name, model, info, dls)
+        score = evaluate(model.to(dls.device), dls[1])
+    print(f"{found.name}: top-1 {score['top1']:.2%}, top-5 {score['top5']:.2%}, "
+          f"loss {score['loss']:.4f} on {score['images']} images{_recorded(info)}")
 
 # %% ../../nbs/4_training/28a_measure.ipynb #f5563e8b
-def _to_measure(run, which, data, path, bs, device, valid_images):
-    "a network and its data, which fit each other"
+def _check_words(data, bs, device):
+    "the device; ValueError where a word is wrong, before anything is read"
     if bs < 1: raise ValueError(f'bs={bs}: at least 1 is needed')
-    net = _measured(run, which)
     if data and data not in datasets:
         raise ValueError(f'data={data}: allowed are {", ".join(datasets)}')
-    recipe = Recipe(data, size=64 if data == 'folder' else 0) if data else net.recipe
+    return checked_device(device)
+
+def _recipe_to_measure(found, data, bs):
+    "a recipe with the data that were named, or with those of the training"
+    recipe = Recipe(data, size=64 if data == 'folder' else 0) if data else recipe_of(found)
     if recipe is None:
-        raise ValueError(f'{net.name}: no config.json beside it; say which data with --data')
-    small = replace(recipe, bs=min(bs, 10000), mixup=0., cutout=0)
-    dls = make_dls(small, path, device, download=False, valid_images=valid_images)
-    n = _classes(net.model)
+        raise ValueError(f'{found.name}: no config.json beside it; say which data with --data')
+    return replace(recipe, bs=min(bs, 10000), mixup=0., cutout=0)
+
+def _check_data(name, model, info, dls):
+    "ValueError where a network and its data do not fit each other"
+    n, names = _classes(model), info.get('classes')
     if n != dls.c:
-        raise ValueError(f'{net.name}: a network of {n} classes, and the data has {dls.c}; '
+        raise ValueError(f'{name}: a network of {n} classes, and the data has {dls.c}; '
                          'give the data it was trained on')
-    same_classes(net.name, net.classes, dls)
-    return net, dls
+    same_classes(name, names if isinstance(names, list) else (), dls)
+
+def _recorded(info):
+    "the accuracy that a file says of its network, if it does"
+    accuracy = info.get('accuracy')
+    return f'; recorded {accuracy:.2%}' if isinstance(accuracy, (int, float)) else ''

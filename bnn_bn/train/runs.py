@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from fastcore.script import call_parse
 from ..core.errors import DataError
+from ..core.signatures import by_place
 from .failures import readable
 
 # %% ../../nbs/4_training/28d_runs.ipynb #1543c763
@@ -71,6 +72,7 @@ def list_runs(
     folder='runs', # searched with all that is below it
 )->list: # of Run
     "The runs below a folder, those with the best accuracy first."
+    if Path(folder).is_file(): raise DataError(f'{folder}: a file; the folder above runs is needed')
     if not Path(folder).is_dir(): raise DataError(f'{folder}: no such folder')
     found = [f.parent for f in sorted(Path(folder).rglob('config.json'))]
     runs = [read_run(f) for f in found if 'recipe' in _read(f/'config.json')]
@@ -90,7 +92,7 @@ def clean_runs(
 # %% ../../nbs/4_training/28d_runs.ipynb #d836fbf7
 @call_parse
 def bnn_runs(
-    folder:str='runs', # searched with all that is below it
+    folder:by_place('folder of runs, searched with all that is below it', '?')='runs',
     clean:bool=False, # delete the states of runs that have ended?
     to_json:bool=False, # JSON instead of a table?
     debug:bool=False, # show the traceback of an error?

@@ -211,9 +211,9 @@ class Best(Callback):
         self.value, self.epoch_, self.weights = state['value'], state['epoch'], state['weights']
     def after_validate(self):
         value = float(self.recorder.log[list(self.recorder.metric_names).index(self.monitor)])
-        if value > self.value: self.keep(value, bare(self.learn.model))
+        if value > self.value: self.keep(value, self.learn.model)
     def keep(self, value, model):
-        weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        weights = {k: v.detach().cpu().clone() for k, v in bare(model).state_dict().items()}
         self.value, self.epoch_, self.weights = value, self.epoch + 1, weights
         if not self.file or rank_distrib(): return
         found = {**self.facts, self.monitor: round(value, 6)}

@@ -17,7 +17,9 @@ from ..core.arguments import check_number, check_type, check_whole
 from ..checkpoint import load_network, load_strictly, read_weights
 from ..core.files import full_path
 from ..core.unwrap import bare
+from ..models import create_model
 from ..others.published import named, without_prefixes
+from ..weights import cards
 
 # %% ../../nbs/4_training/22b_teachers.ipynb #9c044ddb
 class Teacher(nn.Module):
@@ -89,7 +91,7 @@ def _repeated(x, chans):
 
 # %% ../../nbs/4_training/22b_teachers.ipynb #f34ed961
 def load_teacher(
-    name:str, # 'torchvision/resnet34', 'timm/dm_nfnet_f0', a bare name, or a file of `save_network`
+    name:str, # 'torchvision/resnet34', 'timm/dm_nfnet_f0', a bare name, a name of ours, or a file
     n_out:int=None, # classes; None: those of the library or the file
     file=None, # weights for the named network: a torch file of tensors alone, or safetensors
     pretrained:bool=True, # False: random weights where there is no file, to try shapes and times
@@ -100,7 +102,7 @@ def load_teacher(
     check_type((str, Path), 'a name or a file', name=name)
     check_whole(none=True, n_out=n_out, size=size)
     given = dict(mean=mean, std=std, size=size)
-    if str(name).endswith('.safetensors') and file is None:
+    if _is_own(name) and file is None:
         return Teacher(_own_network(name, n_out), **given)
     source = _source(str(name))
     other_classes = n_out not in (None, source.n_out)
@@ -148,10 +150,15 @@ def _fetched(name, source):
             f'connection, fetch {source.where} elsewhere and give it as '
             f"load_teacher({name!r}, file='...')") from e
 
+def _is_own(name):
+    "is it a file of this package, trained or packed, or a network that comes with it?"
+    return str(name).endswith(('.safetensors', '.bnn')) or str(name) in cards()
+
 def _own_network(name, n_out):
-    model = load_network(name)
-    if n_out in (None, model.cfg['n_out']): return model
-    raise ValueError(f"{name}: this network has {model.cfg['n_out']} classes, n_out={n_out}; "
+    is_packed = not str(name).endswith('.safetensors')
+    model = create_model(str(name), pretrained=True) if is_packed else load_network(name)
+    if n_out in (None, model.n_out): return model
+    raise ValueError(f"{name}: this network has {model.n_out} classes, n_out={n_out}; "
                      'take one that was trained on the same classes')
 
 # %% ../../nbs/4_training/22b_teachers.ipynb #15addb00
