@@ -71,10 +71,11 @@ def pooled(g):
     "a graph with both pools, of 32 and of 96 channels"
     def conv(op, i, n, c): return Node(op, (i,), weights(g, op, n, c), padding=1)
     def pool(op, i, **window): return Node(op, (i,), **window)
+    head = dict(weight=numbers(g, 3, 96, 1, 1), bias=numbers(g, 3))
     return Graph(1, [
         conv('conv', 0, 96, 1), pool('maxpool', 1, kernel=3, stride=2, padding=1),
         conv('bconv', 2, 32, 96), pool('avgpool', 3, kernel=2, stride=2), conv('bconv', 4, 96, 32),
-        Node('mean', (5,)), Node('conv', (6,), dict(weight=numbers(g, 3, 96, 1, 1), bias=numbers(g, 3)))])
+        pool('mean', 5), Node('conv', (6,), head)])
 
 def weights(g, op, n, c):
     t = dict(bias=numbers(g, n))
@@ -95,7 +96,8 @@ def test_networks(batch, threads, by_python):
 def wide_stem():
     "pictures of more than 16 columns, which are laid out 16 pixels at a time"
     g = np.random.default_rng(0)
-    node, u = stem_node(g, 3, 33, 3, 2, 1, 1, True), g.integers(0, 256, (2, 3, 4, 21)).astype(np.uint8)
+    node = stem_node(g, 3, 33, 3, 2, 1, 1, True)
+    u = g.integers(0, 256, (2, 3, 4, 21)).astype(np.uint8)
     return u, shown(node, expected(u, node))
 
 SMALL = (5, 70, 3, 2, 1, 1), (1, 31, 1, 1, 0, 1)

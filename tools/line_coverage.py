@@ -21,6 +21,7 @@ import coverage
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT/'.coverage_parts'
 CELLS = ROOT/'tools'/'mutants'
+COMMAND = 'make coverage OUT=results/coverage.json'
 
 # Parts --------------------------------------------------------
 
@@ -92,7 +93,7 @@ def record(whole, parts):
     whole.json_report(outfile=str(file))
     found = json.loads(file.read_text())
     modules = {Path(name).as_posix(): counts(of['summary']) for name, of in found['files'].items()}
-    return dict(command='make coverage OUT=results/coverage.json', tool=f'coverage {coverage.__version__}',
+    return dict(command=COMMAND, tool=f'coverage {coverage.__version__}',
                 python=sys.version.split()[0], measured=str(date.today()),
                 parts=[part.name for part in parts], **counts(found['totals']), modules=modules)
 
@@ -107,7 +108,7 @@ def main():
     failed = [part.name for part in parts if not run(part)]
     whole = combined(parts)
     whole.report()
-    if args.out and not failed: args.out.write_text(json.dumps(record(whole, parts), indent=1) + '\n')
     if failed: sys.exit(f'failed, and measured in part: {", ".join(failed)}')
+    if args.out: args.out.write_text(json.dumps(record(whole, parts), indent=1) + '\n')
 
 if __name__ == '__main__': main()
