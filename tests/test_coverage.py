@@ -1,6 +1,5 @@
 "`make coverage`: no test and no chapter is left out, and what is kept of it adds up."
 import json
-import sys
 from pathlib import Path
 import pytest
 
