@@ -1,0 +1,184 @@
+"What is refused, and how: each error names what is wrong, and says what mends it."
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from PIL import Image
+
+from bnn_bn import data
+from bnn_bn.checkpoint import load_network, save_network
+from bnn_bn.convert import remove_bn
+from bnn_bn.core.arguments import check_number
+from bnn_bn.core.errors import CheckpointError, DataError, ExportError, PackedFormatError
+from bnn_bn.data import fashion_mini
+from bnn_bn.deploy import pack
+from bnn_bn.learner import bnn_learner
+from bnn_bn.models import backbones, binary_net, create_model, register_backbone
+from bnn_bn.onebit import engine
+from bnn_bn.onebit.graph import Graph, Node
+from bnn_bn.onebit.latent import latent_info, restore_latent
+from bnn_bn.onebit.stem import int8_stem
+from bnn_bn.targets.runtime import needed_modules
+from bnn_bn.targets.web import to_web
+from bnn_bn.train.recipes import make_dls, make_recipe
+from bnn_bn.train.steps import Best
+from bnn_bn.weights import add_pretrained
+
+
+def refused(match, kind=ValueError): return pytest.raises(kind, match=match)
+
+def net(**options):
+    torch.manual_seed(0)
+    return binary_net('reactnet_mini', **dict(width=.25, n_out=3, stem='cifar') | options).eval()
+
+
+# Names and arguments --------------------------------------------------------------------------
+
+def test_a_number_beyond_all_floats():
+    with refused('alpha=1000.* needed'): check_number(alpha=10**400)
+
+@pytest.mark.parametrize('name', ('two words', 'a-b', '', '1st'))
+def test_names_of_backbones(name):
+    row = backbones['reactnet_mini']
+    with refused('letters, digits and _ are needed'): register_backbone(name, row)
+
+@pytest.mark.parametrize('name', ('a/b', '..\\up', 'two words', ''))
+def test_names_of_weights(name, tmp_path):
+    with refused('letters, digits, -, _ and . only'): add_pretrained(name, b'', tmp_path)
+    assert not any(tmp_path.iterdir())
+
+def test_a_misspelt_argument_of_a_learner():
+    dls = fashion_mini(bs=32, n=64, device='cpu')
+    with refused("unexpected argument 'weight_decay'.*wd", TypeError):
+        bnn_learner(dls, net(n_out=10, in_chans=1), weight_decay=.1)
+
+def test_weights_that_several_names_may_mean():
+    with refused('has several, say which: .*none of them has width=0.3'):
+        create_model('reactnet18_nobn', pretrained='cifar10', width=.3)
+
+@pytest.mark.parametrize('options', (dict(images=10), dict(holdout=10), dict(valid_images=10)))
+def test_small_pictures_only(options, tmp_path):
+    for split in ('train', 'val'): (tmp_path/split).mkdir()
+    with refused('not for imagenet; leave them out'):
+        make_dls(make_recipe('imagenet'), tmp_path, device='cpu', **options)
+
+def test_a_metric_that_is_not_there():
+    learn = bnn_learner(fashion_mini(bs=32, n=64, device='cpu'), net(n_out=10, in_chans=1))
+    with learn.no_bar(), learn.no_logging(), refused("no metric 'f1' to choose by"):
+        learn.fit(1, cbs=Best(monitor='f1'))
+
+
+# Networks of others ---------------------------------------------------------------------------
+
+def normed(conv, channels=8):
+    "a network of others: a convolution, another one, batch norms"
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), conv,
+                         nn.BatchNorm2d(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(channels, 2))
+
+def constant():
+    conv = nn.Conv2d(8, 8, 3, padding=1)
+    nn.init.ones_(conv.weight)
+    return conv
+
+CONVS = {
+    "padding_mode='reflect'; only zeros": partial(nn.Conv2d, 8, 8, 3, padding_mode='reflect'),
+    'not the same on both sides': partial(nn.Conv2d, 8, 8, 4, padding='same'),
+    'one weight a filter': partial(nn.Conv2d, 8, 8, 1, groups=8),
+    'every filter is constant': constant}
+
+@pytest.mark.parametrize('words', CONVS)
+def test_convolutions_that_cannot_be_standardised(words):
+    with refused(words): remove_bn(normed(CONVS[words]()), example=torch.randn(8, 3, 16, 16))
+
+@pytest.mark.parametrize('example', (torch.randn(1, 3, 16, 16), (1, 3, 16, 16)))
+def test_statistics_of_one_picture(example):
+    with refused('example has 1 image; statistics need 2 or more'):
+        remove_bn(normed(nn.Conv2d(8, 8, 3)), example=example)
+
+
+# Files ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('size', ((28, 28), (56, 28), (28, 57)))
+def test_a_strip_of_another_size(size, tmp_path):
+    Image.new('L', size).save(tmp_path/'strip.png')
+    with refused('a strip of .* pixels, expected .*; reinstall', DataError):
+        data._read_strip(tmp_path/'strip.png', 2, '')
+
+def test_facts_that_contradict_the_network():
+    packed = pack(net(), mean=[.5]*3, std=[.2]*3)
+    packed.graph.info['mean'] = [.5]*2
+    with refused('info says mean=.*3 finite numbers are needed', PackedFormatError):
+        packed.save('nowhere.bnn')
+
+@pytest.mark.parametrize('text, words', (('not base64!', 'no base64'), ('AAAA', 'no base64'),
+                                         ('AACAPw==', 'has 1 numbers')))
+def test_latent_weights_that_are_none(text, words):
+    model = net(norm='nobn')
+    latent = copy.deepcopy(latent_info(model)['latent'])
+    name = next(iter(latent))
+    latent[name]['weight'] = text
+    with refused(words, PackedFormatError): restore_latent(model, latent)
+
+class Own(type(net())):
+    def forward(self, x): return 2*super().forward(x)
+
+def forward_of_its_own(model): model.__class__ = Own
+def hooked(model): model.head.register_forward_hook(lambda *args: None)
+def one_weight_more(model): model.register_buffer('more', torch.zeros(1))
+
+@pytest.mark.parametrize('change, words', ((forward_of_its_own, 'Own has a forward of its own'),
+                                           (hooked, 'hook'), (one_weight_more, 'more: the conf')))
+def test_what_a_file_would_lose(change, words, tmp_path):
+    model = net()
+    change(model)
+    with refused(words, CheckpointError): save_network(model, tmp_path/'net.safetensors')
+    assert not any(tmp_path.iterdir())
+
+def test_a_picture_in_place_of_a_network(tmp_path):
+    file = tmp_path/'net.safetensors'
+    Image.new('L', (8, 8)).save(file, 'PNG')
+    with refused('not a', CheckpointError): load_network(file)
+
+
+# The packed network ---------------------------------------------------------------------------
+
+def numbers(*shape): return torch.randn(shape, generator=torch.Generator().manual_seed(0)).numpy()
+def head(i): return Node('conv', (i,), dict(weight=numbers(2, 4, 1, 1), bias=numbers(2)))
+
+def two_readers():
+    def conv(): return Node('conv', (0,), dict(weight=numbers(4, 3, 3, 3), bias=numbers(4)))
+    return Graph(3, [conv(), conv(), Node('mean', (2,)), head(3)])
+
+def test_stems_that_have_no_eight_bits():
+    with refused('all read the image; one convolution may', ExportError):
+        int8_stem(two_readers(), .5, .2)
+
+def test_pictures_that_no_memory_holds(monkeypatch):
+    "the size that is named is that of the pictures, the step the one that failed"
+    def full(*args): raise MemoryError
+    packed = pack(net())
+    monkeypatch.setattr(engine, 'plan_step', full)
+    with refused('images of 16x16 pixels: step 0 .* more memory than there is; use smaller images'):
+        packed(torch.zeros(1, 3, 16, 16))
+
+def test_pages_for_grey_and_colour(tmp_path):
+    packed = pack(net(in_chans=2), mean=[.5]*2, std=[.2]*2, size=[16, 16])
+    with refused('pictures of 2 channels: a page takes grey .1. or', ExportError):
+        to_web(packed, tmp_path/'page')
+    assert not (tmp_path/'page').exists()
+
+
+# The runtime ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('line, words', (('import torch', 'imports torch when it is imported'),
+                                         ('from torch import nn', 'imports torch when')))
+def test_a_package_that_a_runtime_does_not_have(line, words, tmp_path):
+    root = tmp_path/'ours'
+    root.mkdir()
+    (root/'__init__.py').touch()
+    (root/'first.py').write_text(f'{line}\n')
+    with refused(words): needed_modules('ours.first', root)
+    with refused('no such module in ours'): needed_modules('ours.none', root)
