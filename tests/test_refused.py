@@ -1,5 +1,6 @@
 "What is refused, and how: each error names what is wrong, and says what mends it."
 import copy
+import json
 from functools import partial
 
 import pytest
@@ -14,16 +15,21 @@ from bnn_bn.core.arguments import check_number
 from bnn_bn.core.errors import CheckpointError, DataError, ExportError, PackedFormatError
 from bnn_bn.data import fashion_mini
 from bnn_bn.deploy import pack
+from bnn_bn.layers.activations import RPReLU
+from bnn_bn.layers.parts import acts, check_quantizer, register_act
 from bnn_bn.learner import bnn_learner
 from bnn_bn.models import backbones, binary_net, create_model, register_backbone
 from bnn_bn.onebit import engine
 from bnn_bn.onebit.graph import Graph, Node
 from bnn_bn.onebit.latent import latent_info, restore_latent
 from bnn_bn.onebit.stem import int8_stem
+from bnn_bn.signal.start import calibrate
 from bnn_bn.targets.runtime import needed_modules
 from bnn_bn.targets.web import to_web
+from bnn_bn.train.demo import bnn_demo
 from bnn_bn.train.recipes import make_dls, make_recipe
-from bnn_bn.train.steps import Best
+from bnn_bn.train.steps import Best, History
+from bnn_bn.train.throughput import Throughput
 from bnn_bn.weights import add_pretrained
 
 
@@ -141,6 +147,104 @@ def test_a_picture_in_place_of_a_network(tmp_path):
     file = tmp_path/'net.safetensors'
     Image.new('L', (8, 8)).save(file, 'PNG')
     with refused('not a', CheckpointError): load_network(file)
+
+
+# Parts and networks of ours -------------------------------------------------------------------
+
+class SlopeOf(torch.autograd.Function):
+    "a sign whose gradient is what is asked for"
+    @staticmethod
+    def forward(ctx, x, slope):
+        ctx.slope = slope
+        return torch.where(x >= 0, 1., -1.)
+    @staticmethod
+    def backward(ctx, grad): return grad*ctx.slope, None
+
+def in_place(x):
+    y = SlopeOf.apply(x, 1.)
+    if not x.requires_grad: x.data.zero_()
+    return y
+
+SIGNS = {'is not finite': lambda x: SlopeOf.apply(x, float('inf')),
+         'is 0 everywhere: nothing would train': lambda x: SlopeOf.apply(x, 0.),
+         'writes over its input; begin with': in_place}
+
+@pytest.mark.parametrize('words', SIGNS)
+def test_signs_that_cannot_be_trained(words):
+    with refused(words): check_quantizer(SIGNS[words])
+
+def test_an_activation_that_is_no_module():
+    with refused('gives a builtin_function_or_method; a module is needed'):
+        register_act('odd', lambda channels: torch.relu)
+    assert 'odd' not in acts
+
+def test_ways_of_torch_to_read_a_network():
+    "script and fx name what takes it instead; trace does"
+    model = net()
+    with refused('torch.jit.trace and torch.export.export take it', NotImplementedError):
+        torch.jit.script(model)
+    with refused('torch.export.export takes it'): torch.fx.symbolic_trace(model)
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(torch.jit.trace(model, x)(x), model(x))
+
+def test_arrays_in_place_of_tensors():
+    with refused(r'images are a numpy.ndarray: a torch tensor is needed; torch.as_tensor'):
+        net()(numbers(1, 3, 32, 32))
+
+def test_heads_of_any_kind_are_replaced():
+    "the last linear layer is; where there is none, the whole head"
+    model = net()
+    features = model.num_features
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.head = nn.Sequential(pool, nn.Identity(), nn.Dropout(), nn.Linear(features, 3))
+    model.reset_classifier(7)
+    assert type(model.head[2]) is nn.Dropout and model.head[3].out_features == 7
+    model.head = pool
+    assert model.num_features == features
+
+
+# Starts ---------------------------------------------------------------------------------------
+
+def test_pictures_of_one_colour_hold_no_signal():
+    "grey or not: pictures are normalised, so that grey has another number in each channel"
+    for channels in (1, 3):
+        flat = torch.rand(4, channels, 1, 1).expand(4, 3, 32, 32)
+        with refused('every image is of one colour'): calibrate(net(norm='nobn'), flat)
+
+def test_a_start_that_would_not_be_finite_changes_nothing():
+    model, x = net(norm='nobn'), torch.randn(4, 3, 32, 32)
+    for m in model.modules():
+        if isinstance(m, RPReLU): nn.init.constant_(m.slope, 3e38)
+    before = copy.deepcopy(model.state_dict())
+    with refused('would not be finite: the signal leaves torch.float32'): calibrate(model, x)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+# Runs -----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('text', ('', '[]', '{"settings": {}}', '{"settings": {}, "results": 3}',
+                                  '{"settings": {}, "results": [{"network": "bn"}]}', '['*9999))
+def test_results_of_a_demo_that_are_none(text, tmp_path):
+    (tmp_path/'results.json').write_text(text)
+    with refused('results.json: not the results of a demo', SystemExit):
+        bnn_demo(str(tmp_path), images=128)
+    assert (tmp_path/'results.json').read_text() == text
+
+def test_a_demo_with_other_settings_is_kept(tmp_path):
+    text = json.dumps(dict(settings={}, results=[], complete=True))
+    (tmp_path/'results.json').write_text(text)
+    with refused('a demo with other settings is there; --force replaces it', SystemExit):
+        bnn_demo(str(tmp_path), images=128)
+    assert (tmp_path/'results.json').read_text() == text
+
+def test_speed_in_a_history_is_what_was_measured():
+    "of a `Throughput` where there is one, which knows the loader's share"
+    speed, history = Throughput(warmup=0), History()
+    learn = bnn_learner(fashion_mini(bs=32, n=128, device='cpu'), net(n_out=10, in_chans=1))
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=[speed, history])
+    row, = history.rows
+    assert row['images_per_s'] == round(speed.rows[0]['images_per_s'], 1)
+    assert row['loader_share'] == round(speed.rows[0]['loader_share'], 4)
 
 
 # The packed network ---------------------------------------------------------------------------
