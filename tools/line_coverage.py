@@ -21,6 +21,7 @@ import coverage
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT/'.coverage_parts'
 CELLS = ROOT/'tools'/'mutants'
+CACHES = dict(NUMBA_CACHE_DIR=str(KEPT/'numba'), XDG_CACHE_HOME=str(KEPT/'cache'))
 COMMAND = 'make coverage OUT=results/coverage.json'
 
 # Parts --------------------------------------------------------
@@ -65,7 +66,7 @@ def run(part):
     if done.is_file() and done.read_text() == key: return True
     shutil.rmtree(part.folder, ignore_errors=True)
     part.folder.mkdir(parents=True)
-    env = dict(os.environ, COVERAGE_FILE=str(part.folder/'data'), NUMBA_CACHE_DIR=str(KEPT/'numba'))
+    env = dict(os.environ, COVERAGE_FILE=str(part.folder/'data'), **CACHES)
     print(part.name, flush=True)
     command = [sys.executable, '-m', 'coverage', 'run', '-m', 'pytest', '-q', *part.tests]
     passed = subprocess.run(command, cwd=ROOT, env=env).returncode == 0
