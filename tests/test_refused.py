@@ -3,6 +3,7 @@ import copy
 import json
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from bnn_bn.onebit.graph import Graph, Node
 from bnn_bn.onebit.latent import latent_info, restore_latent
 from bnn_bn.onebit.stem import int8_stem
 from bnn_bn.signal.start import calibrate
+from bnn_bn.targets import web
 from bnn_bn.targets.runtime import needed_modules
 from bnn_bn.targets.web import to_web
 from bnn_bn.train.demo import bnn_demo
@@ -98,6 +100,33 @@ CONVS = {
 @pytest.mark.parametrize('words', CONVS)
 def test_convolutions_that_cannot_be_standardised(words):
     with refused(words): remove_bn(normed(CONVS[words]()), example=torch.randn(8, 3, 16, 16))
+
+class Asking(nn.BatchNorm2d):
+    def forward(self, x): return super().forward(x) if x.sum() > 0 else x
+
+class Weighted(nn.Module):
+    "a residual sum whose shortcut is weighted in the sum itself"
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+    def forward(self, x): return torch.add(self.norm(self.conv(x)), x, alpha=2)
+
+def shared():
+    model = normed(nn.Conv2d(8, 8, 3, padding=1))
+    model.insert(3, nn.Conv2d(8, 8, 3, padding=1))
+    model[3].weight = model[4].weight
+    return model
+
+NETS = {
+    'Asking, a batch norm with forward of its own, which cannot be traced':
+        lambda: nn.Sequential(normed(nn.Conv2d(8, 8, 3)), nn.Unflatten(1, (2, 1, 1)), Asking(2)),
+    'alpha=2; multiply in a step of its own': lambda: normed(Weighted()),
+    'ConvTranspose2d: only Conv2d': lambda: normed(nn.ConvTranspose2d(8, 8, 3)),
+    'shares a weight with': shared}
+
+@pytest.mark.parametrize('words', NETS)
+def test_networks_whose_norms_cannot_be_removed(words):
+    with refused(words): remove_bn(NETS[words](), example=torch.randn(8, 3, 16, 16))
 
 @pytest.mark.parametrize('example', (torch.randn(1, 3, 16, 16), (1, 3, 16, 16)))
 def test_statistics_of_one_picture(example):
@@ -271,6 +300,24 @@ def test_pictures_that_no_memory_holds(monkeypatch):
 def test_pages_for_grey_and_colour(tmp_path):
     packed = pack(net(in_chans=2), mean=[.5]*2, std=[.2]*2, size=[16, 16])
     with refused('pictures of 2 channels: a page takes grey .1. or', ExportError):
+        to_web(packed, tmp_path/'page')
+    assert not (tmp_path/'page').exists()
+
+
+def wide():
+    "a filter of more products than a sum of 16 bits holds"
+    def conv(n, c): return dict(weight=numbers(n, c, 1, 1), bias=numbers(n))
+    signs = np.sign(numbers(4, 1024, 8, 8)).astype(np.int8)
+    bits = dict(weight=signs, scale=numbers(4), bias=numbers(4), threshold=numbers(1024))
+    nodes = [Node('conv', (0,), conv(1024, 3)), Node('bconv', (1,), bits), Node('mean', (2,)), head(3)]
+    return Graph(3, nodes, dict(mean=[.5]*3, std=[.2]*3, size=[8, 8]))
+
+def test_filters_and_pictures_too_large_for_a_page(tmp_path, monkeypatch):
+    with refused('a filter of 65536 products; kernels for browsers take at most', ExportError):
+        to_web(wide(), tmp_path/'page')
+    monkeypatch.setattr(web, 'MOST_MEMORY', 1000)
+    packed = pack(net(), mean=[.5]*3, std=[.2]*3, size=[16, 16])
+    with refused('of memory would be needed, .* use smaller images', ExportError):
         to_web(packed, tmp_path/'page')
     assert not (tmp_path/'page').exists()
 
