@@ -45,13 +45,13 @@ quick: install
 	  tests/test_layers.py tests/test_traps.py -k 'not in_step and not A_b and not A_none'
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test --n_workers 1 --file_re '$(QUICK)'
 
-# share of the library's lines that tests and the chapters' cells run; COVERED names what is run
+# lines of the library that tests and the chapters' cells run, a part at a time: it goes on where it
+# was stopped. COVERED names what is run, such as tests/test_clip.py; OUT a file for the figures
 COVERED ?= tests tools/mutants
+OUT ?=
+coverage: export OMP_NUM_THREADS = 1
 coverage: install
-	$(BIN)/python -m coverage erase
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m coverage run -m pytest -q $(COVERED)
-	$(BIN)/python -m coverage combine -q
-	$(BIN)/python -m coverage report
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/line_coverage.py $(COVERED) $(if $(OUT),--out $(OUT))
 
 # does a test fail when the code is changed? MUTATED names modules, such as 'bnn_bn.agc*'
 MUTATED ?=
@@ -90,4 +90,4 @@ bench: install
 	$(BIN)/python bench/all.py $(BENCH)
 
 clean:
-	rm -rf $(VENV) $(SITE) .venv-bench _proc _site _web build *.egg-info runs
+	rm -rf $(VENV) $(SITE) .venv-bench .coverage_parts _proc _site _web build *.egg-info runs

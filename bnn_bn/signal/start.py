@@ -207,7 +207,7 @@ def _check_images(images):
         raise ValueError('images hold NaN or infinity: look at the loader and its normalisation')
     if (images == images[:1]).all():
         raise ValueError('images are all the same: no channel has a variance; give real ones')
-    flat = images.amax((1, 2, 3)) == images.amin((1, 2, 3))
+    flat = images.amax((2, 3)) == images.amin((2, 3)) # in each channel: red is one colour too
     if flat.all():
         raise ValueError('every image is of one colour: there is no signal; give real ones')
 
