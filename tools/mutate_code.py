@@ -1,8 +1,8 @@
 """mutmut's mutants of one module, those of compiled functions too: `python tools/mutate_code.py onebit.kernels`.
 
 mutmut leaves functions under a decorator alone, and most of the kernels stand under numba's. Here a
-mutant is the whole module with one change. Each is run in a fork, which has numpy and numba already
-but no module of ours; `tools/mutants/plain.py` runs the kernels there without numba's compiler. The
+mutant is the whole module with one change. Each is run in a fork, which has all modules already
+but this one and those that are made of it; `tools/mutants/plain.py` runs the kernels there without numba's compiler. The
 mutants are drawn by their seed, what each came to is written at once, and the same command goes on
 where it stopped. One that does not end within its time counts as killed, as does one that crashes.
 """
@@ -29,9 +29,11 @@ from mutmut.mutation.pragma_handling import get_ignored_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT/'tests'), str(ROOT/'tools'/'mutants')]
-import llvm # noqa: E402, F401 its compiled functions are kept from mutant to mutant
+os.environ['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] = '1' # they take longer than most tests
 
 QUICK = ['tools/mutants/test_engine.py', 'tools/mutants/test_kernels.py']
+
+QUIETLY = ['-x', '-q', '--tb=line', '--assert=plain', '-p', 'no:cacheprovider']
 
 class Visitor(mutmut.MutationVisitor):
     "decorated functions are changed too, docstrings are not"
@@ -65,14 +67,23 @@ def changed(old, new):
 
 # One mutant --------------------------------------------------------------------------------------
 
-def ours(module):
-    "does it lie in the repository? The compiled functions of `llvm` stay"
-    file = getattr(module, '__file__', None) or ''
-    return file.startswith(str(ROOT)) and module.__name__ not in ('llvm', '__main__')
+def made_of(module, names):
+    "does it hold one of these modules, or what they define?"
+    held = vars(module).values()
+    return any(getattr(v, '__module__', None) in names or getattr(v, '__name__', None) in names for v in held)
 
-def forget():
-    for name in [k for k, v in sys.modules.items() if ours(v)]: del sys.modules[name]
+def forget(name):
+    "a module is imported anew, and so is what was made with it; the rest stays as it is"
+    names, before = {name}, 0
+    while len(names) > before:
+        before = len(names)
+        names |= {k for k, v in [*sys.modules.items()] if ours(v) and made_of(v, names)}
+    for k in names: sys.modules.pop(k, None)
     gc.collect()
+
+def ours(module):
+    file = getattr(module, '__file__', None) or ''
+    return file.startswith(str(ROOT)) and module.__name__ != '__main__'
 
 def put(name, source):
     "the module that all others import from now on"
@@ -83,7 +94,7 @@ def put(name, source):
     setattr(sys.modules[name.rpartition('.')[0]], name.rpartition('.')[2], module)
 
 def run_tests(tests):
-    return int(pytest.main(['-x', '-q', '-p', 'no:cacheprovider', *tests]))
+    return int(pytest.main([*QUIETLY, *tests]))
 
 def child(name, source, tests, log):
     "the tests against one mutant; 0: it survives"
@@ -148,7 +159,7 @@ def main():
     order = args.numbers or drawn(mutants, args.seed, args.most, args.only)
     os.chdir(ROOT)
     if run_tests(args.tests): sys.exit('the tests fail on the code as it is')
-    forget()
+    forget(name)
     done = {} if args.numbers else known(args.out)
     for i in order:
         if i in done: continue
