@@ -1,10 +1,11 @@
 """mutmut's mutants of one module, those of compiled functions too: `python tools/mutate_code.py onebit.kernels`.
 
 mutmut leaves functions under a decorator alone, and most of the kernels stand under numba's. Here a
-mutant is the whole module with one change. Each is run in a fork, which has all modules already
-but this one and those that are made of it; `tools/mutants/plain.py` runs the kernels there without numba's compiler. The
-mutants are drawn by their seed, what each came to is written at once, and the same command goes on
-where it stopped. One that does not end within its time counts as killed, as does one that crashes.
+mutant is the whole module with one change. Each is run in a fork, which has all modules already but
+this one and those that are made of it; `tools/mutants/plain.py` runs the kernels there without
+numba's compiler. The mutants are drawn by their seed, what each came to is written at once, and the
+same command goes on where it stopped. One that does not end within its time counts as killed, as
+does one that crashes.
 """
 import argparse
 import difflib

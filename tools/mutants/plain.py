@@ -5,6 +5,7 @@ The whole code of a way takes seconds to compile, this a fraction of one: for sm
 writes its instructions as it does for numba.
 """
 import ctypes
+import operator
 from types import SimpleNamespace
 
 import numba
@@ -67,7 +68,7 @@ def of_python(v, kind):
 def as_number(v):
     "what is passed: an address, a number, or nothing for a way"
     if isinstance(v, Row): return v.address
-    return 0 if isinstance(v, tuple) else int(v)
+    return 0 if isinstance(v, tuple) else operator.index(v)
 
 def alone(write):
     "an intrinsic as a function that Python calls; compiled once for each types of arguments"

@@ -12,7 +12,7 @@ import pytest
 import whole
 from whole import NETWORKS, agree, by_hand, network, pictures, values_by_hand
 
-from bnn_bn.onebit import engine
+from bnn_bn.onebit import engine, kernels
 from bnn_bn.onebit.counting import has_way, ways
 from bnn_bn.onebit.engine import Engine, make_plan, share_count, signs_seen
 from bnn_bn.onebit.graph import Graph, Node
@@ -185,6 +185,7 @@ def test_how_a_row_is_cut():
         assert share_count(row(kind, **big | dict(pixels=17)), 3) == 1 # 5 tiles of 184 words: less than 1000
         assert share_count(row(kind, **big | dict(pixels=17, run=33)), 3) == 3 # 5*301//500
         assert share_count(row(kind, **big | dict(pixels=17, run=1000)), 3) == 5 # a share has a tile
+        assert share_count(row(kind, **big | dict(pixels=16, run=1000)), 3) == 4
         assert share_count(row(kind, **big | dict(pixels=17, channels=65, run=1000)), 9) == 10
         assert share_count(row(kind, **big | dict(pixels=4, rows=1, cols=1, run=1)), 2) == 1
         assert share_count(row(kind, **big | dict(pixels=100*4, rows=1, cols=1, run=16)), 9) == 4 # 100*20//500
@@ -369,6 +370,16 @@ def test_an_engine_in_a_forked_child():
     net.helpers.end()
     engine.after_fork()
     assert net.lock is not old and net.helpers is None and (net(x) == want).all()
+
+def test_plans_of_each_thread():
+    "one for all together; where each has images of its own, one for each"
+    graph = network(whole.thin)
+    net, x = Engine(graph, 3), pictures(graph, 3)
+    net(x[:2])
+    assert [*net.plans] == [((8, 12), 0)]
+    net(x)
+    assert [*net.plans] == [((8, 12), t) for t in range(4)]
+    assert not (Engine(graph).table != kernels.make_table()).any()
 
 def test_scratch_of_each_thread():
     net = Engine(network(whole.wide), 3, HERE[0])
