@@ -1,4 +1,4 @@
-"""mutmut's mutants of one module, those of compiled functions too: `python tools/mutate_code.py onebit.kernels`.
+"""mutmut's mutants, of compiled functions too: `python tools/mutate_code.py onebit.kernels`.
 
 mutmut leaves functions under a decorator alone, and most of the kernels stand under numba's. Here a
 mutant is the whole module with one change. Each is run in a fork, which has all modules already but
@@ -52,14 +52,13 @@ def mutants_of(source):
     outer = {f: s for s in tree.body for f in (s, *getattr(s.body, 'body', ()))}
     for m in visitor.mutations:
         function = m.contained_by_top_level_function
-        if isinstance(function, cst.FunctionDef): yield function.name.value, m, tree, outer[function]
+        if isinstance(function, cst.FunctionDef):
+            yield function.name.value, m, tree, outer[function]
 
-def mutated(source, m, tree, statement):
+def mutated(m, tree, statement):
     "the module with that change"
-    old = tree.code_for_node(statement)
-    new = tree.code_for_node(statement.deep_replace(m.original_node, m.mutated_node))
-    assert source.count(old) == 1
-    return source.replace(old, new)
+    new = statement.deep_replace(m.original_node, m.mutated_node)
+    return tree.with_changes(body=[new if s is statement else s for s in tree.body]).code
 
 def changed(old, new):
     "the lines that differ"
@@ -70,8 +69,8 @@ def changed(old, new):
 
 def made_of(module, names):
     "does it hold one of these modules, or what they define?"
-    held = vars(module).values()
-    return any(getattr(v, '__module__', None) in names or getattr(v, '__name__', None) in names for v in held)
+    def are(key, values): return any(getattr(v, key, None) in names for v in values)
+    return are('__module__', vars(module).values()) or are('__name__', vars(module).values())
 
 def forget(name):
     "a module is imported anew, and so is what was made with it; the rest stays as it is"
@@ -146,7 +145,7 @@ def parse():
     parser.add_argument('--most', type=int, default=10**6, help='mutants that are drawn')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--only', nargs='*', default=(), help='functions, instead of a draw')
-    parser.add_argument('--numbers', nargs='*', type=int, default=(), help='mutants, instead of a draw')
+    parser.add_argument('--numbers', nargs='*', type=int, default=(), help='the same, by number')
     parser.add_argument('--seconds', type=float, default=60, help='a mutant may take')
     parser.add_argument('--until', help='HH:MM, when no further mutant is begun')
     parser.add_argument('--out', type=Path, required=True, help='a line of JSON for each')
@@ -166,7 +165,7 @@ def main():
         if i in done: continue
         if args.until and time.strftime('%H:%M') >= args.until: break
         function, *where = mutants[i]
-        code = mutated(source, *where)
+        code = mutated(*where)
         end = fate(name, code, args.tests, args.seconds, log)
         done[i] = dict(number=i, function=function, end=end, change=changed(source, code))
         with args.out.open('a') as f: f.write(json.dumps(done[i]) + '\n')

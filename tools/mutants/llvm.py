@@ -1,4 +1,7 @@
-"""One function of LLVM, compiled by itself. It imports nothing of ours, so what it has compiled stays."""
+"""One function of LLVM, compiled by itself.
+
+Nothing of ours is imported here, so what was compiled stays when our modules are imported anew.
+"""
 import ctypes
 
 from llvmlite import binding, ir

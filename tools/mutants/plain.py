@@ -1,10 +1,11 @@
-"""The kernels without numba's compiler: loops are Python's, and each intrinsic is one small function of LLVM.
+"""The kernels without numba's compiler: Python's loops, and a function of LLVM for each intrinsic.
 
 The whole code of a way takes seconds to compile, this a fraction of one: for small maps, and for
 `tools/mutate_code.py`. What stands under `jit` runs as it is written. What stands under `intrinsic`
 writes its instructions as it does for numba.
 """
 import ctypes
+import functools
 import operator
 from types import SimpleNamespace
 
@@ -70,6 +71,7 @@ def as_number(v):
     if isinstance(v, Row): return v.address
     return 0 if isinstance(v, tuple) else operator.index(v)
 
+@functools.cache
 def alone(write):
     "an intrinsic as a function that Python calls; compiled once for each types of arguments"
     made = {}

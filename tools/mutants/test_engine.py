@@ -1,4 +1,7 @@
-"The engine against arithmetic in numpy, its plans, threads and messages: quick, for `tools/mutate_code.py`."
+"""The engine against arithmetic in numpy; its plans, threads and messages.
+
+Quick, for `tools/mutate_code.py`; `tests/test_packed.py` does more, at random.
+"""
 import copy
 import gc
 import pickle
@@ -16,7 +19,8 @@ from bnn_bn.onebit import engine, kernels
 from bnn_bn.onebit.counting import has_way, ways
 from bnn_bn.onebit.engine import Engine, make_plan, share_count, signs_seen
 from bnn_bn.onebit.graph import Graph, Node
-from bnn_bn.onebit.tiles import AVERAGE, BIT_CONV, BYTES, COPY, INT_CONV, MAX, REAL_CONV, RESULT, make_row
+from bnn_bn.onebit.tiles import AVERAGE, BIT_CONV, BYTES, COPY, INT_CONV, MAX, REAL_CONV, RESULT
+from bnn_bn.onebit.tiles import make_row
 
 HERE = [w for w in ways if has_way(w)]
 SETTINGS = (1, 2), (2, 1), (2, 5), (3, 2) # threads, images
@@ -114,7 +118,7 @@ def test_steps_of_rows():
     copies = [s for s, i in zip(thin.rows['sync'], thin.steps) if i == 1]
     assert copies[0] == 1 and 0 in copies[1:] # four convolutions, for each copy of the residual
 
-def number_bytes(v): return 4*v.size[0]*v.size[1]*v.channels
+def end_of(v): return v.numbers + 4*v.size[0]*v.size[1]*v.channels
 
 @pytest.mark.parametrize('make', NETWORKS)
 def test_values_that_live_together_lie_apart(make):
@@ -123,7 +127,7 @@ def test_values_that_live_together_lie_apart(make):
     for i, v in enumerate(plan.values):
         for k, u in enumerate(plan.values[:i]):
             if not v.numbers or not u.numbers or u.last < i - 1: continue
-            apart = v.numbers + number_bytes(v) <= u.numbers or u.numbers + number_bytes(u) <= v.numbers
+            apart = end_of(v) <= u.numbers or end_of(u) <= v.numbers
             added = steps[i - 1].inputs[1:] == (k,) and u.last == i - 1 and u.numbers == v.numbers
             assert apart or added
 
@@ -163,8 +167,9 @@ def test_what_the_images_are_read_by():
         assert plan.images.tolist() == [0]
         assert plan.rows['kind'][0] == (BYTES if network(make).nodes[0].op == 'iconv' else COPY)
     g = np.random.default_rng(0)
-    twice = Graph(2, [whole.real(g, 0, 2, 32), whole.real(g, 0, 2, 32, 3, (1,), padding=1), Node('mean', (2,)),
-                      whole.real(g, 3, 32, 3)])
+    again = whole.real(g, 0, 2, 32, 3, (1,), padding=1)
+    head = Node('mean', (2,)), whole.real(g, 3, 32, 3)
+    twice = Graph(2, [whole.real(g, 0, 2, 32), again, *head])
     assert len(make_plan(twice, (4, 5), 'portable').images) == 2
     x = pictures(twice, 2, (4, 5))
     assert agree(Engine(twice)(x), by_hand(twice, x))
@@ -179,16 +184,19 @@ def test_how_a_row_is_cut():
     big = dict(pixels=400, channels=64, rows=3, cols=3, run=20, kh=3, kw=3, height=7)
     assert all(share_count(row(kind, **big), 1) == 1 for kind in range(1, 9))
     assert share_count(row(RESULT, **big), 4) == 1
-    for kind in (COPY, BYTES): assert [share_count(row(kind, **big), n) for n in (2, 7, 9)] == [2, 7, 7]
+    for kind in (COPY, BYTES):
+        assert [share_count(row(kind, **big), n) for n in (2, 7, 9)] == [2, 7, 7]
     for kind in (BIT_CONV, REAL_CONV, INT_CONV):
-        assert share_count(row(kind, **big), 3) == 12 # four for each thread
-        assert share_count(row(kind, **big | dict(pixels=17)), 3) == 1 # 5 tiles of 184 words: less than 1000
-        assert share_count(row(kind, **big | dict(pixels=17, run=33)), 3) == 3 # 5*301//500
-        assert share_count(row(kind, **big | dict(pixels=17, run=1000)), 3) == 5 # a share has a tile
-        assert share_count(row(kind, **big | dict(pixels=16, run=1000)), 3) == 4
-        assert share_count(row(kind, **big | dict(pixels=17, channels=65, run=1000)), 9) == 10
-        assert share_count(row(kind, **big | dict(pixels=4, rows=1, cols=1, run=1)), 2) == 1
-        assert share_count(row(kind, **big | dict(pixels=100*4, rows=1, cols=1, run=16)), 9) == 4 # 100*20//500
+        def shares(threads, kind=kind, **other):
+            return share_count(row(kind, **big | other), threads)
+        assert shares(3) == 12 # four for each thread
+        assert shares(3, pixels=17) == 1 # 5 tiles of 184 words: less than 1000
+        assert shares(3, pixels=17, run=33) == 3 # 5*301//500
+        assert shares(3, pixels=17, run=1000) == 5 # a share has a tile
+        assert shares(3, pixels=16, run=1000) == 4
+        assert shares(9, pixels=17, channels=65, run=1000) == 10
+        assert shares(2, pixels=4, rows=1, cols=1, run=1) == 1
+        assert shares(9, rows=1, cols=1, run=16) == 4 # 100*20//500
     for kind in (MAX, AVERAGE): assert share_count(row(kind, **big), 3) == 3 # 100*18//500
     assert isinstance(share_count(row(MAX, **big), 3), int)
 
@@ -205,44 +213,51 @@ def test_sizes_that_do_not_fit():
     start = 'images of 8x10 pixels: step 6 (avgpool )'
     assert words((8, 10)) == f'{start} would halve a map of 4x5; resize or pad the images'
     few = Graph(1, [whole.real(g, 0, 1, 8, 5), Node('mean', (1,)), whole.real(g, 2, 8, 2)])
-    assert words((7, 4), few) == ('images of 7x4 pixels: step 0 (conv real) would make a map of 3x0; '
-                                  'use larger images')
+    said = 'images of 7x4 pixels: step 0 (conv real) would make a map of 3x0; use larger images'
+    assert words((7, 4), few) == said
     for size, made in (((5, 5), None), ((4, 5), '0x1')):
         if made: assert f'a map of {made};' in words(size, few)
         else: make_plan(few, size, 'portable')
     open_ = Graph(1, [whole.real(g, 0, 1, 8, 2)])
-    assert words((2, 4), open_) == ('images of 2x4 pixels: step 0 (conv real) is the last and makes a map '
-                                    'of 1x3: one pixel is needed, as after a mean')
-    added = Graph(1, [whole.real(g, 0, 1, 8), whole.real(g, 1, 8, 8, 2), whole.binary(g, 1, 8, 8, 3, (2,)),
-                      Node('mean', (3,))])
-    assert words((6, 7), added) == ('images of 6x7 pixels: step 2 (bconv binary) makes a map of 4x5 and its '
-                                    'residual is 5x6; resize or pad the images')
+    said = ('images of 2x4 pixels: step 0 (conv real) is the last and makes a map of 1x3: '
+            'one pixel is needed, as after a mean')
+    assert words((2, 4), open_) == said
+    stem = whole.real(g, 0, 1, 8), whole.real(g, 1, 8, 8, 2)
+    added = Graph(1, [*stem, whole.binary(g, 1, 8, 8, 3, (2,)), Node('mean', (3,))])
+    said = ('images of 6x7 pixels: step 2 (bconv binary) makes a map of 4x5 and its residual is '
+            '5x6; resize or pad the images')
+    assert words((6, 7), added) == said
 
 def test_maps_that_are_too_large():
     "2**29 numbers of a value are refused, one fewer is not"
     n = Node('conv', (0,), name='big')
     engine.check_size(n, 'here', (1, 1), (2**15, 2**9), 31, None)
     engine.check_size(n, 'here', (1, 1), (1, 2**29 - 1), 1, (1, 2**29 - 1))
-    with pytest.raises(ValueError) as e: engine.check_size(n, 'here', (1, 1), (2**15, 2**9), 32, None)
+    with pytest.raises(ValueError) as e:
+        engine.check_size(n, 'here', (1, 1), (2**15, 2**9), 32, None)
     assert str(e.value) == ('here would make a map of 32768x512 with 32 channels, too large; '
                             'cut the images into tiles')
 
 def test_memory_that_is_not_there(monkeypatch):
     def none(*args): raise MemoryError
     monkeypatch.setattr(engine, 'plan_pool', none)
-    assert words((8, 12)) == ('images of 8x12 pixels: step 3 (maxpool ) needs more memory than there is; '
-                              'use smaller images')
+    said = 'images of 8x12 pixels: step 3 (maxpool ) needs more memory than there is; '
+    assert words((8, 12)) == said + 'use smaller images'
 
 NEED = '(B,1,H,W), float32, normalised as in training, is needed'
+LAST = 'these have the channels last, x.transpose(0, 3, 1, 2) mends that'
+
+def zeros(*shape, dtype=np.float32): return np.zeros(shape, dtype)
 
 @pytest.mark.parametrize('x, said', [
-    (np.zeros((1, 8, 8), np.float32), f'images of shape (1, 8, 8): {NEED}'),
-    (np.zeros((1, 2, 8, 8), np.float32), f'images of shape (1, 2, 8, 8): {NEED}'),
-    (np.zeros((1, 8, 8, 1), np.float32), f'images of shape (1, 8, 8, 1): {NEED}; these have the channels '
-                                         'last, x.transpose(0, 3, 1, 2) mends that'),
-    (np.zeros((1, 1, 8, 8)), f'images of dtype float64: {NEED}; x.astype("float32") mends that'),
-    (np.zeros((1, 1, 8, 8), np.uint8), f'images of dtype uint8: {NEED}; divide by 255 and normalise'),
-    (np.ma.masked_array(np.zeros((1, 1, 8, 8), np.float32)),
+    (zeros(1, 8, 8), f'images of shape (1, 8, 8): {NEED}'),
+    (zeros(1, 2, 8, 8), f'images of shape (1, 2, 8, 8): {NEED}'),
+    (zeros(1, 8, 8, 1), f'images of shape (1, 8, 8, 1): {NEED}; {LAST}'),
+    (zeros(1, 1, 8, 8, dtype=float),
+     f'images of dtype float64: {NEED}; x.astype("float32") mends that'),
+    (zeros(1, 1, 8, 8, dtype=np.uint8),
+     f'images of dtype uint8: {NEED}; divide by 255 and normalise'),
+    (np.ma.masked_array(zeros(1, 1, 8, 8)),
      'images are a masked array: the mask is lost; x.filled(0) mends that')])
 def test_images_that_are_none(x, said):
     with pytest.raises(ValueError) as e: Engine(network(whole.thin))(x)
@@ -258,13 +273,15 @@ def test_any_layout_of_the_images():
     for same in (shifted, np.asfortranarray(x), np.repeat(x, 2, 3)[..., ::2], [*x]):
         assert (net(same) == net(x)).all()
     assert engine.check_images(x, 1) is x
-    assert engine.check_images(shifted, 1).flags.aligned and engine.check_images(x[..., ::2], 1).flags.c_contiguous
+    assert engine.check_images(shifted, 1).flags.aligned
+    assert engine.check_images(x[..., ::2], 1).flags.c_contiguous
 
 def test_bytes_only_where_they_are_taken():
     graph = network(whole.gray_stem)
     assert Engine(graph)(pictures(graph, 1)).shape == (1, 4)
-    with pytest.raises(ValueError, match='dtype float64'): Engine(graph)(np.zeros((1, 1, 8, 8)))
-    with pytest.raises(ValueError, match='dtype uint8'): engine.check_images(np.zeros((1, 1, 8, 8), np.uint8), 1)
+    bytes_, doubles = (zeros(1, 1, 8, 8, dtype=kind) for kind in (np.uint8, float))
+    with pytest.raises(ValueError, match='dtype float64'): Engine(graph)(doubles)
+    with pytest.raises(ValueError, match='dtype uint8'): engine.check_images(bytes_, 1)
 
 @pytest.mark.parametrize('threads', (0, 1025, 1.5))
 def test_threads_that_are_none(threads):
@@ -278,11 +295,12 @@ def test_a_filter_beyond_the_table():
         n = whole.binary(g, 1, c, 1, 8) if op == 'bconv' else whole.real(g, 1, c, 1, 8)
         return Graph(1, [whole.real(g, 0, 1, c), n])
     if 'avx2' not in HERE: return
-    found = {(op, c): Engine(deep(op, c), way='avx2').way for op in ('conv', 'bconv') for c in (1023, 1024)}
-    assert found == {('conv', 1023): 'avx2', ('conv', 1024): 'avx2', ('bconv', 1023): 'avx2',
-                     ('bconv', 1024): 'portable'}
-    assert engine.most_products(deep('conv', 9)) == 1 == engine.largest_window(deep('conv', 9))
-    assert engine.most_products(deep('bconv', 9)) == 9*64 and engine.largest_window(deep('bconv', 9)) == 64
+    for op, c, way in (('conv', 1023, 'avx2'), ('conv', 1024, 'avx2'), ('bconv', 1023, 'avx2'),
+                       ('bconv', 1024, 'portable')):
+        assert Engine(deep(op, c), way='avx2').way == way
+    real, binary = deep('conv', 9), deep('bconv', 9)
+    assert (engine.most_products(real), engine.largest_window(real)) == (1, 1)
+    assert (engine.most_products(binary), engine.largest_window(binary)) == (9*64, 64)
     assert engine.largest_window(network(whole.thin)) == 4*9 # three channels, repeated: four words
 
 
@@ -301,7 +319,8 @@ def test_plans_are_kept_and_dropped():
     for side in range(1, 50): many.plan((9, side))
     assert len(many.plans) == 40
     assert (net.plan((8, 12)).rows['shares'] == 1).all()
-    assert (many.plan((16, 16), 3).rows['shares'] == 1).all() and many.plan((16, 16)).rows['shares'].max() > 1
+    assert (many.plan((16, 16), 3).rows['shares'] == 1).all()
+    assert many.plan((16, 16)).rows['shares'].max() > 1
 
 @pytest.mark.parametrize('how', (lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy))
 def test_copies(how):
@@ -386,7 +405,8 @@ def test_scratch_of_each_thread():
     assert len(net.scratch) == 3 and len({len(s) for s in net.scratch}) == 1
     assert all(s.ctypes.data % 64 == 0 and s.dtype == np.uint8 for s in net.scratch)
     assert net.scratch[0].size == 256*engine.largest_window(net.graph) and not net.scratch[0].any()
-    with pytest.raises(RuntimeError, match='bytes for indices'): make_plan(net.graph, (8, 12), 'avx2')
+    too_little = pytest.raises(RuntimeError, match='bytes for indices')
+    with too_little: make_plan(net.graph, (8, 12), 'avx2')
 
 def test_a_wrong_graph_is_refused():
     graph = network(whole.thin)

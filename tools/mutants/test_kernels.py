@@ -1,6 +1,7 @@
-"""The kernels against sums in numpy, run without numba's compiler: quick, for `tools/mutate_code.py`.
+"""The kernels against sums in numpy, run without numba's compiler.
 
-`tests/test_packed.py` does the same to the compiled kernels, at random and at length.
+Quick, for `tools/mutate_code.py`; `tests/test_packed.py` does the same to the compiled kernels, at
+random and at length.
 """
 import ctypes
 import threading
@@ -28,8 +29,9 @@ def plainly(monkeypatch): run_plainly(monkeypatch)
 
 def by_sums(x, w, stride=1, padding=0, dilation=1, groups=1):
     n = Node('conv', (0,), stride=stride, padding=padding, dilation=dilation)
-    def one(x, w): return np.einsum('bchwij,ocij->bohw', windows(x.astype(int), w.shape[2:], n), w.astype(int))
-    return np.concatenate([one(*p) for p in zip(np.split(x, groups, 1), np.split(w, groups))], 1)
+    parts = zip(np.split(x.astype(int), groups, 1), np.split(w.astype(int), groups))
+    seen = [(windows(a, b.shape[2:], n), b) for a, b in parts]
+    return np.concatenate([np.einsum('bchwij,ocij->bohw', *pair) for pair in seen], 1)
 
 CONVS = [ # batch, channels, filters, sides, kernel, then what moves it
     (1, 1, 1, (1, 1), (1, 1), {}),
@@ -57,7 +59,8 @@ def test_many_tiles(way):
     "more than sixteen, in which the indices of a table are made anew, and more blocks than threads"
     g = np.random.default_rng(0)
     x, w = signs(g, 1, 3, 9, 9), signs(g, 130, 3, 1, 1)
-    for threads in (1, 2, 5): assert (packed_conv2d(x, w, way=way, threads=threads) == by_sums(x, w)).all()
+    for threads in (1, 2, 5):
+        assert (packed_conv2d(x, w, way=way, threads=threads) == by_sums(x, w)).all()
 
 @pytest.mark.parametrize('way', HERE)
 @pytest.mark.parametrize('words', (7, 8, 31, 32, 65))
@@ -79,22 +82,28 @@ def refused(x, w, **how):
     return str(e.value)
 
 def test_what_does_not_fit_is_named():
-    assert refused((3, 4, 4), (1, 3, 1, 1)) == ('x of shape (3, 4, 4) and w of shape (1, 3, 1, 1): (B,C_in,H,W) '
-                                                'and (C_out,C_in/groups,kh,kw) are needed')
+    assert refused((3, 4, 4), (1, 3, 1, 1)) == (
+        'x of shape (3, 4, 4) and w of shape (1, 3, 1, 1): (B,C_in,H,W) and '
+        '(C_out,C_in/groups,kh,kw) are needed')
     assert 'w of shape (3,)' in refused((1, 3, 4, 4), (3,))
-    assert refused((1, 3, 4, 4), (2, 2, 1, 1)) == ('x has 3 channels and w is (2, 2, 1, 1) with groups=1: '
-                                                   'C_in = groups * 2 and C_out a multiple of groups are needed')
+    assert refused((1, 3, 4, 4), (2, 2, 1, 1)) == (
+        'x has 3 channels and w is (2, 2, 1, 1) with groups=1: C_in = groups * 2 and C_out a '
+        'multiple of groups are needed')
     assert 'groups=2' in refused((1, 4, 4, 4), (3, 2, 1, 1), groups=2)
     for shape in ((1, 0, 1, 1), (1, 0, 2, 0)):
-        assert refused((1, 0, 4, 4), shape) == f'w of shape {shape}: a filter needs a channel and a tap'
+        said = f'w of shape {shape}: a filter needs a channel and a tap'
+        assert refused((1, 0, 4, 4), shape) == said
+
+def test_numbers_that_are_out_of_range():
+    def said(**how): return refused((1, 3, 4, 6), (1, 3, 3, 3), **how)
     for name in ('groups', 'stride', 'dilation', 'threads'):
-        said = refused((1, 3, 4, 4), (1, 3, 1, 1), **{name: 0})
-        assert said == f'{name}=0: a whole number from 1 on is needed'
-    assert refused((1, 3, 4, 4), (1, 3, 1, 1), padding=-1) == 'padding=-1: a whole number from 0 on is needed'
-    assert 'padding=None' in refused((1, 3, 4, 4), (1, 3, 1, 1), padding=None)
-    assert refused((1, 1, 4, 6), (1, 1, 3, 3), dilation=3, padding=1) == (
-        'a side of 4 pixels is too small for a kernel of 3 with padding 1 and dilation 3; use larger images')
-    assert refused((1, 1, 1, 1), (1, 1, 1, 1), way='none').startswith("way='none': allowed are ['portable',")
+        assert said(**{name: 0}) == f'{name}=0: a whole number from 1 on is needed'
+    assert said(padding=-1) == 'padding=-1: a whole number from 0 on is needed'
+    assert 'padding=None' in said(padding=None)
+    assert said(dilation=3, padding=1) == (
+        'a side of 4 pixels is too small for a kernel of 3 with padding 1 and dilation 3; '
+        'use larger images')
+    assert said(way='none').startswith("way='none': allowed are ['portable',")
 
 
 # Whole networks ----------------------------------------------------------------------------------
@@ -125,22 +134,25 @@ def test_bytes_become_words(c, way):
 
 def pool_graph(c, n):
     g = np.random.default_rng(c)
-    return Graph(1, [whole.real(g, 0, 1, c, 3, padding=1), n, whole.binary(g, 2, c, 32, 3, padding=1),
-                     Node('mean', (3,)), whole.real(g, 4, 32, 2)])
+    signs_of = whole.binary(g, 2, c, 32, 3, padding=1)
+    head = Node('mean', (3,)), whole.real(g, 4, 32, 2)
+    return Graph(1, [whole.real(g, 0, 1, c, 3, padding=1), n, signs_of, *head])
 
-POOLS = [Node('maxpool', (1,), kernel=3, stride=2, padding=1), Node('maxpool', (1,), kernel=2, stride=2),
-         Node('maxpool', (1,), kernel=4, stride=3, padding=2), Node('avgpool', (1,), kernel=2, stride=2, factor=-2.)]
+POOLS = [Node('maxpool', (1,), kernel=3, stride=2, padding=1),
+         Node('maxpool', (1,), kernel=2, stride=2),
+         Node('maxpool', (1,), kernel=4, stride=3, padding=2),
+         Node('avgpool', (1,), kernel=2, stride=2, factor=-2.)]
 
 @pytest.mark.parametrize('n', POOLS, ids=str)
 @pytest.mark.parametrize('c', (16, 64, 96))
 def test_pools(c, n, monkeypatch):
     "their numbers and signs; by blocks of channels, where there are more threads than pixels"
+    def shares(o, threads): return 3 if threads > 1 and o['kind'] < COPY else 1
+    monkeypatch.setattr('bnn_bn.onebit.engine.share_count', shares)
     graph = pool_graph(c, n)
     for size in ((2, 2), (4, 6)):
         x = pictures(graph, 1, size) - 2
         for threads in (1, 4):
-            share = (lambda o, threads: 1) if threads == 1 else (lambda o, threads: 3 if o['kind'] < COPY else 1)
-            monkeypatch.setattr('bnn_bn.onebit.engine.share_count', share)
             assert agree(Engine(graph, threads, 'portable')(x), by_hand(graph, x))
 
 
@@ -161,7 +173,8 @@ def counter(v=0):
 def test_waiting():
     "for a count, or for so many looks; another thread may bring it"
     a, address = counter(3)
-    for n, looks in ((3, 0), (2, 0), (3, 1), (-1, 5)): assert kernels.wait_here(address, n, looks) is True
+    for n, looks in ((3, 0), (2, 0), (3, 1), (-1, 5)):
+        assert kernels.wait_here(address, n, looks) is True
     assert kernels.wait_here(address, 4, 7) is False
     def seen(n, looks): return kernels.wait(ways['portable'], address, n, looks)
     assert seen(3, 0) is True and seen(4, 3) is False
@@ -188,7 +201,8 @@ def test_yielding():
 
 def test_counting():
     a, address = counter(3)
-    assert [kernels.add_to(address, 4), kernels.add_to(address, -1)] == [3, 7] and a.tolist() == [6, 5]
+    assert [kernels.add_to(address, 4), kernels.add_to(address, -1)] == [3, 7]
+    assert a.tolist() == [6, 5]
     assert kernels.look(address) == 6 and kernels.look(address + 8) == 5
     bytes_, words = np.arange(8, dtype=np.uint8), np.uint32([2**32 - 1, 7])
     kernels.move_byte(bytes_.ctypes.data + 1, bytes_.ctypes.data + 6)
@@ -221,7 +235,8 @@ def test_taps_and_bands(size, stride, padding, dilation):
     valid = kernels.valid_taps(size, k, window)
     assert valid.tolist() == [[0 <= at + dilation*j < size for j in range(k)] for at in places]
     found = [*kernels.bands(valid)]
-    assert [b.first for b in found] == [0, *(b.last for b in found[:-1])] and found[-1].last == len(valid)
+    assert [b.first for b in found] == [0, *(b.last for b in found[:-1])]
+    assert found[-1].last == len(valid)
     for b in found:
         same = valid[b.first:b.last]
         assert (same == same[0]).all() and b.last > b.first
@@ -245,7 +260,8 @@ def test_blocks_of_weights():
     table = kernels.block_weights(w, 'avx2')
     assert table.shape == (2, 6, 8, 32) and table.dtype == np.uint8 and table.flags.c_contiguous
     for j, shift in enumerate((0, 8, 16, 24, 4, 12, 20, 28)):
-        for c in (0, 33, 63): assert (table[c//32, :, j, c % 32] == (w[c].ravel() >> shift) % 16).all()
+        for c in (0, 33, 63):
+            assert (table[c//32, :, j, c % 32] == (w[c].ravel() >> shift) % 16).all()
 
 def test_products_of_what_lies_inside():
     "base - 2*count is the sum, if the words of taps outside are zero"
@@ -258,7 +274,9 @@ def test_products_of_what_lies_inside():
         outside = np.bitwise_count(w[:, 1, ~taps]).sum((1, 2), dtype=int)
         assert (base[of[column]] == 20*taps.sum() + 2*outside).all()
 
-@pytest.mark.parametrize('shape, kind', (((3, 5), np.int32), ((7,), np.uint8), ((2, 0), np.float32)))
+SHAPES = ((3, 5), np.int32), ((7,), np.uint8), ((2, 0), np.float32)
+
+@pytest.mark.parametrize('shape, kind', SHAPES)
 def test_aligned(shape, kind):
     a = np.arange(np.prod(shape, dtype=int)).astype(kind).reshape(shape)
     b = aligned(a)
@@ -274,13 +292,14 @@ def test_images_beyond_an_offset():
     plan = dict(way='portable', w=np.zeros((32, 1, 1, 1), np.uint32), c_in=1, x=0, memory=Memory(),
                 vectors=np.zeros((4, 32), np.float32), to=kernels.Target(), window=Window())
     conv = kernels.ConvPlan(size=(2, 3), **plan)
-    pix = kernels.pix_of(conv, kernels.Band(1, 2, 0, 1), np.zeros(3, int))
-    assert pix.dtype == np.int32 and pix[:, 0].tolist() == [3, 4, 5, 5, 5, 5]
+    def offsets(): return kernels.pix_of(conv, kernels.Band(1, 2, 0, 1), np.zeros(3, int))
+    assert offsets().dtype == np.int32 and offsets()[:, 0].tolist() == [3, 4, 5, 5, 5, 5]
     conv.row_words = 2**31 - 3
-    assert kernels.pix_of(conv, kernels.Band(1, 2, 0, 1), np.zeros(3, int))[:, 0].max() == 2**31 - 1
+    assert offsets()[:, 0].max() == 2**31 - 1
     conv.row_words += 1
-    with pytest.raises(ValueError) as e: kernels.pix_of(conv, kernels.Band(1, 2, 0, 1), np.zeros(3, int))
-    assert str(e.value) == 'images of 2x3 pixels are too large for the packed kernels; cut them into tiles'
+    with pytest.raises(ValueError) as e: offsets()
+    assert str(e.value) == ('images of 2x3 pixels are too large for the packed kernels; '
+                            'cut them into tiles')
 
 
 # What a row touches ------------------------------------------------------------------------------
@@ -302,12 +321,14 @@ def conv_by_hand(o, pix, way):
     bits, pixels = o.kind == BIT_CONV, range(o.pixels)
     group, of_word = (32, 256) if bits and way == 'avx2' else (16, 64)
     yield Touched('offsets', o.pix, 12*4*((o.pixels + 3)//4))
-    taps = [r*o.row_step + c*o.col_step + 4*i for r in range(o.rows) for c in range(o.cols) for i in range(o.run)]
+    taps = [r*o.row_step + c*o.col_step + 4*i
+            for r in range(o.rows) for c in range(o.cols) for i in range(o.run)]
     if taps:
         yield span_of('input', [o.x + 4*int(p) + t for p in pix[:, 0] for t in taps], 4)
         groups = range(o.channels//group)
         yield span_of('weights', [o.w + q*o.w_step for q in groups], len(taps)*of_word)
-    if o.kind != REAL_CONV: yield span_of('base', [o.base + 4*int(p) for p in pix[:, 1]], 4*o.channels)
+    if o.kind != REAL_CONV:
+        yield span_of('base', [o.base + 4*int(p) for p in pix[:, 1]], 4*o.channels)
     yield span_of('vectors', [o.scale + i*o.step for i in range(4)], 4*o.channels)
     yield span_of('numbers', [o.out + p*o.out_step for p in pixels], 4*o.channels)
     yield span_of('residual', [o.res + p*o.res_step for p in pixels], 4*o.channels)
@@ -346,7 +367,8 @@ def test_what_is_touched(make, way):
     "the bytes that a row is said to touch, against those that it does"
     plan = plan_of(make, way)
     arrays = {a.ctypes.data: a for a in plan.memory.arrays}
-    for o in rows_of(plan): assert [*kernels.touched(o, arrays, way)] == [*touched_by_hand(o, arrays, way)]
+    for o in rows_of(plan):
+        assert [*kernels.touched(o, arrays, way)] == [*touched_by_hand(o, arrays, way)]
 
 COLUMNS = {'input': 'x', 'weights': 'w', 'base': 'base', 'vectors': 'scale', 'thresholds': 'scale',
            'numbers': 'out', 'residual': 'res', 'signs': 'bits'}
@@ -373,12 +395,13 @@ def test_no_byte_further(make, way):
 
 def test_indices_need_their_memory():
     graph = network(whole.wide)
-    most = 16*2*8*9*4 # sixteen tiles, two pairs each, eight bytes a word: 33 channels repeated, nine taps
+    most = 16*2*8*9*4 # sixteen tiles, two pairs, eight bytes a word, nine taps of 33 channels twice
     assert kernels.scratch_bytes(1) == 256 and Engine(graph).scratch[0].size == most
     plan = make_plan(graph, (8, 12), 'avx2', scratch=most)
     with pytest.raises(RuntimeError) as e: check_reach(plan.rows, plan.memory, 'avx2', most - 1)
-    i = next(i for i, o in enumerate(rows_of(plan)) if o.kind == BIT_CONV and o.rows*o.cols*o.run == 36)
-    assert str(e.value) == f'row {i} needs {most} bytes for indices, has {most - 1}: {kernels.FAULT}'
+    words = [o.rows*o.cols*o.run if o.kind == BIT_CONV else 0 for o in rows_of(plan)]
+    said = f'row {words.index(36)} needs {most} bytes for indices, has {most - 1}: '
+    assert str(e.value) == said + kernels.FAULT
     make_plan(graph, (8, 12), 'portable', scratch=0)
 
 @pytest.mark.parametrize('make', (whole.plain_stem, whole.real_only))
@@ -399,7 +422,8 @@ def test_plans_hold_what_they_are_given():
     memory, w = Memory(), np.ones((32, 1, 1, 1), np.uint32)
     vectors = np.float32([[1]*32, [0]*32, [1]*32, [np.inf]*32])
     x = memory.put(np.ones((2, 2, 1), np.uint32))
-    conv = kernels.ConvPlan('portable', w, 1, (2, 2), x, vectors, memory, kernels.Target(), Window())
+    nowhere = kernels.Target()
+    conv = kernels.ConvPlan('portable', w, 1, (2, 2), x, vectors, memory, nowhere, Window())
     rows = conv.rows()
     assert len(rows) == 1 and rows['pixels'] == 4 and rows['out_step'] == 0 == rows['res_step']
     check_reach(rows, memory, 'portable', 0)

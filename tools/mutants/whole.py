@@ -1,4 +1,4 @@
-"Networks of whole numbers, and what a graph means in numpy: sums that float32 and float64 hold exactly."
+"Networks of whole numbers, whose sums floats hold exactly, and what a graph means in numpy."
 import numpy as np
 
 from bnn_bn.onebit.graph import Graph, Node
@@ -45,9 +45,9 @@ def values_by_hand(graph, x):
     "all values of a graph, the images first"
     values = [x.astype(float)]
     for n in graph.nodes:
-        of = [values[i] for i in n.inputs]
-        conv = n.op.endswith('conv')
-        values.append(convolution(n, of[0], of[1] if len(of) > 1 else None) if conv else pool(n, of[0]))
+        x, residual = values[n.inputs[0]], None
+        if len(n.inputs) > 1: residual = values[n.inputs[1]]
+        values.append(convolution(n, x, residual) if n.op.endswith('conv') else pool(n, x))
     return values
 
 def by_hand(graph, x): return values_by_hand(graph, x)[-1][:, :, 0, 0]
