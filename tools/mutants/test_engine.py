@@ -103,20 +103,21 @@ def test_shares_are_counted(make, threads):
     assert (rows['before'] == np.append(0, np.cumsum(rows['shares'])[:-1])).all()
     assert threads > 1 or (rows['shares'] == 1).all()
 
-def test_steps_of_rows():
-    "each row has its step, and every row but the first waits, or writes beside the row before"
-    plan = plan_of(whole.wide)
+@pytest.mark.parametrize('make', NETWORKS)
+def test_steps_of_rows(make):
+    "each row has its step, the last one the number after all; the first waits for nothing"
+    plan, nodes = plan_of(make), network(make).nodes
     assert len(plan.steps) == len(plan.rows) and plan.steps == sorted(plan.steps)
-    assert [*dict.fromkeys(plan.steps)] == [*range(len(network(whole.wide).nodes) + 1)]
+    assert [*dict.fromkeys(plan.steps)] == [*range(len(nodes) + 1)]
     assert plan.rows['sync'][0] == 0 and plan.rows['kind'][-1] == RESULT
-    waits = plan.rows['sync'][1:].tolist()
-    kinds = plan.rows['kind'].tolist()
-    new_step = [a != b for a, b in zip(plan.steps, plan.steps[1:])]
-    assert all(w for w, new in zip(waits, new_step) if new)
-    assert [k for k, step in zip(kinds, plan.steps) if step == 0][0] == COPY
-    thin = plan_of(whole.thin)
-    copies = [s for s, i in zip(thin.rows['sync'], thin.steps) if i == 1]
-    assert copies[0] == 1 and 0 in copies[1:] # four convolutions, for each copy of the residual
+    new = [a != b for a, b in zip(plan.steps, plan.steps[1:])]
+    assert plan.rows['sync'][1:][new].all()
+
+def test_bands_wait_once():
+    "a convolution's bands, and those of its copies for a residual, wait for the steps before it"
+    plan = plan_of(whole.thin)
+    waits = [s for s, i in zip(plan.rows['sync'], plan.steps) if i == 1]
+    assert waits == [1, 0, 0, 0] # three channels, added to twelve
 
 def end_of(v): return v.numbers + 4*v.size[0]*v.size[1]*v.channels
 
@@ -348,6 +349,17 @@ def test_threads_end_with_their_engine():
     end = time.monotonic() + 5
     while begun() and time.monotonic() < end: time.sleep(.005)
     assert gone() is None and not begun()
+
+def test_code_is_there_before_the_threads(monkeypatch):
+    "else each of them would compile"
+    asked, code_for = [], kernels.code_for
+    def ask(way):
+        asked.append(way)
+        return code_for(way)
+    monkeypatch.setattr(engine, 'code_for', ask)
+    net = Engine(network(whole.thin), 2)
+    for n in (1, 3): net(pictures(net.graph, n))
+    assert [*map(type, asked)] == [type(ways[net.way])]
 
 def test_helpers_wait_and_are_called():
     "each is called once for a call, also after a pause; an error here leaves nothing behind"
