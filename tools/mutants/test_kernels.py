@@ -4,6 +4,7 @@ Quick, for `tools/mutate_code.py`; `tests/test_packed.py` does the same to the c
 random and at length.
 """
 import ctypes
+import gc
 import threading
 
 import numpy as np
@@ -22,7 +23,13 @@ from bnn_bn.onebit.tiles import AVERAGE, BIT_CONV, BYTES, COPY, INT_CONV, MAX, R
 HERE = [w for w in ways if has_way(w)]
 
 @pytest.fixture(autouse=True)
-def plainly(monkeypatch): run_plainly(monkeypatch)
+def plainly(monkeypatch):
+    "until the last thread of an engine has ended"
+    before = set(threading.enumerate())
+    run_plainly(monkeypatch)
+    yield
+    gc.collect()
+    for t in set(threading.enumerate()) - before: t.join(1)
 
 
 # Convolutions ------------------------------------------------------------------------------------
