@@ -80,6 +80,7 @@ def forget(name):
         names |= {k for k, v in [*sys.modules.items()] if ours(v) and made_of(v, names)}
     for k in names: sys.modules.pop(k, None)
     gc.collect()
+    gc.freeze() # what is there is not looked through again by each fork
 
 def ours(module):
     file = getattr(module, '__file__', None) or ''

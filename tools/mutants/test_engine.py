@@ -97,11 +97,12 @@ def plan_of(make, size=(8, 12), threads=1, way='portable', **kw):
 @pytest.mark.parametrize('make', NETWORKS)
 @pytest.mark.parametrize('threads', (1, 3))
 def test_shares_are_counted(make, threads):
-    "`before` counts the shares of earlier rows; one thread takes a row whole"
+    "`before` counts the shares of earlier rows; one thread takes a row whole, and one is taken"
     rows = plan_of(make, threads=threads).rows
     assert (rows['shares'] == [share_count(o, threads) for o in rows]).all()
     assert (rows['before'] == np.append(0, np.cumsum(rows['shares'])[:-1])).all()
     assert threads > 1 or (rows['shares'] == 1).all()
+    assert (make_plan(network(make), (16, 16), 'portable').rows['shares'] == 1).all()
 
 @pytest.mark.parametrize('make', NETWORKS)
 def test_steps_of_rows(make):
@@ -160,6 +161,9 @@ def test_weights_are_laid_out_once():
     assert shared == set(arrays.values())
     other = make_plan(graph, (8, 12), 'portable')
     assert not {id(v) for v in other.memory.arrays} & shared
+    net = Engine(graph)
+    of_plans = [{id(v) for v in net.plan(size).memory.arrays} for size in ((8, 12), (12, 8))]
+    assert len(of_plans[0] & of_plans[1]) == len(shared)
 
 def test_what_the_images_are_read_by():
     "the rows that read them, and no other; two steps may"
