@@ -7,6 +7,7 @@ import ctypes
 from llvmlite import binding, ir
 
 engines, functions = [], {} # text and CPU -> function; their code stays as long as the process
+made = {} # a function that writes one -> types of its arguments -> what was made of it
 
 def compiled(
     module:ir.Module, # with a function `f` of whole numbers of 64 bits

@@ -5,13 +5,12 @@ The whole code of a way takes seconds to compile, this a fraction of one: for sm
 writes its instructions as it does for numba.
 """
 import ctypes
-import functools
 import operator
 from types import SimpleNamespace
 
+import llvm
 import numba
 import numpy as np
-from llvm import compiled
 from llvmlite import ir
 
 from bnn_bn.onebit import counting, kernels, tiles
@@ -71,15 +70,14 @@ def as_number(v):
     if isinstance(v, Row): return v.address
     return 0 if isinstance(v, tuple) else operator.index(v)
 
-@functools.cache
 def alone(write):
     "an intrinsic as a function that Python calls; compiled once for each types of arguments"
-    made = {}
+    made = llvm.made.setdefault(write, {})
     def call(*args):
         kinds = tuple(map(kind_of, args))
         if kinds not in made:
             module, result = written(write, kinds)
-            f = compiled(module, len(args), compiler(this_cpu()), repr(this_cpu()))
+            f = llvm.compiled(module, len(args), compiler(this_cpu()), repr(this_cpu()))
             made[kinds] = f, result
         f, result = made[kinds]
         return of_python(f(*map(as_number, args)), result)
