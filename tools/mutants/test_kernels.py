@@ -5,12 +5,15 @@ random and at length.
 """
 import ctypes
 import gc
+import platform
+import sys
 import threading
 
 import numpy as np
 import pytest
 import whole
-from plain import Row, run_plainly
+from numba import types
+from plain import Row, run_plainly, written
 from whole import NETWORKS, agree, by_hand, network, pictures, signs, windows
 
 from bnn_bn.onebit import kernels, tiles
@@ -268,6 +271,13 @@ def test_yielding():
     assert paused == [0]*2000 + [1]*3
     for yielding in (0, 1): assert kernels.pause(yielding) == 0
 
+def test_the_core_is_told_and_the_system():
+    "both in the code, where there is such an instruction and such a function"
+    text = str(written(kernels.pause.__wrapped__, [types.int64])[0])
+    intel = platform.machine().lower() in ('x86_64', 'amd64')
+    assert ('call void @"llvm.x86.sse2.pause"()' in text) == intel
+    assert ('call i32 @"sched_yield"()' in text) == (sys.platform != 'win32')
+
 def test_counting():
     a, address = counter(3)
     assert [kernels.add_to(address, 4), kernels.add_to(address, -1)] == [3, 7]
@@ -301,20 +311,12 @@ def test_networks(make, way):
     x = pictures(graph, 2, (4, 8))
     assert agree(Engine(graph, 1, way)(x), by_hand(graph, x))
 
-@pytest.mark.parametrize('threads, batch', ((2, 1), (3, 2), (2, 3)))
-def test_threads(threads, batch):
-    "all for each image, and each image by one"
-    for make in (whole.wide, whole.of_bytes):
-        graph = network(make)
-        x = pictures(graph, batch, (4, 8))
-        assert agree(Engine(graph, threads, 'portable')(x), by_hand(graph, x))
-
 @pytest.mark.parametrize('way', HERE)
 @pytest.mark.parametrize('c', (1, 2, 3, 4, 5))
 def test_bytes_become_words(c, way):
     "wide and narrow pictures, as numbers of 8 and 16 bits, in one share and in several"
     graph = whole.of_bytes(np.random.default_rng(c), c, padding=1)
-    for size, threads in (((2, 15), 1), ((2, 16), 2), ((1, 37), 1)):
+    for size, threads in (((2, 15), 1), ((1, 37), 1), ((2, 16), 2)):
         x = pictures(graph, 1, size)
         assert agree(Engine(graph, threads, way)(x), by_hand(graph, x))
 
@@ -340,6 +342,14 @@ def test_pools(c, n, monkeypatch):
         x = pictures(graph, 1, size) - 2
         for threads in (1, 4):
             assert agree(Engine(graph, threads, 'portable')(x), by_hand(graph, x))
+
+@pytest.mark.parametrize('threads, batch', ((2, 1), (3, 2), (2, 3)))
+def test_threads(threads, batch):
+    "all for each image, and each image by one"
+    for make in (whole.wide, whole.of_bytes):
+        graph = network(make)
+        x = pictures(graph, batch, (4, 8))
+        assert agree(Engine(graph, threads, 'portable')(x), by_hand(graph, x))
 
 
 # Convolutions ------------------------------------------------------------------------------------

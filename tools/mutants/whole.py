@@ -97,11 +97,11 @@ def real_only(g):
         Node('mean', (4,)),
         real(g, 5, 70, 3)])
 
-def of_bytes(g, c=3, **fields):
-    "a stem that takes bytes, signs behind it"
+def of_bytes(g, c=3, n=34, **fields):
+    "a stem of n filters that takes bytes, signs behind it"
     return Graph(c, [
-        bytes_stem(g, c, 34, 3, **fields),
-        binary(g, 1, 34, 40, 3, padding=1),
+        bytes_stem(g, c, n, 3, **fields),
+        binary(g, 1, n, 40, 3, padding=1),
         Node('mean', (2,)),
         real(g, 3, 40, 4)])
 
@@ -118,8 +118,8 @@ def thin(g):
         real(g, 7, 14, 9)])
 
 def plain_stem(g): return of_bytes(g, padding=1)
-def gray_stem(g): return of_bytes(g, 1, stride=2)
-def many_planes(g): return of_bytes(g, 6, padding=2, dilation=2)
+def gray_stem(g): return of_bytes(g, 1, 20, stride=2)
+def many_planes(g): return of_bytes(g, 6, 70, padding=2, dilation=2)
 
 NETWORKS = [wide, real_only, thin, plain_stem, gray_stem, many_planes]
 
