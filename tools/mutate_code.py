@@ -17,6 +17,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -34,7 +35,8 @@ os.environ['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] = '1' # they take longer than most 
 
 QUICK = ['tools/mutants/test_engine.py', 'tools/mutants/test_kernels.py']
 
-QUIETLY = ['-x', '-q', '--tb=line', '--assert=plain', '-p', 'no:cacheprovider']
+QUIETLY = ['-x', '-q', '--tb=line', '--assert=plain', '-p', 'no:cacheprovider',
+           '-p', 'no:threadexception']
 
 class Visitor(mutmut.MutationVisitor):
     "decorated functions are changed too, docstrings are not"
@@ -101,6 +103,7 @@ def child(name, source, tests, log):
     "the tests against one mutant; 0: it survives"
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2): os.dup2(out, stream)
+    threading.excepthook = lambda args: os._exit(97) # else the others would wait for that thread
     try: put(name, source)
     except BaseException: return 99
     return run_tests(tests)
