@@ -8,6 +8,7 @@ import gc
 import platform
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -454,3 +455,9 @@ def test_a_row_is_read_where_it_lies():
     rows = make_row(kind=2)
     assert Row(rows.ctypes.data).kind == 2
     assert unpack_signs(np.uint32([5]), 3).tolist() == [1, -1, 1]
+
+def test_code_is_kept_for_its_sources():
+    "all modules whose functions are compiled, and what compiles them: a change of one makes it anew"
+    folder = Path(kernels.__file__).parent
+    names = 'counting', 'native', 'tiles', 'kernels'
+    assert kernels.sources() == [(folder/f'{name}.py').read_bytes() for name in names]
