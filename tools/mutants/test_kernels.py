@@ -457,7 +457,7 @@ def test_a_row_is_read_where_it_lies():
     assert unpack_signs(np.uint32([5]), 3).tolist() == [1, -1, 1]
 
 def test_code_is_kept_for_its_sources():
-    "all modules whose functions are compiled, and what compiles them: a change of one makes it anew"
+    "of all modules that are compiled, and of what compiles them"
     folder = Path(kernels.__file__).parent
     names = 'counting', 'native', 'tiles', 'kernels'
     assert kernels.sources() == [(folder/f'{name}.py').read_bytes() for name in names]
