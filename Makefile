@@ -12,7 +12,7 @@ ASK = import sys; v = sys.version_info[:2]; \
   sys.exit(0 if $(1) <= v <= $(2) else 'this needs Python %s to %s and has %s; \
   choose one with: make PYTHON=python3.12 ...' % ('%d.%d' % $(1), '%d.%d' % $(2), '%d.%d' % v))
 
-.PHONY: install demo seeds wheel test quick coverage mutants docs readme runtime web bench clean
+.PHONY: install demo seeds wheel test quick coverage mutants compiled-mutants docs readme runtime web bench clean
 install: $(VENV)/installed
 
 $(VENV)/installed: settings.ini setup.py constraints-tested.txt
@@ -59,6 +59,12 @@ mutants: install
 	$(BIN)/python -m pip install -q --disable-pip-version-check 'mutmut>=3.8'
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/mutmut run $(MUTATED)
 	$(BIN)/mutmut results
+
+# the same for the engine and its kernels: MUTATED=onebit.engine, onebit.kernels or onebit.tiles
+compiled-mutants: install
+	$(BIN)/python -m pip install -q --disable-pip-version-check 'mutmut>=3.8'
+	mkdir -p mutants
+	$(BIN)/python tools/mutate_code.py $(MUTATED) --out mutants/$(MUTATED).jsonl
 
 # the site: _site/html; its environment has no torch, the pages are made from files
 docs: $(SITE)/installed

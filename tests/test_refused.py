@@ -214,7 +214,7 @@ def test_ways_of_torch_to_read_a_network():
         torch.jit.script(model)
     with refused('torch.export.export takes it'): torch.fx.symbolic_trace(model)
     x = torch.randn(1, 3, 32, 32)
-    assert torch.equal(torch.jit.trace(model, x)(x), model(x))
+    torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x)) # by other operations
 
 def test_arrays_in_place_of_tensors():
     with refused(r'images are a numpy.ndarray: a torch tensor is needed; torch.as_tensor'):
