@@ -373,7 +373,8 @@ def none_of(door):
 NETWORKS = dict(
     pack=pack, fold=fold, remove_bn=remove_bn, drop_bn=drop_bn, assert_bn_free=assert_bn_free,
     save=lambda x: save_model(x, 'never.safetensors'), clipped=clipped_parameters, groups=decay_groups,
-    start=lambda x: calibrate(x, torch.zeros(1, 1, 32, 32)), learner=lambda x: bnn_learner(None, x),
+    start=lambda x: calibrate(x, torch.zeros(1, 1, 32, 32)),
+    learner=lambda x: bnn_learner(fashion_mini(bs=32, n=64, device='cpu'), x),
     dead=lambda x: dead_channels(x, torch.zeros(1, 1, 32, 32)), summary=lambda x: summary(x, (1, 1, 8, 8)))
 FILES = dict(
     model=load_model, info=load_info, packed=load_packed, weights=read_weights, state=load_state,
