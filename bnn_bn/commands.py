@@ -350,7 +350,7 @@ def bnn_classify(
     top:int=1, # so many classes a picture, the most likely first
     threads:int=1, # CPU threads
     which:str='best', # network of a run: best or model (the last epoch)
-    to_json:bool=False, # one JSON object a picture instead of a table?
+    json:bool=False, # one JSON object a picture instead of a table?
 ):
     "Name what is on pictures, by a packed network."
     with readable('bnn_classify', options=('top', 'threads', 'which')):
@@ -360,7 +360,7 @@ def bnn_classify(
         _check_told(net, file, ('size',) if net.takes_bytes else ('size', 'mean', 'std'))
         for name, source in given:
             with _of(name): answers = classify(net, source, top=top)[0]
-            print(_answer(name, answers, to_json))
+            print(_answer(name, answers, json))
 
 # %% ../nbs/5_packed/36d_targets.ipynb #59ea74b5
 @contextmanager
@@ -376,9 +376,9 @@ def _check_told(net, file, needed):
     raise DataError(f'{file}: it does not say the {" and ".join(lacks)} of its pictures; '
                     'bnn pack RUN --path DATA writes a file that does')
 
-def _answer(name, answers, to_json):
+def _answer(name, answers, in_json):
     "a line for a picture"
-    if to_json: return _as_json(name, answers)
+    if in_json: return _as_json(name, answers)
     return f'{name}: ' + ', '.join(f'{k} {p:.0%}' for k, p in answers)
 
 def _as_json(name, answers):

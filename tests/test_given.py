@@ -89,7 +89,7 @@ def by_eval(word, home):
     return said.partition(': ')[2]
 
 def by_classify(word, home):
-    lines = good('classify', word, home/'0.png', home/'1.png', home/'2.png', '--to-json', '--top', '3')
+    lines = good('classify', word, home/'0.png', home/'1.png', home/'2.png', '--json', '--top', '3')
     return [json.loads(line)['classes'] for line in lines.splitlines()]
 
 def by_export(word, home):

@@ -84,8 +84,8 @@ def test_values_reach_the_function(monkeypatch):
     def stand_in(): pass
     stand_in.__wrapped__ = lambda **kw: seen.update(kw)
     monkeypatch.setattr(module, 'bnn_runs', stand_in)
-    run_command('runs', ['--folder', 'x', '--to-json', '--debug'], 'bnn runs')
-    assert seen == dict(folder='x', clean=False, to_json=True, debug=False)
+    run_command('runs', ['--folder', 'x', '--json', '--debug'], 'bnn runs')
+    assert seen == dict(folder='x', clean=False, json=True, debug=False)
 
 def flags_of(parser):
     "its options by their long names, each with what it does"

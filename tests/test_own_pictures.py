@@ -91,7 +91,7 @@ def test_it_learns_and_every_command_takes_it(trained, pictures, tmp_path):
     assert 'are not known' not in good('pack', out, '--out', packed, '--images', '20')
     assert load_packed(packed).info['classes'] == sorted(COLOURS)
     good('export', out, tmp_path/'net.onnx')
-    lines = good('classify', packed, pictures/'red', '--to-json').splitlines()
+    lines = good('classify', packed, pictures/'red', '--json').splitlines()
     named = [json.loads(line)['classes'][0][0] for line in lines]
     net, dls = load_model(out/'best.safetensors'), picture_dls(pictures, 32, device='cpu')
     files = sorted((pictures/'red').iterdir())

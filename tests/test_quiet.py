@@ -43,13 +43,13 @@ def test_an_error_is_one_line(name, tmp_path):
     assert not [f for f in tmp_path.iterdir() if f.name != name]
 
 SPELT = [('bnn_train', 'fashion --valid-images -1'), ('bnn', 'train fashion --valid-images -1'),
-         ('bnn', 'runs --folder nowhere --to-json'), ('bnn', 'classify nowhere.bnn a.png --to-json')]
+         ('bnn', 'train fashion --save-steps -1'), ('bnn', 'train fashion --dry-run --bs 0')]
 
 @pytest.mark.parametrize('name,words', SPELT)
 def test_both_spellings_of_an_option(name, words, monkeypatch, capsys, tmp_path):
     "with fastcore 1 and fastcore 2: the parser is not fastcore's"
     monkeypatch.chdir(tmp_path)
-    other = words.replace('valid-images', 'valid_images').replace('to-json', 'to_json')
+    other = words.replace('valid-images', 'valid_images').replace('save-steps', 'save_steps').replace('dry-run', 'dry_run')
     by_hyphen, by_line = (written(name, w.split(), monkeypatch, capsys) for w in (words, other))
     assert by_hyphen == by_line
     assert 'unrecognized' not in by_hyphen and by_hyphen.count('\n') == 1

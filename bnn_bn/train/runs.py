@@ -94,14 +94,14 @@ def clean_runs(
 def bnn_runs(
     folder:by_place('folder of runs, searched with all that is below it', '?')='runs',
     clean:bool=False, # delete the states of runs that have ended?
-    to_json:bool=False, # JSON instead of a table?
+    json:bool=False, # JSON instead of a table?
     debug:bool=False, # show the traceback of an error?
 ):
     "List the runs below a folder, the best first."
     with readable('bnn runs', debug):
         freed = clean_runs(folder) if clean else None
         runs = list_runs(folder)
-    if to_json: return print(json.dumps([asdict(r) for r in runs], indent=1))
+    if json: return _print_json(runs)
     for r in runs: print(_line(r))
     size = sum(r.state_bytes for r in runs)/1e6
     print(f'{len(runs)} runs; states of {size:.0f} MB'
@@ -114,3 +114,5 @@ def _line(r):
     end = 'ended' if r.ended else 'open '
     return (f'{share(r.best)} best {share(r.last)} last  {r.epochs:4d} epochs  {end}  '
             f'{r.norm:5}  {r.folder}')
+
+def _print_json(runs): print(json.dumps([asdict(r) for r in runs], indent=1))
