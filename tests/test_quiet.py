@@ -1,11 +1,15 @@
 "Each command by each of its names: what it writes to stderr, and both spellings of an option."
 import configparser
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 import pytest
+import torch
+from bnn_bn.core.errors import DataError
+from bnn_bn.train.failures import readable
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,7 +53,7 @@ SPELT = [('bnn_train', 'fashion --valid-images -1'), ('bnn', 'train fashion --va
 def test_both_spellings_of_an_option(name, words, monkeypatch, capsys, tmp_path):
     "with fastcore 1 and fastcore 2: the parser is not fastcore's"
     monkeypatch.chdir(tmp_path)
-    other = words.replace('valid-images', 'valid_images').replace('save-steps', 'save_steps').replace('dry-run', 'dry_run')
+    other = re.sub(r'(?<=[a-z])-(?=[a-z])', '_', words)
     by_hyphen, by_line = (written(name, w.split(), monkeypatch, capsys) for w in (words, other))
     assert by_hyphen == by_line
     assert 'unrecognized' not in by_hyphen and by_hyphen.count('\n') == 1
@@ -62,3 +66,16 @@ def written(name, words, monkeypatch, capsys):
     assert end.value.code not in (None, 0)
     is_said = isinstance(end.value.code, str) # Python writes it when the process ends
     return capsys.readouterr().err + f'{end.value.code}\n'*is_said
+
+class Broken(torch.utils.data.Dataset):
+    "whose second picture cannot be read"
+    def __len__(self): return 2
+    def __getitem__(self, i):
+        if i: raise DataError(f'{i}.png: not a readable picture; remove it')
+        return torch.zeros(1)
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_error_in_a_loaders_process_is_one_line_too(workers):
+    with pytest.raises(SystemExit) as stop, readable('bnn_train'):
+        list(torch.utils.data.DataLoader(Broken(), num_workers=workers))
+    assert stop.value.code == 'bnn_train: 1.png: not a readable picture; remove it'

@@ -49,7 +49,7 @@ def readable(
     except (ValueError, OSError, RuntimeError, ImportError, AssertionError) as e:
         if debug: traceback.print_exc()
         if not (_is_ours(e) or isinstance(e, OSError)): raise # torch's, which need their place
-        said = _of_file(e) or str(e).split(':' + chr(10) + chr(9))[-1]
+        said = _of_file(e) or _own_words(e)
         raise SystemExit(f'{command}: {in_options(said, options, spelt or {})}') from None
 
 # %% ../../nbs/4_training/27c_failures.ipynb #d0dc4142
@@ -87,6 +87,12 @@ def _said(stopped, options):
     if str(stopped): return str(stopped)
     if 'resume' not in options: return 'stopped'
     return 'stopped; --resume goes on from the last state, or from the start if there is none'
+
+def _own_words(e):
+    "what an error says, without the callback or the loader's process that it came through"
+    text = str(e).split(':' + chr(10) + chr(9))[-1]
+    if 'Original Traceback' not in text: return text
+    return text.strip().splitlines()[-1].partition(': ')[2]
 
 # %% ../../nbs/4_training/27c_failures.ipynb #642a609a
 @contextmanager
