@@ -391,6 +391,9 @@ def bnn_export(
     source:str, # folder of a run, a file of a network, packed or not, or a name of the package
     out:by_place('file to write: `*.onnx`, `*.qonnx` or `*.c`', '?'),
     web:str=None, # folder to write instead: a page that runs it in a browser
+    onnx:bool=False, # that form; without a file to write, beside the network
+    qonnx:bool=False, # likewise
+    c:bool=False, # likewise
     which:str='best', # network of a run: best or model (the last epoch)
     size:int=0, # of a C file or a page: rows and columns of the pictures; 0: as in training
     ram:int=0, # of a C file: bytes there are; more needed is an error; 0: any
@@ -403,18 +406,27 @@ def bnn_export(
     names = 'ram', 'size', 'which', 'source', *options
     with readable('bnn_export', options=names, spelt=dict(folder='web')):
         check_whole(0, size=size)
-        if web or not out:
-            if ram: raise ExportError(f'ram={ram}: not for a page; leave it out')
-            return _export_web(source, out, web, which, size, **options)
-        out = Path(out)
+        out = _file_of(source, which, out, onnx=onnx, qonnx=qonnx, c=c)
+        if web or not out: return _export_web(source, out, web, which, size, ram, **options)
         _check_form(out, float_too, size=size, ram=ram)
         may_write(out, force)
         graph = with_stem(_packed(source, which, out.suffix == '.c' and not size), stem)
         if out.suffix == '.c': to_c(graph, out, (size, size) if size else None, ram or None)
-        else: dict([('.onnx', to_onnx), ('.qonnx', to_qonnx)])[out.suffix](graph, out)
+        else: {'.onnx': to_onnx, '.qonnx': to_qonnx}[out.suffix](graph, out)
     print(f'{out}: {out.stat().st_size/1e3:.0f} kB')
 
 # %% ../nbs/5_packed/36d_targets.ipynb #b777839d
+def _file_of(source, which, out, **forms):
+    "the file to write: as it is named, or beside the network in the form that is asked for"
+    asked = [form for form, is_asked in forms.items() if is_asked]
+    if len(asked) > 1: raise ExportError(f'--{asked[0]} and --{asked[1]}: one form a call')
+    if not asked: return out and Path(out)
+    suffix = f'.{asked[0]}'
+    if out and Path(out).suffix == suffix: return Path(out)
+    if out: raise ExportError(f'{out}: --{asked[0]} writes a file with the ending {suffix}')
+    found = find_network(source, which)
+    return found.file.with_suffix(suffix) if found.file else Path(f'{found.name}{suffix}')
+
 def _packed(source, which, needs_size):
     "the graph of what is exported; it is told where the size of its pictures is missing"
     net = packed_of(source, which)
@@ -432,8 +444,9 @@ def _check_form(out, float_too, **of_c):
         if not v or out.suffix == '.c': continue
         raise ExportError(f'{k}={v}: not for {out.suffix or out}; leave it out')
 
-def _export_web(source, out, web, which, size, **options):
+def _export_web(source, out, web, which, size, ram, **options):
     "a page; its size is told"
+    if ram: raise ExportError(f'ram={ram}: not for a page; leave it out')
     if out or not web:
         raise ExportError('one of a file to write and --web DIR is needed, not both or none')
     folder = to_web(_packed(source, which, not size), web, (size, size) if size else None, **options)

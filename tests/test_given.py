@@ -4,6 +4,7 @@ import json
 import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -73,7 +74,11 @@ def the_same(graph):
     "to rounding of the real kernels, which unpacking has"
     return compare_graphs(graph, load_packed(NAME).graph) is not None
 
-def of_pictures(packed): return {k: packed.info[k] for k in ('classes', 'mean', 'std', 'size')}
+def of_pictures(packed):
+    "what a file says of its pictures; numbers in float32, in which pictures are normalised"
+    info = packed.info
+    numbers = {k: np.float32(info[k]).tolist() for k in ('mean', 'std')}
+    return dict(numbers, classes=info['classes'], size=info['size'])
 
 def test_these_commands_take_a_network():
     "their first word is one; a new command has to be tried below, too"

@@ -3,16 +3,19 @@ another one; a batch's size, threads and ways of counting change no bit of a pac
 batch's size changes a trained network's answer within a bound."""
 import hashlib
 import json
+import math
 import os
 import random
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from fastai.basics import set_seed
+from bnn_bn.data import pixel_stats
 from bnn_bn.deploy import load_packed, pack
 from bnn_bn.folder import folder_dls
 from bnn_bn.learner import bnn_learner
@@ -54,6 +57,24 @@ def test_the_seed_says_it_all_for_any_workers(workers, pictures, first):
 
 def test_another_seed_is_another_run(pictures, first):
     assert trained(pictures, 0, seed=1)[0] != first[0]
+
+@pytest.mark.parametrize('shape', [(1, 1, 1, 2), (7, 3, 5, 4), (150, 1, 16, 16)])
+def test_statistics_of_pixels_are_exact_for_any_threads(shape):
+    "mean and deviation of each channel are those of fractions, rounded once each"
+    x = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in 1, 2, 3:
+            torch.set_num_threads(threads)
+            found.append(pixel_stats(x))
+    finally: torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+    for c, mean, std in zip(x.unbind(1), *found[0]):
+        values = [Fraction(v, 255) for v in c.flatten().tolist()]
+        exact = sum(values)/len(values)
+        variance = sum((v - exact)**2 for v in values)/(len(values) - 1)
+        assert mean == float(exact)
+        assert std == pytest.approx(math.sqrt(variance), rel=4e-16)
 
 def test_what_the_process_drew_before_changes_nothing(pictures, first):
     random.seed(7)

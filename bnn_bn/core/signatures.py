@@ -114,8 +114,9 @@ def _hyphened(word):
 class Parser(argparse.ArgumentParser):
     "argparse's, with one line for an error; an option may have underscores for hyphens."
     def parse_args(self, args=None, namespace=None):
-        words = sys.argv[1:] if args is None else [str(a) for a in args]
-        return super().parse_args(hyphened(words), namespace)
+        words = hyphened(sys.argv[1:] if args is None else [str(a) for a in args])
+        if self._mutually_exclusive_groups: return super().parse_args(words, namespace)
+        return self.parse_intermixed_args(words, namespace)
 
     def error(self, message):
         self.exit(2, f'{self.prog}: {message}; {self.prog} --help lists all options\n')

@@ -65,8 +65,8 @@ def spelt_out(
 
 def _with_choice(word, following):
     "a lone --compile gets its yes"
-    alone = word == '--compile' and following not in ('auto', 'yes', 'no')
-    return '--compile=yes' if alone else word
+    has_none = not following or following.startswith('-') or following in recipe_names()
+    return '--compile=yes' if word == '--compile' and has_none else word
 
 # %% ../../nbs/4_training/27d_options.ipynb #cfad09cc
 def command_line(
