@@ -1,6 +1,7 @@
 """A compiled training step is one graph, with the gradients of a plain one, on each torch."""
 import pytest, torch, torch.nn.functional as F
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from bnn_bn.layers.binarize import hard_sign
 from bnn_bn.layers.parts import OwnSign
 from bnn_bn.models import binary_net
@@ -9,32 +10,48 @@ NETS = dict(
     reactnet={}, bn=dict(norm='bn'), naive=dict(norm='naive'), reference=dict(rules='reference'),
     act=dict(binary='act'), stem8=dict(stem_bits=8),
     birealnet=dict(backbone='birealnet18'), xnornet=dict(backbone='xnornet18'),
-    vgg=dict(backbone='vgg11'), reactnet_a=dict(backbone='reactnet_a'))
+    vgg=dict(backbone='vgg11'), reactnet_a=dict(backbone='reactnet_a'),
+    mini=dict(backbone='reactnet_mini', in_chans=3))
 
-def gradients(call, model, amp):
+def gradients(call, model, amp=False, side=32):
     "of a step on two pictures of noise, in the memory format of trainings"
-    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     x = x.contiguous(memory_format=torch.channels_last)
     model.zero_grad()
     with torch.autocast('cpu', torch.bfloat16, enabled=amp):
         F.cross_entropy(call(x), torch.tensor([0, 1])).backward()
     return {k: p.grad.clone() for k, p in model.named_parameters()}
 
-@pytest.mark.parametrize('name, amp', [*((n, False) for n in NETS), ('reactnet', True)])
-def test_a_compiled_step_has_the_gradients_of_a_plain_one(name, amp):
-    "traced whole (`fullgraph`), and not lowered further: the arithmetic is the same"
+def network(name):
+    "one of `NETS`, in training; batch norm's statistics stay as they are"
     torch.manual_seed(0)
     torch._dynamo.reset()
     model = binary_net(**dict(backbone='reactnet18', stem='cifar', n_out=10, width=.125) | NETS[name])
-    model.to(memory_format=torch.channels_last).train()
     for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d): m.momentum = 0. # its statistics stay
-    plain = gradients(model, model, amp)
-    compiled = gradients(torch.compile(model, backend='eager', fullgraph=True), model, amp)
+        if isinstance(m, nn.BatchNorm2d): m.momentum = 0.
+    return model.to(memory_format=torch.channels_last).train()
+
+def check_equal(compiled, plain):
     torch._dynamo.reset()
     for k, g in plain.items():
         assert torch.isfinite(g).all() and g.any(), f'{k}: a poor test'
         assert torch.allclose(compiled[k], g, rtol=1e-4, atol=1e-6*g.abs().max()), k
+
+@pytest.mark.parametrize('name, amp', [*((n, False) for n in NETS), ('reactnet', True)])
+def test_a_compiled_step_has_the_gradients_of_a_plain_one(name, amp):
+    "traced whole (`fullgraph`), and not lowered further: the arithmetic is the same"
+    model = network(name)
+    plain = gradients(model, model, amp)
+    compiled = gradients(torch.compile(model, backend='eager', fullgraph=True), model, amp)
+    check_equal(compiled, plain)
+
+def test_one_compiled_graph_for_all_sizes():
+    "`dynamic=True`: two sizes of picture, traced once"
+    model, graphs = network('mini'), CompileCounter()
+    compiled = torch.compile(model, backend=graphs, dynamic=True)
+    found = {side: gradients(compiled, model, side=side) for side in (32, 48)}
+    assert graphs.frame_count == 1
+    for side in found: check_equal(found[side], gradients(model, model, side=side))
 
 def own(forward):
     "a user's sign: its forward pass, and a slope of 3 within a third"

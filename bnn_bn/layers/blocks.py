@@ -118,9 +118,9 @@ class BiRealBlock(nn.Module):
         self.shortcut = None if (ni, stride) == (nf, 1) else _transition(ni, nf, stride, spec)
 
     def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) to (B,nf,H/stride,W/stride)
+        shortcut = x if self.shortcut is None else self.transition(x)
         branch = self.norm(self.conv(self.sign(x, self.beta), self.alpha))
-        x = x if self.shortcut is None else self.transition(x)
-        return self.act(_plus(branch, x, self.conv, self.norm))
+        return self.act(_plus(branch, shortcut, self.conv, self.norm))
 
     def transition(self, x:Tensor)->Tensor: # as the output
         "The shortcut where channels or size change"
