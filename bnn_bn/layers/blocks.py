@@ -28,6 +28,7 @@ class Rules:
     variance:str = 'nf'       # see `ledger.expected_variance`
     positive_init:bool = False # first latent weights of binary convolutions in [0, 0.001)?
     decay_4d:bool = False     # weight decay on all 4-dimensional parameters?
+    thresholds:bool = True    # learned ones of signs where there is no norm to shift their input?
 
     def __post_init__(self): _check_rules(self)
 
@@ -43,7 +44,7 @@ def _check_rules(rules):
 
 default_rules = Rules()
 reference_rules = Rules('reference', zero=0., floor=0., eps=1e-5, variance='reference',
-                        positive_init=True, decay_4d=True)
+                        positive_init=True, decay_4d=True, thresholds=False)
 known_rules = default_rules, reference_rules
 
 # %% ../../nbs/2_no_norm/11_blocks.ipynb #6170ddbe
@@ -68,7 +69,7 @@ class Spec:
     gamma:float = 1.          # gain of the standardised convolutions that become binary
     rules:Rules = default_rules
     quantizer:callable = approx_sign # sign of the activations
-    rprelu:bool = True        # learned shifts and RPReLU (ReActNet)?
+    rprelu:bool = True        # learned thresholds and RPReLU (ReActNet)?
     binary_shortcut:bool = True # 1-bit weights in the 1x1 convolution of a shortcut?
     own_act:callable = None   # function of the channels: a module in place of RPReLU
 
@@ -82,7 +83,8 @@ class Spec:
         if self.own_act is not None: return self.own_act(nf)
         return RPReLU(nf, inplace=True) if self.rprelu else nn.Identity()
     def sign(self, ni):
-        return RSign(ni, self.quantizer, self.rules.zero, self.rprelu, self.binary != 'real')
+        learned = self.rprelu or (self.norm == 'nobn' and self.rules.thresholds)
+        return RSign(ni, self.quantizer, self.rules.zero, learned, self.binary != 'real')
 
 # %% ../../nbs/2_no_norm/11_blocks.ipynb #b8d01d99
 @patch
