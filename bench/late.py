@@ -12,9 +12,10 @@ import argparse, json, os, subprocess, sys
 from itertools import product
 from pathlib import Path
 import torch
+from torch import nn
 from bnn_bn import checkpoint
 from bnn_bn.core.files import write_file
-from bnn_bn.layers import binarize
+from bnn_bn.layers import binarize, blocks
 from bnn_bn.signal import start
 from bnn_bn.signal.ledger import find_blocks, keep_modes
 from bnn_bn.train.run import bnn_train
@@ -77,12 +78,31 @@ def measured_betas():
     start.calibrate = calibrate_all
     checkpoint._parts = lambda model: {} # a file would not bring these betas back; none is read
 
+class _Centred(torch.autograd.Function):
+    "nothing on the way forward; on the way back a channel's gradient loses its mean"
+    @staticmethod
+    def forward(ctx, x): return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad - grad.mean((0, 2, 3), keepdim=True, dtype=torch.float32).to(grad.dtype)
+
+class CentredGradient(nn.Module):
+    "stands where batch norm would"
+    def forward(self, x): return _Centred.apply(x)
+
+def centred_gradient():
+    "half of batch norm's backward pass, and nothing of its forward pass"
+    blocks.Spec.bn = lambda spec, nf: CentredGradient()
+
 def nothing(): pass
 
 ROWS = {'BN-free': (nothing, ['--lr', '.004']),
         'batch norm': (nothing, ['--lr', '.008', '--norm', 'bn']),
         'BN-free, measured betas': (measured_betas, ['--lr', '.004']),
-        'BN-free, no gradient of scale': (no_gradient_of_scale, ['--lr', '.004'])}
+        'BN-free, no gradient of scale': (no_gradient_of_scale, ['--lr', '.004']),
+        'BN-free, centred gradient': (centred_gradient, ['--lr', '.004']),
+        'BN-free, rate .008': (nothing, ['--lr', '.008'])}
 
 # Runs ---------------------------------------------------------
 

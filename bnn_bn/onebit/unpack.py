@@ -49,12 +49,13 @@ def _set_sign(walk, node, ask, parameter, guess, allowed=None):
     walk.offset = walk.offset + rest
 
 # %% ../../nbs/5_packed/31f_unpack.ipynb #989eb146
-def _rsign(walk, node, sign, beta, residual=None):
+def _rsign(walk, node, sign, beta, residual=None, call=None):
     "thresholds of an RSign of beta x; `residual`: what becomes of an offset on its way to the sum"
     if sign.shift is None: return
+    call = call or (lambda x: sign(x, beta)) # what is computed of x, to the bit
     def ask(shift):
         sign.shift.copy_(torch.tensor(shift).view_as(sign.shift))
-        return thresholds(lambda x: sign(x, beta), len(shift))[0]
+        return thresholds(call, len(shift))[0]
     def allowed(rest):
         "can the bias of this step still be met, with this rest in its residual?"
         bias = node.tensors['bias']
@@ -135,10 +136,12 @@ def _react(walk, name, m):
 # %% ../../nbs/5_packed/31f_unpack.ipynb #55068ce3
 def _xnor(walk, name, m):
     if m.shortcut is not None: _shortcut(walk, name, m.shortcut, nn.Identity(), m.beta)
-    first, second = (m.sign1, m.norm1, m.conv1, 1.), (m.sign2, m.norm2, m.conv2, m.alpha)
-    for sign, norm, conv, factor in (first, second):
+    first = m.sign1, m.norm1, m.beta, m.conv1, 1.
+    second = m.sign2, m.norm2, 1., m.conv2, m.alpha
+    for sign, norm, beta, conv, factor in (first, second):
         node = walk.take('bconv', name)
         if isinstance(norm, nn.BatchNorm2d): _norm_before(walk, node, sign, norm)
+        else: _rsign(walk, node, sign, beta, call=lambda x: sign(x if beta == 1 else x*beta))
         _binary(walk, node, [conv], [nn.Identity()], factor, None, np.zeros(1))
 
 def _norm_before(walk, node, sign, norm):
