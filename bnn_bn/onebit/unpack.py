@@ -141,7 +141,7 @@ def _xnor(walk, name, m):
     for sign, norm, beta, conv, factor in (first, second):
         node = walk.take('bconv', name)
         if isinstance(norm, nn.BatchNorm2d): _norm_before(walk, node, sign, norm)
-        else: _rsign(walk, node, sign, beta, call=lambda x: sign(x if beta == 1 else x*beta))
+        else: _rsign(walk, node, sign, beta, call=lambda x: sign(x*beta))
         _binary(walk, node, [conv], [nn.Identity()], factor, None, np.zeros(1))
 
 def _norm_before(walk, node, sign, norm):
