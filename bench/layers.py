@@ -19,7 +19,7 @@ from bnn_bn.onebit.kernels import Job, run_plan
 from bnn_bn.onebit.tiles import COPY, RESULT
 
 # 256-bit operations for 512 products (table in nbs/31c_counting.ipynb), on a core that does four a cycle
-OPERATIONS = dict(vnni=6, avx512=6, avx2=28/4, portable=18)
+OPERATIONS = dict(vnni=6, avx512=6, avx2=25/4, portable=18)
 
 @njit
 def _chain(n, x, y): # each turn waits for the one before, two cycles long, and cannot be shortened

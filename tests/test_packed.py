@@ -48,6 +48,16 @@ def test_every_channel_count_and_kernel(c, k, way):
         assert (packed_conv2d(x, w, padding=padding, way=way) == want).all()
 
 
+@pytest.mark.parametrize('way', HERE)
+@pytest.mark.parametrize('words', range(1, 17))
+def test_all_bits_differ_or_none(words, way):
+    "for each of the four pixels of a tile, in all 16 combinations: counters at both their ends"
+    pixels = np.int8(2*(np.arange(16)[:, None] >> np.arange(4) & 1) - 1)
+    x = np.broadcast_to(pixels, (1, 32*words, 16, 4))
+    w = np.ones((64, 32*words, 1, 1), np.int8)
+    assert (packed_conv2d(x, w, way=way) == 32*words*pixels.astype(int)).all()
+
+
 CONVS = st.tuples(st.integers(1, 3), st.integers(0, 4), st.integers(1, 3), st.integers(1, 3))
 
 @settings(max_examples=150, deadline=None)

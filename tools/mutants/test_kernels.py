@@ -290,8 +290,16 @@ def test_counting():
     assert tiles.peek(words.ctypes.data) == 2**32 - 1
     kernels.move(words.ctypes.data + 4, words.ctypes.data)
     assert words.tolist() == [2**32 - 1]*2
-    tiles.poke(words.ctypes.data, np.uint32(9))
-    assert words.tolist() == [9, 2**32 - 1]
+
+@pytest.mark.parametrize('make, words', [(tiles.word_indices, 1), (tiles.four_indices, 4)])
+def test_indices_of_words(make, words):
+    "hexadecimal digit k of both words, for k = 0, 2, 4, 6, 1, 3, 5, 7"
+    u, v = np.random.default_rng(words).integers(0, 2**32, (2, words), np.uint32)
+    out = np.zeros(8*words + 8, np.uint8)
+    make(*(a.ctypes.data for a in (out, u, v)))
+    digits = np.uint32([0, 8, 16, 24, 4, 12, 20, 28])
+    first, second = (a[:, None] >> digits & 15 for a in (u, v))
+    assert out.tolist() == [*(first + 16*second).ravel().tolist(), *[0]*8]
 
 def test_rows_lie_where_they_are_said_to():
     rows = np.concatenate([make_row(kind=3, factor=7), make_row(x=-5)])
