@@ -1,4 +1,4 @@
-"""The engine's table of look-ups beside OpenVINO on AVX2's instructions, on a CPU that has more.
+"""The engine's table of look-ups beside OpenVINO on AVX2's instructions, also on a CPU that has more.
 
     python bench/avx2.py --out results/bench_avx2.json --openvino PYTHON [--rounds 7]
 

@@ -1,4 +1,5 @@
 "The code of the front page does what it says: as a script, and pasted line by line into python."
+import json
 import os
 import re
 import subprocess
@@ -47,3 +48,13 @@ def test_make_knows_its_targets(target):
     "each `make` of the page is a rule"
     rules = re.findall(r'^(\w+):', (ROOT/'Makefile').read_text(encoding='utf-8'), re.M)
     assert target in rules
+
+def test_ratios_with_avx2():
+    "the fastest float32 runtime of each network, in the order of the table"
+    nets = json.loads((ROOT/'results/rivals_avx2/speed.json').read_text())['nets']
+    float32 = 'torch', 'torch.compile', 'ONNX Runtime', 'OpenVINO, float32'
+    least = [min(r['times_first'] for r in net['threads']['1'] if r['name'] in float32)
+             for net in nets.values()]
+    *names, last = (f'{v:.1f}' for v in least)
+    assert list(nets) == re.findall(r'^\| (ReActNet-\S+ \d+x\d+) \|', README, re.M)
+    assert f'takes {", ".join(names)} and {last} times as long' in README
