@@ -86,7 +86,7 @@ def combined(parts):
 def counts(summary):
     "lines in all, and how many were run"
     lines, run = summary['num_statements'], summary['covered_lines']
-    return dict(lines=lines, run=run, share=round(run/max(lines, 1), 4))
+    return dict(lines=lines, run=run, share=round(run/lines, 4) if lines else 1.)
 
 def record(whole, parts):
     "what is kept of a measurement: all lines, and the lines of each module"
