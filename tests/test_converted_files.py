@@ -6,7 +6,8 @@ from bnn_bn.checkpoint import CheckpointError, load_info, load_network, read_ten
 from bnn_bn.convert import binarize, ledger, remove_bn
 from bnn_bn.core.errors import ExportError
 from bnn_bn.deploy import load_packed, pack
-from bnn_bn.layers.signed import SignConv2d
+from bnn_bn.layers.activations import RPReLU
+from bnn_bn.layers.signed import ScaleShift, SignConv2d
 from bnn_bn.onebit.packable import BOUND
 
 tv = pytest.importorskip('torchvision').models
@@ -100,6 +101,29 @@ def test_packed(name, how, tmp_path):
     loaded = load_network(save_network(net, tmp_path/'net.safetensors'))
     assert torch.equal(pack(loaded)(x), packed(x))
     assert {n.op for n in packed.graph.nodes} >= {'bconv', 'conv'}
+
+def of_parts(pool):
+    "a shifted PReLU behind a real convolution, a norm without statistics behind a binary one, a pool to a grid"
+    torch.manual_seed(0)
+    norm = ScaleShift(8)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), RPReLU(8), SignConv2d(8, 8, 3, padding=1), norm, nn.ReLU(),
+                        nn.AdaptiveAvgPool2d(pool), nn.Flatten(), nn.Linear(8*pool**2, 5))
+    for m in (net[1], norm):
+        for p in m.parameters(): p.data.add_(.3*torch.randn_like(p))
+    norm.scale.fill_(.7)
+    return net.eval()
+
+@pytest.mark.parametrize('pool', [1, 2, 4, 16, 32])
+def test_packed_parts(pool):
+    "pixels are averaged where the grid divides them"
+    net, x = of_parts(pool), torch.randn(6, *SHAPE)
+    with torch.no_grad(): want = net(x)
+    off = (pack(net)(x) - want).abs().amax(1).median()/want.abs().max()
+    assert off <= BOUND and want.std(0).max() > 1e-4
+
+def test_a_grid_that_does_not_divide():
+    with pytest.raises(ExportError, match=r'pools \(32, 32\) pixels to \(3, 3\)'):
+        pack(of_parts(3))
 
 def test_other_sizes():
     "a mean takes any size; a head that looks at 7x7 pixels takes its own, and says so"
