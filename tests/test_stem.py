@@ -1,5 +1,6 @@
 "The integer stem: whole sums in every way of the engine, files, training, refusals, C and browser."
 import itertools, json, os, subprocess, sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from test_web import in_node, needs_node
 from bnn_bn.checkpoint import save_model
 from bnn_bn.data import fashion_mini
 from bnn_bn.core.errors import ExportError, PackedFormatError
+from bnn_bn.export import run_onnx, to_onnx
 from bnn_bn.deploy import PackedNet, as_module, classify, load_packed, pack
 from bnn_bn.learner import bnn_learner
 from bnn_bn.layers.pixels import eight_bits, set_pixels
@@ -28,6 +30,7 @@ from bnn_bn.train.recipes import make_recipe, start_of
 from bnn_bn.weights import pretrained_bytes
 
 WAYS = [way for way in ways if has_way(way)]
+needs_runtime = pytest.mark.skipif(not find_spec('onnxruntime'), reason='pip install bnn_bn[export]')
 SEEDS = st.integers(0, 2**31)
 SHAPES = st.tuples(st.integers(1, 5), st.sampled_from((1, 31, 33, 70)), st.integers(1, 5),
                    st.integers(1, 3), st.integers(0, 3), st.integers(1, 2))
@@ -92,6 +95,16 @@ def test_largest_sums(way):
     u = np.full((1, 3, 7, 7), 255, np.uint8)
     y = expected(u, n)
     assert (Engine(shown(n, y), way=way)(u) == y.reshape(1, -1)).all()
+
+@needs_runtime
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, SHAPES, st.booleans(), st.booleans())
+def test_whole_sums_in_onnx(seed, shape, slope, integers):
+    "the exported step has them too, also where an image is a third of a step off its bytes"
+    u, graph, want = random_stem(seed, shape, slope)
+    off = np.random.default_rng(seed).uniform(-1/3, 1/3, u.shape)
+    model, info = to_onnx(graph, integers=integers), graph.nodes[0].tensors
+    for pixels in (u, u + off): assert (run_onnx(model, normalised(pixels, info)) == want).all()
 
 @settings(max_examples=40, deadline=None)
 @given(SEEDS, SHAPES, st.tuples(st.integers(0, 3), st.integers(0, 3)), st.integers(1, 5),
