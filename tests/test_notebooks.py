@@ -29,6 +29,8 @@ def test_form(nb):
     assert nb.stat().st_size < 150_000
     assert len(all_cells) < 60
     assert len({c['id'] for c in all_cells}) == len(all_cells)
+    written = ''.join(map(source, all_cells))
+    assert not re.search(r'[\x00-\x09\x0b-\x1f]', written), 'a formula lost its backslash'
 
 CHAPTERS = [c for part in read_parts(ROOT/'docs/parts.ini') for c in part.chapters]
 

@@ -24,8 +24,11 @@ def values():
     x, y = x.to(torch.uint8), torch.arange(36) % 10
     dls = tensor_dls(x[:6], y[:6], x, y, 6, 'cpu', vocab=list(range(10)))
     learn = bnn_learner(dls, small(), opt_func=SGD)
-    with several_processes(learn), learn.no_bar(), learn.no_logging():
-        return [value_of(learn, x[:n], y[:n]) for n in SIZES]
+    found = []
+    for part in (SIZES[:2], SIZES[2:]): # the processes are joined twice in one program
+        with several_processes(learn), learn.no_bar(), learn.no_logging():
+            found += [value_of(learn, x[:n], y[:n]) for n in part]
+    return found
 
 def value_of(learn, x, y):
     learn.dls.loaders[1] = learn.dls.valid.new(x=x, y=y, bs=16)

@@ -1,4 +1,4 @@
-"""What a binary network is made of. Imports nothing of ours.
+"""What a binary network is made of. Imports only core of ours.
 
 binarize     the sign, and the derivatives that stand for its own
 activations  thresholds and shapes that each channel learns: RSign, RPReLU

@@ -6,7 +6,7 @@
 __all__ = ['Processes', 'several_processes', 'own_device', 'check_alike', 'checked_device']
 
 # %% ../../nbs/4_training/26_processes.ipynb #57e83241
-import os
+import atexit, os
 from contextlib import contextmanager
 from datetime import timedelta
 import torch
@@ -69,7 +69,7 @@ def several_processes(
     if num_distrib() < 2:
         yield learn
         return
-    processes = _joined(learn, timeout)
+    processes, logger = _joined(learn, timeout), learn.logger
     learn.add_cb(processes)
     if rank_distrib(): learn.logger = lambda row: None
     try:
@@ -77,6 +77,7 @@ def several_processes(
         _leave(processes.accelerator)
     finally:
         learn.detach_distributed()
+        learn.logger = logger
         for dl in learn.dls.loaders:
             if isinstance(dl, ShardedDL): _take_back(dl)
 
@@ -118,7 +119,10 @@ def _joined(learn, timeout):
     return Processes(sync_bn=False, cpu=cpu, kwargs_handlers=[wait])
 
 def _leave(accelerator):
-    from accelerate.state import AcceleratorState
+    "all have come this far; the connection stays for another fit, until the program ends"
     accelerator.wait_for_everyone()
-    accelerator.end_training()
-    AcceleratorState._reset_state(reset_partial_state=True)
+    atexit.unregister(_disconnect)
+    atexit.register(_disconnect)
+
+def _disconnect():
+    if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
