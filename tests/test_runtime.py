@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bnn_bn.deploy import PackedNet, classify, load_packed
+from bnn_bn.deploy import PackedNet, classify, load_packed, pack
+from bnn_bn.images.pictures import METHODS, read_picture
+from bnn_bn.models import reactnet_nobn
 from bnn_bn.onebit.graph import Graph
 from bnn_bn.targets.runtime import Module, deploy_folder, needed_modules, new_statement, renamed
 from bnn_bn.targets.runtime import write_runtime
@@ -126,7 +128,8 @@ def picture(tmp_path_factory):
     return file
 
 def labels(picture):
-    grey = np.array(Image.open(picture).convert('L').resize((32, 32)))
+    "the file of this network does not say how its pictures were resized"
+    grey = read_picture(picture, 1).resize((32, 32))
     return classify(load_packed(NAME), grey, top=3)[0]
 
 
@@ -146,6 +149,58 @@ def test_what_is_in_the_folder(server_folder):
     assert len((server_folder/'classify.py').read_text().splitlines()) <= 12
 
 
+def pictures_of_all_kinds(folder):
+    "a turned photo, a transparent picture, one of 16 bits, and colours, in sizes of their own"
+    g = np.random.default_rng(1)
+    def blocks(*shape): return g.integers(0, 256, shape, np.uint8).repeat(16, 0).repeat(16, 1)
+    turned, clear = Image.Exif(), blocks(4, 5, 4)
+    turned[0x0112], clear[16:, :, 3] = 6, 0
+    kinds = dict(turned=Image.fromarray(blocks(2, 5)), clear=Image.fromarray(clear),
+                 deep=Image.fromarray(g.integers(0, 65536, (50, 33)).astype(np.uint16)),
+                 wide=Image.fromarray(blocks(3, 7, 3)), fits=Image.fromarray(blocks(2, 2)))
+    for name, im in kinds.items(): im.save(folder/f'{name}.png', exif=turned if name == 'turned' else b'')
+    return sorted(folder.glob('*.png'))
+
+EACH = """
+import json, pathlib, runpy, shutil, sys
+here = pathlib.Path(__file__).parent
+def answers(file): # of both programs
+    sys.argv = ['classify.py', file]
+    try: runpy.run_path(here/'classify.py')
+    except ValueError as e: print('refused:', e)
+    data, answer = pathlib.Path(file).read_bytes(), runpy.run_path(here/'serve.py')['answer']
+    try: print(json.dumps(answer(data)))
+    except ValueError as e: print('refused:', e)
+nets, files = sys.argv[1].split(','), sys.argv[2:]
+for net in nets:
+    shutil.copy(net, here/'net.bnn')
+    for file in files: answers(file)
+"""
+
+def told(net, file):
+    "what both programs say of a picture: the words of `classify`"
+    try: found = classify(net, file, top=3)[0]
+    except ValueError as e: return [f'refused: {e}']*2
+    shown = ''.join(f'{p:6.1%}  {label}\n' for label, p in found).splitlines()
+    return [*shown, json.dumps([dict(label=label, probability=round(p, 4)) for label, p in found])]
+
+@pytest.mark.parametrize('channels', (1, 3))
+def test_programs_prepare_a_picture_as_the_file_says(channels, tmp_path):
+    "each method of resizing, a border, another filter: as `classify` of this package does"
+    net = reactnet_nobn('mini', n_out=3, in_chans=channels, width=.25, stem='cifar').eval()
+    ways = [dict(method=m, resized=40 if m == 'crop' else None) for m in METHODS]
+    ways += [dict(method='crop', resized=[36, 48]), dict(method='middle', border=3, filter='lanczos')]
+    nets = [pack(net, mean=.4, std=.1, size=(32, 32), resize=way) for way in ways]
+    names = [n.save(tmp_path/f'{i}.bnn') for i, n in enumerate(nets)]
+    folder, files = deploy_folder(nets[0], tmp_path/'server'), pictures_of_all_kinds(tmp_path)
+    (folder/'each.py').write_text(EACH)
+    done = run(folder/'each.py', ','.join(map(str, names)), *files)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = [line for n in nets for f in files for line in told(n, f)]
+    assert done.stdout.splitlines() == said
+    assert len({told(n, files[-1])[-1] for n in nets}) == len(nets), 'the ways differ'
+
+
 def post(url, data, **headers):
     "status and answer"
     request = urllib.request.Request(url, data, headers)
@@ -161,7 +216,7 @@ def test_the_server(server_folder, picture):
     try:
         url = process.stdout.readline().strip()
         status, found = post(url, b'no picture')
-        assert status == 400 and 'not a picture' in found['error']
+        assert status == 400 and 'not a readable picture' in found['error']
         for n in (200, 1000, 5000): assert post(url, picture.read_bytes()[:n])[0] == 400
         assert post(url, b'')[0] == 413
         assert post(url, b'x', **{'Content-Length': '99999999999'})[0] == 413

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from .. import __version__
-from ..core.files import make_folder, named_errors
+from ..core.files import full_path, make_folder, named_errors
 from ..onebit.engine import values_of
 from ..deploy import PackedNet, load_packed
 from .export_c import class_names, picture_of
@@ -135,6 +135,8 @@ __version__ = '$version'
 from pathlib import Path
 from .$start import PackedNet, classify
 from .$start import load_packed as _load_packed
+from .core.files import full_path
+from .images.pictures import read_picture
 from .onebit.kernels import warm
 
 def load_packed(
@@ -143,7 +145,7 @@ def load_packed(
     way:str=None, # how signs are counted; None: the fastest on this CPU
 )->PackedNet:
     "Read a packed network; everything about the file is checked first."
-    if isinstance(path, (str, Path)) and not Path(path).is_file():
+    if isinstance(path, (str, Path)) and not full_path(path).is_file():
         raise FileNotFoundError(f'{path}: no such file')
     return _load_packed(path, threads, way)
 '''
@@ -153,7 +155,7 @@ def write_runtime(
     folder, # `bnn_runtime` is written in there
 )->list: # of the files
     "Write the package `bnn_runtime`; FileExistsError if it is there already."
-    modules, package = needed_modules(), Path(folder)/'bnn_runtime'
+    modules, package = needed_modules(), full_path(folder)/'bnn_runtime'
     start = PackedNet.__module__.partition('.')[2]
     texts = {package/'__init__.py': Template(INIT).substitute(version=__version__, start=start)}
     root = package_folder()
@@ -169,14 +171,12 @@ def write_runtime(
 PROGRAM = '''"The most likely classes of a picture: python classify.py PICTURE"
 import sys
 from pathlib import Path
-import numpy as np
-from PIL import Image
-from bnn_runtime import classify, load_packed
+from bnn_runtime import classify, load_packed, read_picture
 
-net = load_packed(Path(__file__).parent/'net.bnn')
-rows, columns = net.info['size']
-picture = Image.open(sys.argv[1]).convert('$mode').resize((columns, rows))
-for label, p in classify(net, np.array(picture), top=3)[0]: print(f'{p:6.1%}  {label}')
+net, picture = load_packed(Path(__file__).parent/'net.bnn'), sys.argv[1]
+if 'resize' not in net.info: # the file does not say how: stretched to its rows and columns
+    picture = read_picture(picture, net.graph.channels).resize(net.info['size'][::-1])
+for label, p in classify(net, picture, top=3)[0]: print(f'{p:6.1%}  {label}')
 '''
 
 READ_ME = '''python -m pip install -r requirements.txt
@@ -189,23 +189,23 @@ or in the user's cache folder. To do it before:  python -c 'import bnn_runtime; 
 
 # %% ../../nbs/5_packed/36c_runtime.ipynb #bfb050f9
 SERVER = '''"Classes of pictures by HTTP: python serve.py [PORT], then POST the bytes of a picture to it"
-import io, json, sys
+import json, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-import numpy as np
-from PIL import Image
-from bnn_runtime import classify, load_packed
+from bnn_runtime import classify, load_packed, read_picture
 
 MOST = 10_000_000 # bytes of a picture
 net = load_packed(Path(__file__).parent/'net.bnn')
-rows, columns = net.info['size']
 
-def answer(data):
-    picture = Image.open(io.BytesIO(data)).convert('$mode').resize((columns, rows))
-    labels = classify(net, np.array(picture), top=3)[0]
+def answer(picture): # the bytes of a file
+    if 'resize' not in net.info: # as in classify.py
+        picture = read_picture(picture, net.graph.channels).resize(net.info['size'][::-1])
+    labels = classify(net, picture, top=3)[0]
     return [dict(label=label, probability=round(p, 4)) for label, p in labels]
 
 class Handler(BaseHTTPRequestHandler):
+    timeout = 30 # seconds without a byte
+
     def say(self, status, what):
         body = json.dumps(what).encode()
         self.send_response(status)
@@ -214,16 +214,17 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_GET(self): self.say(200, dict(usage='POST the bytes of a picture', size=[rows, columns]))
+    def do_GET(self): self.say(200, dict(usage='POST the bytes of a picture', size=net.info['size']))
 
     def do_POST(self):
         length = self.headers.get('Content-Length', '')
-        if not length.isdigit() or not 0 < int(length) <= MOST:
+        short = length.isdecimal() and len(length) <= len(str(MOST))
+        if not short or not 0 < int(length) <= MOST:
             self.close_connection = True
             return self.say(413, dict(error=f'Content-Length from 1 to {MOST} is needed'))
         try: found = answer(self.rfile.read(int(length)))
-        except Exception as e: # Pillow has many kinds for a damaged picture
-            return self.say(400, dict(error=f'not a picture: {e}'))
+        except Exception as e: # no picture, one that the network does not take, or silence
+            return self.say(400, dict(error=str(e)))
         self.say(200, found)
 
 if __name__ == '__main__':
@@ -266,13 +267,11 @@ def deploy_folder(
     folder, # to write; a new or an empty one
 )->Path: # of the folder
     "Write a folder that classifies pictures without torch: network, runtime, two programs."
-    packed, folder = file if isinstance(file, PackedNet) else load_packed(file), Path(folder)
+    packed, folder = file if isinstance(file, PackedNet) else load_packed(file), full_path(folder)
     check_facts(packed)
     check_free(folder)
-    known = dict(mode='L' if packed.graph.channels == 1 else 'RGB')
-    texts = {'classify.py': PROGRAM, 'serve.py': SERVER}
-    texts = {k: Template(v).substitute(known) for k, v in texts.items()}
-    texts |= {'requirements.txt': requirements(), 'README.txt': READ_ME}
+    texts = {'classify.py': PROGRAM, 'serve.py': SERVER, 'requirements.txt': requirements(),
+             'README.txt': READ_ME}
     make_folder(folder.parent)
     with named_errors(folder), tempfile.TemporaryDirectory(prefix=f'{folder.name}.', dir=folder.parent) as d:
         made = Path(d)/'made'
