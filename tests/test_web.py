@@ -12,6 +12,7 @@ from test_packed import any_graph, numbers, signs
 
 from benches import load_bench
 from bnn_bn.core.errors import ExportError
+from bnn_bn.images.pictures import Preparation
 from bnn_bn.deploy import load_packed
 from bnn_bn.onebit.counting import get_way, ways
 from bnn_bn.onebit.engine import Engine
@@ -220,7 +221,8 @@ def test_floats_beside_an_integer_stem(tmp_path_factory, seed, channels, mean, p
     page = to_web(graph, tmp_path_factory.mktemp('web')/'page', float_too=True)
     found = in_node(page, pictures, 'exact')
     bits = Engine(graph)(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).view(np.uint32)
-    for kind in ('logits', 'floats'): assert (np.uint32(found[kind]) == bits).all(), kind
+    for kind in ('logits', 'floats', 'numbers', 'float_numbers'): # of bytes, and of normalised numbers
+        assert (np.uint32(found[kind]) == bits).all(), kind
 
 def test_float_too_is_a_switch(tmp_path):
     for v in (2, 'yes', None):
@@ -375,6 +377,144 @@ def test_make():
     text = (ROOT/'Makefile').read_text()
     assert '\nweb: install\n\t$(BIN)/python tools/web.py\n' in text
     assert '/_web/' in (ROOT/'.gitignore').read_text()
+
+
+# The page's own code, on a document of stubs -----------------------------------------------------
+
+PAGE_JS = ROOT/'bnn_bn/embedded/page.js'
+
+STUBS = """
+const vm = require("vm"), fs = require("fs"), elements = {}, drawn = [], found = {};
+const [file, how] = process.argv.slice(2), bnn_net = JSON.parse(how);
+function context() {
+  return {drawImage: (...box) => drawn.push(box.slice(1)), fillRect() {}, fillText() {}, beginPath() {},
+          moveTo() {}, lineTo() {}, stroke() {}, putImageData() {},
+          getImageData: (x, y, w, h) => ({data: new Uint8ClampedArray(4 * w * h)}),
+          createImageData: (w, h) => ({data: new Uint8ClampedArray(4 * w * h)})};
+}
+function element() {
+  const on = {}, pen = context();
+  return {on, style: {setProperty() {}}, classList: {toggle() {}, add() {}}, width: 320, height: 320,
+          videoWidth: 0, textContent: "", hidden: false, addEventListener: (n, f) => { on[n] = f; },
+          append() {}, replaceChildren() {}, setAttribute() {}, setPointerCapture() {},
+          getContext: () => pen, getBoundingClientRect: () => ({width: 320, left: 0, top: 0}),
+          play: async () => { if (world.playFails) throw new Error("no play"); }};
+}
+const world = {console, setTimeout, clearTimeout, Math, Promise, Uint8Array, atob, bnn_net, bnn_kernels: {},
+  requestAnimationFrame: f => { if (f.name === "look") f(); }, createImageBitmap: async f => f,
+  document: {...element(), getElementById: id => elements[id] = elements[id] || element(),
+             createElement: element},
+  bnn: {load: async () => ({kind: "exact", time: () => 1, run: () => [1, 0],
+                            probabilities: () => [.7, .3]}), loadFloats: async () => null},
+  navigator: {mediaDevices: {getUserMedia: () => new Promise(f => asked.push(f))}}};
+const asked = [], tracks = [], wait = () => new Promise(f => setTimeout(f, 5));
+const click = id => elements[id].on.click(), text = id => elements[id].textContent;
+async function allow() { // what the browser was asked for
+  for (const f of asked.splice(0)) {
+    const track = {on: true, stop() { this.on = false; }};
+    tracks.push(track);
+    f({getTracks: () => [track]});
+  }
+  await wait();
+}
+async function dropped(width, height) { // what is said, and the box that is drawn of it
+  drawn.length = 0;
+  elements.file.on.change({target: {files: [{width, height, name: "a"}]}});
+  await wait();
+  const boxes = drawn.filter(b => b.length === 8), n = boxes.length; // several: halved on the way
+  return [elements.told.textContent, n ? [...boxes[0].slice(0, 4), ...boxes[n - 1].slice(4)] : null];
+}
+world.window = world;
+vm.createContext(world);
+vm.runInContext(fs.readFileSync(file, "utf8"), world);
+(async () => { await wait(); STEPS; console.log(JSON.stringify(found)); })();
+"""
+
+def on_stubs(steps, rows=4, columns=4, **resize):
+    "what the page's code does for a network of that size, without a browser"
+    how = dict(dict(method='middle', border=0, resized=[rows, columns]), **resize)
+    net = dict(title='t', width=columns, height=rows, channels=1, classes=['a', 'b'], samples='', file=1,
+               resize=how)
+    command = [NODE, '-', str(PAGE_JS), json.dumps(net)]
+    done = subprocess.run(command, input=STUBS.replace('STEPS', steps), capture_output=True, text=True,
+                          timeout=100)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+def box_of(side, rows, columns, **resize):
+    "the part of a picture of rows and columns that a page draws for a network of so many pixels"
+    steps = f'found.box = (await dropped({columns}, {rows}))[1]'
+    return np.array(on_stubs(steps, side, side, **resize)['box'])
+
+def seen_of(side, rows, columns, **resize):
+    "the same, of what Python prepares of a picture whose greys say where they come from"
+    found = []
+    for axis in (1, 0):
+        ramp = np.broadcast_to(np.arange(columns) if axis else np.arange(rows)[:, None], (rows, columns))
+        x = Preparation((side, side), 1, **resize)((ramp/max(ramp.shape)).astype(np.float32))
+        border = resize.get('border', 0)
+        inner = x[border:side - border, border:side - border, 0].mean(1 - axis).astype(float)
+        slope = (inner[-3] - inner[2])/(len(inner) - 5)*max(ramp.shape)/255 # without the ends
+        middle = inner.mean()*max(ramp.shape)/255 + .5
+        found += [middle - slope*len(inner)/2, slope*len(inner)]
+    return np.array(found)[[0, 2, 1, 3]]
+
+@needs_node
+def test_a_crop_after_a_pair_of_sides():
+    "rows and columns are resized apart, as torchvision does it"
+    assert (box_of(224, 300, 400, method='crop', resized=[224, 224])[:4] == [0, 0, 400, 300]).all()
+    assert (box_of(224, 300, 400, method='crop', resized=[256, 256])[:4] == [25, 18.75, 350, 262.5]).all()
+
+WAYS = (dict(method='crop', resized=[64, 80]), dict(method='crop', resized=70), dict(method='middle'),
+        dict(method='squish'), dict(method='squish', border=4), dict(method='crop', resized=[64, 64]))
+
+@needs_node
+@pytest.mark.parametrize('rows,columns', ((150, 200), (200, 150)))
+@pytest.mark.parametrize('way', WAYS, ids=str)
+def test_a_page_takes_the_part_that_classify_takes(way, rows, columns):
+    found = box_of(64, rows, columns, **way)
+    assert np.abs(found[:4] - seen_of(64, rows, columns, **way)).max() < 3
+    border = way.get('border', 0)
+    assert found[4:].tolist() == [border, border, 64 - 2*border, 64 - 2*border]
+
+@needs_node
+def test_pictures_of_another_size_are_refused_where_none_was_resized():
+    "with a sentence, as in Python; those of the network's size are taken"
+    steps = 'found.other = await dropped(6, 5); found.fits = await dropped(4, 4)'
+    found = on_stubs(steps, method='none')
+    assert '5×6 pixels: 4×4 are needed' in found['other'][0] and found['other'][1] is None
+    assert found['fits'] == ['', [0, 0, 4, 4, 0, 0, 4, 4]]
+    steps = 'for (const n of [3, 4, 6]) found[n] = await dropped(n, n)'
+    found = on_stubs(steps, 6, 6, method='none', border=1)
+    assert found['3'][0] and found['4'][1] == [0, 0, 4, 4, 1, 1, 4, 4] and found['6'][1][4:] == [0, 0, 6, 6]
+
+@needs_node
+@pytest.mark.parametrize('resize', (dict(), dict(border=1), dict(method='crop', resized=9), dict(method='pad')))
+def test_all_of_a_drawing_is_seen(resize):
+    "networks that are not square or have a border: the pad is what the network sees"
+    steps = """drawn.length = 0;
+      elements.pad.on.pointerdown({pointerId: 1, clientX: 9, clientY: 9});
+      Object.assign(found, {box: drawn[drawn.length - 1], height: elements.pad.height})"""
+    found = on_stubs(steps, 4, 8, **resize)
+    assert found['height'] == 160
+    assert found['box'][4:] == [0, 0, 8, 4] # halved or not, all of it
+    assert found['box'][0] == found['box'][1] == 0 and found['box'][2] == 2*found['box'][3]
+
+CAMERAS = dict(
+    two_clicks='click("camera"); click("camera"); await allow(); click("camera")',
+    no_play='world.playFails = true; click("camera"); await allow()',
+    clear='click("camera"); click("clear"); await allow()',
+    a_file='click("camera"); await dropped(4, 4); await allow()',
+    stop='click("camera"); await allow(); click("camera")')
+
+@needs_node
+@pytest.mark.parametrize('case', CAMERAS)
+def test_no_camera_stays_on(case):
+    "whatever comes between the click, the permission and the first frame"
+    end = '; await wait(); Object.assign(found, {on: tracks.map(t => t.on), label: text("camera")})'
+    found = on_stubs(CAMERAS[case] + end)
+    assert found['on'] and not any(found['on'])
+    assert found['label'] in ('', 'Camera')
 
 
 # Chromium ----------------------------------------------------------------------------------------

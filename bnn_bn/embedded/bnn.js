@@ -43,8 +43,8 @@ var bnn = (function () {
   }
 
   function valuesOf(net) { // the number that each byte stands for, for each channel
-    return net.mean.map((mean, c) =>
-      Float32Array.from({length: 256}, (_, v) => (v / 255 - mean) / net.std[c]));
+    return net.mean.map((mean, c) => Float32Array.from({length: 256}, (_, v) =>
+      net.zeros ? v - net.zeros[c] : (v / 255 - mean) / net.std[c]));
   }
 
   class Network {
@@ -69,9 +69,17 @@ var bnn = (function () {
     // logits of normalised numbers, channel by channel
     runFloats(numbers, height = this.net.height, width = this.net.width) {
       this.check(numbers, height, width);
-      this.input.set(this.net.whole ? this.bytesOf(numbers) : numbers);
+      this.input.set(this.taken(numbers));
       return numbers.some(Number.isNaN) ? new Float32Array(this.net.outputs).fill(NaN)
                                         : this.compute();
+    }
+
+    // what the memory takes of normalised numbers: bytes, their distances from the zero points, or them
+    taken(numbers) {
+      const {net, values} = this, plane = net.height * net.width;
+      if (net.whole) return this.bytesOf(numbers);
+      if (!net.zeros) return numbers;
+      return Float32Array.from(this.bytesOf(numbers), (v, i) => values[Math.floor(i / plane)][v]);
     }
 
     // the bytes that normalised numbers were made of, rounded as in Python

@@ -6,6 +6,7 @@
   const TOP = 5, MOST = 20; // classes of an answer; names in the first sentence
   const TURNS = 3;          // of measuring; the fastest counts
   let network = null, net = null, video = null, floats = null, later = 0, seen = null;
+  let asked = 0;            // for a camera, a picture or an end: what waits gives way to the next
 
   function say(text, bad = true) {
     at("told").textContent = text;
@@ -20,17 +21,28 @@
 
   // Pictures ---------------------------------------------------------------------------------
 
+  function isNetworks(width, height, border = 0) { // the size that it sees, or that inside its border
+    return width === net.width - 2 * border && height === net.height - 2 * border;
+  }
+
+  function whole(width, height) { // all of a picture to all that the network sees
+    return [0, 0, width, height, 0, 0, net.width, net.height];
+  }
+
   function part(width, height) { // of a picture: what is taken of it, and where that goes
     const {border, method, resized} = net.resize;
     const w = net.width - 2 * border, h = net.height - 2 * border;
-    const crop = method === "crop" && typeof resized === "number";
+    if (border && isNetworks(width, height)) return whole(width, height); // it has its border
     if (method === "squish") return [0, 0, width, height, border, border, w, h];
     if (method === "pad") {
       const scale = Math.min(w / width, h / height), a = width * scale, b = height * scale;
       return [0, 0, width, height, border + (w - a) / 2, border + (h - b) / 2, a, b];
     }
-    const scale = crop ? Math.min(width, height) / resized : Math.min(width / w, height / h);
-    const a = w * scale, b = h * scale;
+    let down = Math.min(width / w, height / h), across = down; // pixels for one of the network
+    if (method === "crop" && Array.isArray(resized))
+      [down, across] = [height / resized[0], width / resized[1]];
+    else if (method === "crop") down = across = Math.min(width, height) / resized;
+    const a = w * across, b = h * down;
     return [(width - a) / 2, (height - b) / 2, a, b, border, border, w, h];
   }
 
@@ -44,15 +56,13 @@
     return [source, x, y, w, h, ...box.slice(4)];
   }
 
-  function fitted(source, width, height) { // the pixels that the network takes, RGBA
-    const [small, pen] = canvas(net.width, net.height);
-    const same = width === net.width && height === net.height;
-    const box = same ? [0, 0, width, height, 0, 0, width, height] : part(width, height);
+  function fitted(source, box) { // the pixels that the network takes, RGBA
+    const [, pen] = canvas(net.width, net.height), [, , a, b, , , w, h] = box;
     pen.fillRect(0, 0, net.width, net.height);
     pen.fillStyle = "#fff"; // behind what is transparent
     pen.fillRect(...box.slice(4));
     pen.imageSmoothingQuality = "high";
-    pen.imageSmoothingEnabled = !same;
+    pen.imageSmoothingEnabled = a !== w || b !== h;
     pen.drawImage(...halved(source, box));
     return pen.getImageData(0, 0, net.width, net.height).data;
   }
@@ -78,8 +88,18 @@
     pen.drawImage(small, 0, 0, on.width, on.height);
   }
 
+  function refusal(width, height) { // of a size, where it is not known how to make another of it
+    const {method, border} = net.resize;
+    if (method !== "none" || isNetworks(width, height) || isNetworks(width, height, border)) return "";
+    return `A picture of ${height}×${width} pixels: ${net.height}×${net.width} are needed, since it is ` +
+      "not known how the pictures of the training got their size. Resize it as they were.";
+  }
+
   function take(source, width, height) {
-    const pixels = bytes(fitted(source, width, height));
+    const refused = refusal(width, height);
+    say(refused);
+    if (refused) return;
+    const pixels = bytes(fitted(source, part(width, height)));
     show(pixels);
     classify(pixels);
   }
@@ -154,11 +174,12 @@
 
   async function takeFile(file) {
     stopCamera();
-    try {
-      const image = await createImageBitmap(file);
-      take(image, image.width, image.height);
-      say("");
-    } catch (e) { say(`${file.name || "This"} is not a picture that this browser can read.`); }
+    const mine = asked;
+    let image = null;
+    try { image = await createImageBitmap(file); } catch (e) { /* told below */ }
+    if (mine !== asked) return;
+    if (image) take(image, image.width, image.height);
+    else say(`${file.name || "This"} is not a picture that this browser can read.`);
   }
 
   function dropping() {
@@ -208,7 +229,7 @@
       const box = pad.getBoundingClientRect(), scale = pad.width / box.width;
       return [(e.clientX - box.left) * scale, (e.clientY - box.top) * scale];
     };
-    const look = () => { waiting = false; classify(bytes(fitted(pad, pad.width, pad.height))); };
+    const look = () => { waiting = false; classify(bytes(fitted(pad, whole(pad.width, pad.height)))); };
     const stroke = e => {
       if (!last) return;
       const next = place(e);
@@ -236,9 +257,12 @@
     pad.classList.add("draws");
   }
 
-  function stopCamera() {
+  function end(stream) { for (const track of stream.getTracks()) track.stop(); }
+
+  function stopCamera() { // also one that the browser still asks for
+    asked++;
     if (!video) return;
-    for (const track of video.srcObject.getTracks()) track.stop();
+    end(video.srcObject);
     video = null;
     at("camera").textContent = "Camera";
   }
@@ -251,14 +275,21 @@
 
   async function toggleCamera() {
     if (video) return stopCamera();
+    const mine = ++asked;
+    let stream = null;
     try {
-      const stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment"}});
-      video = Object.assign(document.createElement("video"), {srcObject: stream, muted: true});
-      await video.play();
+      stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment"}});
+      const made = Object.assign(document.createElement("video"), {srcObject: stream, muted: true});
+      if (mine === asked) await made.play();
+      if (mine !== asked) return end(stream);
+      video = made;
       at("camera").textContent = "Stop";
       say("");
       nextFrame();
-    } catch (e) { say(`The camera cannot be used: ${e.message}.`); }
+    } catch (e) {
+      if (stream) end(stream);
+      if (mine === asked) say(`The camera cannot be used: ${e.message}.`);
+    }
   }
 
   function addSamples() {
@@ -302,7 +333,9 @@
     say("");
     at("work").hidden = false;
     at("hint").textContent = hint();
-    at("camera").hidden = !(navigator.mediaDevices && navigator.mediaDevices.getUserMedia);
+    pad.height = Math.round(pad.width * net.height / net.width);
+    at("camera").hidden = net.resize.method === "none" || // its pictures have sizes of their own
+      !(navigator.mediaDevices && navigator.mediaDevices.getUserMedia);
     at("camera").addEventListener("click", toggleCamera);
     clear();
     dropping();

@@ -167,8 +167,8 @@ def script(name, value):
     return f'var {name} = {text};\n'
 
 def preparation(info, picture):
-    "how a picture becomes one of the network's size"
-    known = dict(info, size=[picture.height, picture.width])
+    "how a picture becomes one of the network's size; by its middle where the file does not say it"
+    known = dict(resize='middle') | info | dict(size=[picture.height, picture.width])
     how = to_info(from_info(known, picture.channels))['resize']
     return dict(method=how['method'], resized=how['resized'], border=how['border'])
 
@@ -302,11 +302,9 @@ def lay_out_floats(graph, size):
 
 # %% ../../nbs/5_packed/36c_web_floats.ipynb #1d24a640
 def distances(graph):
-    "`mean` and `std` with which the page makes numbers of bytes, where the first convolution sums bytes"
+    "the bytes from which the page counts, where the first convolution sums bytes"
     stem = pixel_stem(graph)
-    if stem is None: return {}
-    zero = zero_points(stem.tensors['mean'])
-    return dict(mean=(zero/255).tolist(), std=[1/255]*len(zero))
+    return {} if stem is None else dict(zeros=zero_points(stem.tensors['mean']).tolist())
 
 def float_part(graph, size):
     "the network in float32 for `net.js`"
