@@ -7,9 +7,10 @@ from bnn_bn.layers.activations import RPReLU
 from bnn_bn.layers.blocks import BiRealBlock, ReActBlock, Spec, XnorBlock, reference_rules
 from bnn_bn.layers.conv import QuantConv2d, ScaledStdConv2d
 from bnn_bn.layers.pixels import set_pixels
-from bnn_bn.models import binary_net
+from bnn_bn.models import binary_net, reactnet_nobn
 from bnn_bn.onebit.fold import FoldedNet, fold, thresholds
 from bnn_bn.onebit import fold as folding
+from bnn_bn.onebit.packable import as_packable
 from bnn_bn.onebit.graph import Graph, Node, from_bytes, to_bytes
 
 TOP = float(np.finfo(np.float32).max)
@@ -46,9 +47,69 @@ def test_the_threshold_is_the_least_number_with_the_new_sign():
 
 
 def test_a_sign_that_never_changes():
-    "plus from minus infinity on, or never; a sign of 0 is not positive"
+    "plus from minus infinity on, or never; a sign of 0 counts as +1"
     t, flip = thresholds(lambda x: 0*x + column(1., -1., 0.), 3)
-    assert (t == [-np.inf, np.inf, np.inf]).all() and not flip.any()
+    assert (t == [-np.inf, np.inf, -np.inf]).all() and not flip.any()
+
+def test_where_the_sign_is_zero_it_counts_as_plus():
+    "at the number itself, rising or falling; with zero_is_plus a black image is answered as packing does"
+    for turn in (1, -1):
+        t, flip = thresholds(lambda x: turn*torch.sign(x), 1)
+        assert t[0] == (0 if turn == 1 else TINY) and flip[0] == (turn == -1)
+    net = reactnet_nobn('mini', n_out=3, in_chans=1, width=.25, stem='cifar', rules='reference').eval()
+    black = torch.zeros(1, 1, 16, 16)
+    want = as_packable(net, zero_is_plus=True)(black)
+    with torch.no_grad(): got = FoldedNet(fold(net, zero_is_plus=True))(black)
+    assert (got - want).abs().max() < 1e-5*want.abs().max()
+
+
+HEADS = dict(
+    dropout=lambda c: [nn.Linear(c, 7), nn.Dropout(.5), nn.Linear(7, 3)],
+    nested=lambda c: [nn.Sequential(nn.Linear(c, 7), nn.Identity()), nn.Sequential(nn.LeakyReLU(.3)), nn.Linear(7, 3)],
+    no_bias=lambda c: [nn.Linear(c, 7, bias=False), nn.PReLU(), nn.Linear(7, 3)],
+    tanh=lambda c: [nn.Linear(c, 7), nn.Tanh(), nn.Linear(7, 3)],
+    softmax=lambda c: [nn.Linear(c, 3), nn.Softmax(1)])
+
+def headed(case, pool=None):
+    torch.manual_seed(1)
+    net = reactnet_nobn('mini', n_out=3, in_chans=1, width=.25, stem='cifar').eval()
+    layers = HEADS[case](net.head.fc.in_features)
+    net.head = nn.Sequential(pool or nn.AdaptiveAvgPool2d(1), nn.Flatten(), *layers).eval()
+    return net
+
+@pytest.mark.parametrize('case', HEADS)
+def test_a_head_is_folded_as_it_answers_or_refused(case):
+    "what stands between linear layers, nested modules, other pools: nothing is left out, nothing changed"
+    net, x = headed(case), torch.randn(4, 1, 16, 16)
+    if case in ('tanh', 'softmax'):
+        with pytest.raises(ExportError, match='(?i)' + case): fold(net)
+        return
+    before = list(net.head.state_dict())
+    with torch.no_grad(): got, want = FoldedNet(fold(net))(x), net(x)
+    assert (got - want).abs().max() < 1e-5*want.abs().max()
+    assert list(net.head.state_dict()) == before
+
+def test_another_pool_in_a_head_is_refused():
+    for pool in (nn.AdaptiveMaxPool2d(1), nn.AdaptiveAvgPool2d(2)):
+        with pytest.raises(ExportError, match='head'): fold(headed('dropout', pool))
+
+def test_the_facts_of_an_unpacked_network_can_be_given_again():
+    "its info holds the configuration, which is the network's own"
+    net = reactnet_nobn('mini', n_out=3, in_chans=1, width=.25, stem='cifar').eval()
+    info = fold(net, name='a').info
+    assert fold(net, **info).info == info and fold(net, **dict(info, config={})).info == info
+
+@pytest.mark.parametrize('op', ('mean', 'maxpool', 'avgpool'))
+def test_the_factor_of_a_pool_counts_or_is_refused(op):
+    "an average multiplies; another pool has no factor, and offset and step agree"
+    folder = folding.Folder()
+    weight = dict(weight=np.ones((2, 1, 1, 1), np.float32), bias=np.zeros(2, np.float32))
+    x = folding.Folded(folder.add('conv', [0], 'stem', weight), np.ones(2))
+    pooled, graph = folder.pool(op, x, 'pool', 2.), Graph(1, folder.nodes)
+    assert (pooled.offset == 2).all() and graph.nodes[-1].factor == 2
+    if op == 'avgpool': assert (FoldedNet(graph)(torch.ones(1, 1, 1, 1)) == 2).all()
+    else:
+        with pytest.raises(ValueError, match='factor=2.0: this op has none'): to_bytes(graph)
 
 
 def test_a_sign_that_changes_at_either_end():

@@ -6,7 +6,8 @@
 __all__ = ['thresholds', 'fold', 'FoldedNet']
 
 # %% ../../nbs/5_packed/31b_fold.ipynb #a8328527
-import copy
+import copy, re
+from collections import OrderedDict
 from typing import NamedTuple
 import numpy as np
 import torch, torch.nn.functional as F
@@ -17,17 +18,17 @@ from .graph import Graph, Node, check_graph
 from .stem import as_pixels, int8_stem, zero_points
 from ..layers.blocks import BiRealBlock, ReActBlock, XnorBlock
 from ..layers.pixels import Pixels
-from ..models import BinaryNet
+from ..models import BinaryNet, torch_parts
 
 # %% ../../nbs/5_packed/31b_fold.ipynb #9302fa64
 def thresholds(
-    sign, # function of a float32 tensor (1,C,1,1): the sign of each element, monotone in it
+    sign, # function of a float32 tensor (1,C,1,1): each element's sign, monotone in it; 0 counts as +1
     c:int, # channels C
 )->tuple: # thresholds (C,) float64, and bool (C,): is the sign -1, not +1, from there on?
     "The least float32 number at which each channel's sign changes; infinite where it never does."
     def number(k): # the k-th float32 number from 0
         return (k.abs().to(torch.int32).view(torch.float32)*k.sign()).view(1, -1, 1, 1)
-    def positive(k): return (sign(number(k)) > 0).view(-1)
+    def positive(k): return (sign(number(k)) >= 0).view(-1)
     top = torch.full((c,), 0x7f7fffff) # the largest finite number
     low, high = positive(-top), positive(top)
     a, z = -top, top
@@ -67,8 +68,7 @@ class Folder:
 
     def pool(self, op, x, name, factor=1., **geometry):
         "a pool; the mean and the maximum of x + offset are those of x, plus the offset"
-        if op == 'avgpool': geometry['factor'] = factor
-        return Folded(self.add(op, [x.step], name, **geometry), x.offset*factor)
+        return Folded(self.add(op, [x.step], name, factor=factor, **geometry), x.offset*factor)
 
 # %% ../../nbs/5_packed/31b_fold.ipynb #1a39e504
 def as_numpy(t): return t.detach().double().cpu().numpy()
@@ -196,6 +196,43 @@ def _own_fold(folder, name, m, x):
     if isinstance(made, Folded): return made
     raise ExportError(f'{what} gives a {type(made).__name__}: return what the last of its steps gives')
 
+# %% ../../nbs/5_packed/31b_fold.ipynb #6db7297a
+def has_children(module): return next(module.children(), None) is not None
+
+def leaves(module):
+    "modules without children, in order"
+    return [m for m in module.modules() if not has_children(m)]
+
+LETTERS = {nn.AdaptiveAvgPool2d: 'p', nn.Flatten: 'f', nn.Linear: 'l'}
+LETTERS |= dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.PReLU), 'a')
+
+def check_head(parts):
+    "pool, flatten, linear layers; ExportError says what else there is"
+    kinds = [type(m) for m in parts]
+    if not re.fullmatch('pf(la?)*l', ''.join(LETTERS.get(k, '?') for k in kinds)):
+        found = ', '.join(k.__name__ for k in kinds)
+        raise ExportError(f'head holds {found}: a packed network has AdaptiveAvgPool2d, Flatten '
+                          'and one Linear, or several with ReLU, LeakyReLU or PReLU between; '
+                          'Dropout and Identity may stand anywhere')
+    if parts[0].output_size not in (1, (1, 1)):
+        raise ExportError(f'head pools to {parts[0].output_size}: one pixel (1) is needed')
+
+def plain_head(head):
+    "pool, flatten and linear layers by name, or an ExportError that names what else there is"
+    if type(head := torch_parts(head)) is not nn.Sequential:
+        raise ExportError(f'head is a {type(head).__name__}: '
+                          'pooling, Flatten and one Linear are needed')
+    parents = [m for m in head.modules() if has_children(m)]
+    others = [type(m).__name__ for m in parents if type(m) is not nn.Sequential]
+    if others: raise ExportError(f'head holds {others[0]}: only layers in a Sequential can be packed')
+    parts = [m for m in leaves(head) if type(m) not in (nn.Dropout, nn.Identity)]
+    check_head(parts)
+    for fc in parts:
+        if type(fc) is nn.Linear and fc.bias is None:
+            fc.bias = nn.Parameter(torch.zeros(fc.out_features))
+    hidden = {f'hidden{i}': m for i, m in enumerate(parts[2:-1])}
+    return nn.Sequential(OrderedDict(pool=parts[0], flatten=parts[1], **hidden, fc=parts[-1]))
+
 # %% ../../nbs/5_packed/31b_fold.ipynb #a5f16420
 def linear_step(folder, name, fc, act, x):
     "act(fc(x)) as a convolution of one pixel; act may be None"
@@ -239,6 +276,7 @@ def fold(
 )->Graph:
     "The network as thresholds, signs, scales, biases and slopes; ValueError if that cannot be."
     check_model(model, zero_is_plus)
+    info.pop('config', None) # of a file that was unpacked: the network says its own
     m, folder = copy.deepcopy(model).cpu().float().eval(), Folder()
     stem = m.body.stem
     image = Folded(0, np.zeros(m.cfg['in_chans']))
@@ -246,7 +284,7 @@ def fold(
     if hasattr(stem, 'pool'): x = fold_pool(folder, 'stem.pool', stem.pool, x)
     for name, block in m.body.named_children():
         if name != 'stem': x = fold_block(folder, name, block, x)
-    fold_head(folder, m.head, folder.pool('mean', x, 'mean'))
+    fold_head(folder, plain_head(m.head), folder.pool('mean', x, 'mean'))
     graph = Graph(m.cfg['in_chans'], folder.nodes, dict(config=m.cfg, **info))
     check_graph(graph)
     return in_pixels(graph, stem.conv) if isinstance(stem.conv, Pixels) else graph

@@ -6,14 +6,14 @@
 __all__ = ['BOUND', 'as_packable', 'check_logits', 'noise_images']
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #a9586272
-import copy, re
-from collections import OrderedDict
+import copy
 import torch
 from torch import nn, Tensor
 from ..layers.conv import QuantConv2d, ScaledStdConv2d
 from ..layers.pixels import PixelConv2d, PixelStdConv2d
 from ..core.errors import ExportError
-from ..models import BinaryNet, binary_net, joined, torch_parts
+from ..models import BinaryNet, binary_net, joined
+from .fold import plain_head
 from ..core.unwrap import check_values, own_calls, unwrapped
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #643a7708
@@ -42,43 +42,6 @@ def _check_calls(model):
         if own := own_calls(m):
             raise ExportError(f'{name} has {own[0]}: what it does would be lost in a packed network; '
                               'remove it')
-
-# %% ../../nbs/5_packed/31e_packable.ipynb #adaa2852
-def _has_children(module): return next(module.children(), None) is not None
-
-def _leaves(module):
-    "modules without children, in order"
-    return [m for m in module.modules() if not _has_children(m)]
-
-_letters = {nn.AdaptiveAvgPool2d: 'p', nn.Flatten: 'f', nn.Linear: 'l'}
-_letters |= dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.PReLU), 'a')
-
-def _check_head(parts):
-    "pool, flatten, linear layers; ExportError says what else there is"
-    kinds = [type(m) for m in parts]
-    if not re.fullmatch('pf(la?)*l', ''.join(_letters.get(k, '?') for k in kinds)):
-        found = ', '.join(k.__name__ for k in kinds)
-        raise ExportError(f'head holds {found}: a packed network has AdaptiveAvgPool2d, Flatten '
-                          'and one Linear, or several with ReLU, LeakyReLU or PReLU between; '
-                          'Dropout and Identity may stand anywhere')
-    if parts[0].output_size not in (1, (1, 1)):
-        raise ExportError(f'head pools to {parts[0].output_size}: one pixel (1) is needed')
-
-def _plain_head(head):
-    "pool, flatten and linear layers by name, or an ExportError that names what else there is"
-    if type(head := torch_parts(head)) is not nn.Sequential:
-        raise ExportError(f'head is a {type(head).__name__}: '
-                          'pooling, Flatten and one Linear are needed')
-    parents = [m for m in head.modules() if _has_children(m)]
-    others = [type(m).__name__ for m in parents if type(m) is not nn.Sequential]
-    if others: raise ExportError(f'head holds {others[0]}: only layers in a Sequential can be packed')
-    parts = [m for m in _leaves(head) if type(m) not in (nn.Dropout, nn.Identity)]
-    _check_head(parts)
-    for fc in parts:
-        if type(fc) is nn.Linear and fc.bias is None:
-            fc.bias = nn.Parameter(torch.zeros(fc.out_features))
-    hidden = {f'hidden{i}': m for i, m in enumerate(parts[2:-1])}
-    return nn.Sequential(OrderedDict(pool=parts[0], flatten=parts[1], **hidden, fc=parts[-1]))
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #c3736933
 STEMS = nn.Conv2d, QuantConv2d, ScaledStdConv2d, PixelConv2d, PixelStdConv2d
@@ -118,7 +81,7 @@ def as_packable(
     _check_kinds(live, known)
     check_values(model)
     m = copy.deepcopy(model).cpu().float().eval()
-    m.head, m.body.stem.conv = _plain_head(m.head), _plain_conv(m.body.stem.conv)
+    m.head, m.body.stem.conv = plain_head(m.head), _plain_conv(m.body.stem.conv)
     if zero_is_plus: _set_zero(m)
     return m.eval()
 
