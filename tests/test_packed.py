@@ -276,6 +276,14 @@ def signed(head, body):
     return start + hashlib.sha256(start + rest).digest() + rest
 
 
+@pytest.mark.parametrize('info', (None, [1], {(1, 2): 3}, {'counts': {np.int64(3): 'cat'}}, {'a': {1}}),
+                         ids=str)
+def test_info_that_json_cannot_hold_is_refused(info):
+    "as a ValueError that says so, before there is a file that nobody reads"
+    graph = thin_graph(np.random.default_rng(0), 8, 2, 3, 1, 1, 1)
+    graph.info = info
+    with pytest.raises(ValueError, match='info'): to_bytes(graph)
+
 DATA = to_bytes(thin_graph(np.random.default_rng(0), 8, 2, 3, 1, 1, 1))
 N_HEAD = struct.unpack('<I', DATA[12:16])[0]
 HEAD, BODY = json.loads(DATA[64:64 + N_HEAD]), DATA[64 + N_HEAD + -N_HEAD % 64:]
@@ -432,6 +440,35 @@ def test_fork_while_a_thread_answers():
     finally:
         stop.set()
         thread.join()
+
+
+CLOSED = """
+import gc, os, signal, sys
+import numpy as np
+from bnn_bn.onebit.engine import Engine
+from bnn_bn.onebit.graph import Graph, Node
+def f(*shape): return np.ones(shape, np.float32)
+nodes = [Node('conv', (0,), dict(weight=f(32, 3, 3, 3), bias=f(32))), Node('mean', (1,))]
+e, x = Engine(Graph(3, nodes), 2), f(1, 3, 8, 8)
+y = e(x)
+lock = e.helpers.calls[0]._cond # as a helper holds it when it takes a call
+with lock: pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    lock.acquire() # the fork copied it, and nobody in this process opens it
+    if sys.argv[1] == 'answers': assert (e(x) == y).all()
+    if sys.argv[1] != 'ends': del e
+    gc.collect()
+    sys.exit()
+sys.exit(os.waitpid(pid, 0)[1])
+"""
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here')
+@pytest.mark.parametrize('how', ('drops', 'answers', 'ends'))
+def test_a_child_does_not_wait_for_the_threads_of_its_parent(how):
+    "an engine goes away in it, although a helper was at work at the fork"
+    done = python(CLOSED, how)
+    assert done.returncode == 0, done.stderr
 
 
 def pickled(net): return pickle.loads(pickle.dumps(net))

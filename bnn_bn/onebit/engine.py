@@ -417,7 +417,9 @@ engines = weakref.WeakSet()
 
 def after_fork():
     "in the child: locks that nobody will open, and threads that are not there"
-    for e in list(engines): e.lock, e.helpers = threading.Lock(), None
+    for e in list(engines):
+        if e.helpers: e.helpers.calls = [] # whose locks a thread may have held: nobody is to be called
+        e.lock, e.helpers = threading.Lock(), None
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=after_fork)
 
 # %% ../../nbs/5_packed/31f_engine.ipynb #7c3cb5a4

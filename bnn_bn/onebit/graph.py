@@ -77,6 +77,7 @@ def check_fields(n, rule, where):
     number = isinstance(n.factor, (int, float)) and not isinstance(n.factor, bool)
     small = number and abs(n.factor) < 1e30
     need(small, where, f'factor={n.factor!r}, a finite number below 1e30 is needed')
+    need('factor' in rule.fields or n.factor == 1, where, f'factor={n.factor}: this op has none')
     half = n.op != 'maxpool' or 2*n.padding <= n.kernel
     need(half, where, f'padding={n.padding}, at most half of kernel={n.kernel} is allowed')
 
@@ -135,6 +136,7 @@ def check_steps(graph):
     whole = f'a whole number from 1 to {MOST_CHANNELS}'
     good = is_whole(graph.channels, 1, MOST_CHANNELS)
     need(good, f'channels={graph.channels!r}', f'{whole} is needed')
+    need(isinstance(graph.info, dict), f'info={graph.info!r}', 'a dict is needed')
     if not graph.nodes: raise PackedFormatError('a graph without a step')
     channels = [graph.channels]
     for i, n in enumerate(graph.nodes):
@@ -196,7 +198,8 @@ def to_bytes(
         fields = {k: getattr(n, k) for k in FIELDS}
         steps.append(dict(fields, inputs=list(n.inputs), tensors=places))
     whole = dict(channels=graph.channels, nodes=steps, info=graph.info)
-    head = json.dumps(whole, default=as_json).encode()
+    try: head = json.dumps(whole, default=as_json).encode()
+    except TypeError as e: raise PackedFormatError(f'info: {e}') from None
     rest = head + bytes(gap(len(head))) + body
     numbers = version_of(graph.nodes), 0, 0, len(head), 64 + len(rest), 0
     start = MAGIC + struct.pack('<HBBIQQ', *numbers)
@@ -345,7 +348,6 @@ def decode(data, n_head):
         nodes.append(Node(inputs=tuple(s['inputs']), tensors=tensors, **{k: s[k] for k in FIELDS}))
     left = len(body.data) - body.at
     if left: raise PackedFormatError(f'{left} bytes that no array holds: the header contradicts itself')
-    if not isinstance(head['info'], dict): raise PackedFormatError('info is no dict; a dict is needed')
     graph, (version,) = Graph(head['channels'], nodes, head['info']), struct.unpack('<H', data[8:10])
     check_graph(graph)
     wanted = version_of(nodes)
