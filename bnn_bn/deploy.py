@@ -106,7 +106,8 @@ def _check_tensor(x, channels, bytes_too=False):
     kinds = ('torch.float32', 'torch.uint8') if bytes_too else ('torch.float32',)
     if str(x.dtype) not in kinds or str(x.layout) != 'torch.strided':
         raise ValueError(f'images of dtype {x.dtype} and layout {x.layout}: '
-                         'dense float32 is needed; x.float() mends the dtype')
+                         'dense float32, normalised as in training, is needed; x.float() mends the '
+                         'dtype of numbers, bytes are divided by 255 and normalised')
 
 # %% ../nbs/5_packed/32_deploy.ipynb #8da9010b
 def facts(dls, images=None):
@@ -247,8 +248,7 @@ def as_module(
         def forward(self, x):
             if torch.jit.is_tracing():
                 raise ValueError('a packed network cannot be traced; bnn_bn.export.to_onnx takes it')
-            is_bytes = packed.takes_bytes and not x.is_floating_point()
-            return packed(x if is_bytes else x.float())
+            return packed(x.float() if x.is_floating_point() else x)
         def extra_repr(self): return repr(packed)
     return PackedModule().eval()
 

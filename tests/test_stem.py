@@ -232,6 +232,26 @@ def test_tensors():
     x = torch.tensor(normalised(u.numpy(), net.info))
     assert torch.equal(as_module(net)(x.double()), net(u))
 
+@pytest.mark.parametrize('dtype', (torch.uint8, torch.int64, torch.bool))
+def test_bytes_are_not_taken_for_normalised_numbers(dtype):
+    "as a module, too, a network of a real stem refuses what is no float"
+    net, u = load_packed(NAMES[0]), torch.ones(1, 1, 32, 32, dtype=dtype)
+    for call in (net, as_module(net)):
+        with pytest.raises(ValueError, match='float32, normalised as in training, is needed'): call(u)
+
+def test_a_stem_for_other_pictures_says_what_they_are():
+    "the mean and std that are given count; those of the file stay as they are where they say the same"
+    net = load_packed(NAMES[0])
+    given = PackedNet(int8_stem(net.graph, mean=[.5], std=.25))
+    assert given.info['mean'] == [.5] and given.info['std'] == [.25]
+    u = torch.tensor(bytes_for(net.graph, 2))
+    assert torch.equal(given(torch.tensor(normalised(u.numpy(), given.info))), given(u))
+    assert int8_stem(net.graph).info == net.info
+    same = {k: np.float32(net.info[k]) for k in ('mean', 'std')}
+    assert int8_stem(net.graph, **same).info == net.info
+    unknown = Graph(1, net.graph.nodes, dict(net.info, mean='grey', std=None))
+    assert PackedNet(int8_stem(unknown, mean=.5, std=.25)).info['mean'] == [.5]
+
 
 # Quantising --------------------------------------------------------------------------------------
 

@@ -84,6 +84,13 @@ def statistics(graph, mean, std):
         given[k] = per_channel(k, v, graph.channels)
     return given['mean'], given['std']
 
+def unsaid(info, **numbers):
+    "as lists those numbers that the facts of a graph lack or contradict"
+    def says(k, v):
+        try: return np.array_equal(np.broadcast_to(np.float32(info.get(k)), v.shape), v)
+        except (TypeError, ValueError): return False
+    return {k: v.astype(float).tolist() for k, v in numbers.items() if not says(k, v)}
+
 def per_channel(name, v, channels):
     "float32 (C,), within the range that a file allows"
     try: a = np.broadcast_to(np.asarray(v, np.float64), channels).astype(np.float32)
@@ -108,7 +115,6 @@ def int8_stem(
     nodes = list(graph.nodes)
     tensors = whole_weights(nodes[i].tensors, mean, std)
     nodes[i] = replace(nodes[i], op='iconv', tensors=tensors)
-    known = {k: v.astype(float).tolist() for k, v in dict(mean=mean, std=std).items()}
-    new = Graph(graph.channels, nodes, known | graph.info)
+    new = Graph(graph.channels, nodes, graph.info | unsaid(graph.info, mean=mean, std=std))
     check_graph(new)
     return new
