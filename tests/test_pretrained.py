@@ -7,7 +7,7 @@ from torch import nn
 from bnn_bn.onebit.graph import from_bytes
 from bnn_bn.checkpoint import load_network, save_network
 from bnn_bn.deploy import load_packed, pack
-from bnn_bn.onebit.fold import fold
+from bnn_bn.onebit.fold import FoldedNet, fold
 from bnn_bn.models import create_model, list_models, reactnet_nobn
 from bnn_bn.onebit.packable import BOUND, check_logits, noise_images
 from bnn_bn.signal.start import start_parameters
@@ -103,6 +103,19 @@ def test_pack_of_unpack(name, width, seed):
     back = unpack(graph)
     assert compare_graphs(fold(back), graph) == []
     assert check_logits(model, back, noise_images(model, 4)) <= BOUND
+
+
+@pytest.mark.parametrize('kind,stem', (('18', 'cifar'), ('mini', 'imagenet')))
+def test_a_network_of_the_reference_rules_comes_back(kind, stem):
+    "their standardised weights have an eps, which the real kernels of the file do not say"
+    torch.manual_seed(0)
+    model = scramble(reactnet_nobn(kind, n_out=3, in_chans=1, width=.25, stem=stem, rules='reference'), 0)
+    graph = fold(model, zero_is_plus=True)
+    back = unpack(graph)
+    assert set(compare_graphs(fold(back, zero_is_plus=True), graph)) <= {n.name for n in graph.nodes}
+    x = noise_images(model, 4)
+    with torch.no_grad(): got, want = (FoldedNet(fold(m, zero_is_plus=True))(x) for m in (back, model))
+    assert (got - want).abs().median() < 1e-4*want.abs().max()
 
 
 def test_a_rebuilt_network_trains():
