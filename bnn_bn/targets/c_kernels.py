@@ -418,7 +418,7 @@ HEAD = r'''/* $name: a binary network in one file of C99, written by bnn_bn.
    outputs   $outputs
    RAM       $ram_bytes bytes: maps $map_bytes, picture $picture_bytes, logits $logit_bytes;
              and a stack of less than 1 kB
-   flash     $flash_bytes bytes of tables, and 3 to 6 kB of code
+   flash     $flash_bytes bytes of tables, and 2 to 6 kB of code
    calls     are not reentrant: the maps are static
 
    step      op        map            numbers at  signs at

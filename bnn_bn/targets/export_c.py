@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from ..core.files import write_file
+from ..core.files import full_path, write_file
 from ..onebit.graph import Graph, check_graph
 from ..onebit.counting import PRODUCTS, pack_signs, words
 from ..onebit.engine import images
@@ -321,4 +321,4 @@ def to_c(
     program = make_program(graph, (picture.height, picture.width))
     check_ram(program, picture, ram)
     write_file(path, c_text(program, picture, name).encode())
-    return Path(path)
+    return full_path(path)
