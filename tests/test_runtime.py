@@ -1,5 +1,5 @@
 "The runtime alone: which modules it needs, its wheel, a folder without torch, and a small server."
-import ast, json, os, subprocess, sys, urllib.error, urllib.request
+import ast, json, os, socket, subprocess, sys, urllib.error, urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -209,6 +209,34 @@ def post(url, data, **headers):
     return reply.status, json.loads(reply.read())
 
 
+def raw(url, length):
+    "the beginning of an answer to a header that no client sends"
+    host, port = url.removeprefix('http://').split(':')
+    with socket.create_connection((host, int(port)), 60) as s:
+        s.sendall(f'POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n'.encode('latin-1'))
+        return s.recv(100)
+
+SILENT = """
+import pathlib, runpy, socket, threading
+names = runpy.run_path(pathlib.Path(__file__).parent/'serve.py')
+assert 0 < names['Handler'].timeout <= 60
+names['Handler'].timeout = .2
+server = names['ThreadingHTTPServer'](('127.0.0.1', 0), names['Handler'])
+threading.Thread(target=server.serve_forever, daemon=True).start()
+for sent in (b'POST / HTTP/1.1\\r\\nContent-Length: 100\\r\\n\\r\\nx', b'POST / HT'):
+    with socket.create_connection(server.server_address, 20) as s:
+        s.sendall(sent)
+        print(s.makefile('rb').read().partition(b'\\r')[0].decode())
+server.shutdown()
+"""
+
+def test_a_client_that_falls_silent_holds_no_thread(server_folder):
+    (server_folder/'silent.py').write_text(SILENT)
+    done = run(server_folder/'silent.py')
+    (server_folder/'silent.py').unlink()
+    assert done.stdout.splitlines() == ['HTTP/1.0 400 Bad Request', ''], done.stderr[-2000:]
+
+
 def test_the_server(server_folder, picture):
     "classes by HTTP; what is no picture is refused with a sentence, and the server goes on"
     process = subprocess.Popen(command(server_folder/'serve.py', 0), stdout=subprocess.PIPE,
@@ -220,6 +248,7 @@ def test_the_server(server_folder, picture):
         for n in (200, 1000, 5000): assert post(url, picture.read_bytes()[:n])[0] == 400
         assert post(url, b'')[0] == 413
         assert post(url, b'x', **{'Content-Length': '99999999999'})[0] == 413
+        for length in ('²', '9'*5000, '-1'): assert raw(url, length).split()[1] == b'413', length
         status, found = post(url, picture.read_bytes())
         want = [dict(label=label, probability=round(p, 4)) for label, p in labels(picture)]
         assert (status, found) == (200, want)
@@ -227,6 +256,19 @@ def test_the_server(server_folder, picture):
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    "a folder, a package and a file of the runtime: ~ is no name"
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('USERPROFILE', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert deploy_folder(NAME, '~/server') == tmp_path/'server'
+    assert write_runtime('~/site')[0].is_relative_to(tmp_path/'site')
+    (tmp_path/'a.py').write_text("from bnn_runtime import load_packed\nprint(load_packed('~/server/net.bnn').n_out)")
+    done = run(tmp_path/'a.py', path=tmp_path/'site')
+    assert done.stdout == '10\n', done.stderr[-2000:]
+    assert not (tmp_path/'~').exists()
 
 
 @pytest.mark.skipif(find_spec('setuptools') is None, reason='no setuptools here to build a wheel')
