@@ -1,5 +1,5 @@
 "The C file: the engine's bits under a C compiler, memory, what is refused, and strangers' names."
-import ctypes, itertools, re, shutil, subprocess
+import ctypes, itertools, json, re, shutil, subprocess
 from pathlib import Path
 
 import numpy as np
@@ -296,6 +296,19 @@ def test_facts_that_are_no_facts(change, tmp_path):
 
 
 # Files and names ---------------------------------------------------------------------------------
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('USERPROFILE', str(tmp_path))
+    assert to_c('fashion-reactnet_mini', '~/net.c') == tmp_path/'net.c'
+    assert (tmp_path/'net.c').is_file()
+
+def test_the_head_says_the_code_that_was_measured(tmp_path):
+    "in whole kB, of all compilers and options"
+    rows = json.loads((Path(__file__).parent.parent/'results/c.json').read_text())['rows']
+    low, *_, high = sorted(row['code'] for row in rows if row['code'])
+    text = to_c('fashion-reactnet_mini', tmp_path/'net.c').read_text()
+    assert f'{low//1000} to {-(-high//1000)} kB of code' in text
 
 def test_what_is_given(tmp_path):
     "a packed network, its graph, its file, its bytes, an open file and a name make the same file"

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from fastcore.script import call_parse
 from ..core.errors import DataError
+from ..core.files import full_path
 from ..core.signatures import by_place
 from .failures import readable
 
@@ -52,7 +53,7 @@ def read_run(
     folder, # of a run; with a config.json
 )->Run:
     "Read a run's folder, whether it goes on, has ended or was killed."
-    folder = Path(folder)
+    folder = full_path(folder)
     config = _read(folder/'config.json')
     recipe = config.get('recipe')
     if not isinstance(recipe, dict):
@@ -72,9 +73,10 @@ def list_runs(
     folder='runs', # searched with all that is below it
 )->list: # of Run
     "The runs below a folder, those with the best accuracy first."
-    if Path(folder).is_file(): raise DataError(f'{folder}: a file; the folder above runs is needed')
-    if not Path(folder).is_dir(): raise DataError(f'{folder}: no such folder')
-    found = [f.parent for f in sorted(Path(folder).rglob('config.json'))]
+    folder = full_path(folder)
+    if folder.is_file(): raise DataError(f'{folder}: a file; the folder above runs is needed')
+    if not folder.is_dir(): raise DataError(f'{folder}: no such folder')
+    found = [f.parent for f in sorted(folder.rglob('config.json'))]
     runs = [read_run(f) for f in found if 'recipe' in _read(f/'config.json')]
     return sorted(runs, key=lambda r: -(r.best or 0))
 
