@@ -74,7 +74,7 @@ var bnn = (function () {
                                         : this.compute();
     }
 
-    // what the memory takes of normalised numbers: bytes, their distances from the zero points, or them
+    // what the memory takes of normalised numbers: their bytes, distances from zero points, or them
     taken(numbers) {
       const {net, values} = this, plane = net.height * net.width;
       if (net.whole) return this.bytesOf(numbers);

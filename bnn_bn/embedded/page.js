@@ -21,7 +21,7 @@
 
   // Pictures ---------------------------------------------------------------------------------
 
-  function isNetworks(width, height, border = 0) { // the size that it sees, or that inside its border
+  function isNetworks(width, height, border = 0) { // is it the size that it sees, inside a border?
     return width === net.width - 2 * border && height === net.height - 2 * border;
   }
 
@@ -90,9 +90,10 @@
 
   function refusal(width, height) { // of a size, where it is not known how to make another of it
     const {method, border} = net.resize;
-    if (method !== "none" || isNetworks(width, height) || isNetworks(width, height, border)) return "";
-    return `A picture of ${height}×${width} pixels: ${net.height}×${net.width} are needed, since it is ` +
-      "not known how the pictures of the training got their size. Resize it as they were.";
+    const fits = isNetworks(width, height) || isNetworks(width, height, border);
+    if (method !== "none" || fits) return "";
+    return `A picture of ${height}×${width} pixels: ${net.height}×${net.width} are needed, since it ` +
+      "is not known how the pictures of the training got their size. Resize it as they were.";
   }
 
   function take(source, width, height) {
@@ -229,7 +230,10 @@
       const box = pad.getBoundingClientRect(), scale = pad.width / box.width;
       return [(e.clientX - box.left) * scale, (e.clientY - box.top) * scale];
     };
-    const look = () => { waiting = false; classify(bytes(fitted(pad, whole(pad.width, pad.height)))); };
+    const look = () => {
+      waiting = false;
+      classify(bytes(fitted(pad, whole(pad.width, pad.height))));
+    };
     const stroke = e => {
       if (!last) return;
       const next = place(e);

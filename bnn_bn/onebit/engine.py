@@ -418,7 +418,7 @@ engines = weakref.WeakSet()
 def after_fork():
     "in the child: locks that nobody will open, and threads that are not there"
     for e in list(engines):
-        if e.helpers: e.helpers.calls = [] # whose locks a thread may have held: nobody is to be called
+        if e.helpers: e.helpers.calls = [] # their locks, too, may never open
         e.lock, e.helpers = threading.Lock(), None
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=after_fork)
 

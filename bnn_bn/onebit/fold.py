@@ -22,7 +22,7 @@ from ..models import BinaryNet, torch_parts
 
 # %% ../../nbs/5_packed/31b_fold.ipynb #9302fa64
 def thresholds(
-    sign, # function of a float32 tensor (1,C,1,1): each element's sign, monotone in it; 0 counts as +1
+    sign, # function of a float32 tensor (1,C,1,1): signs, monotone in it; 0 counts as +1
     c:int, # channels C
 )->tuple: # thresholds (C,) float64, and bool (C,): is the sign -1, not +1, from there on?
     "The least float32 number at which each channel's sign changes; infinite where it never does."

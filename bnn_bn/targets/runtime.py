@@ -214,7 +214,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_GET(self): self.say(200, dict(usage='POST the bytes of a picture', size=net.info['size']))
+    def do_GET(self):
+        self.say(200, dict(usage='POST the bytes of a picture', size=net.info['size']))
 
     def do_POST(self):
         length = self.headers.get('Content-Length', '')
