@@ -236,8 +236,8 @@ def test_tensors():
 def test_bytes_are_not_taken_for_normalised_numbers(dtype):
     "as a module, too, a network of a real stem refuses what is no float"
     net, u = load_packed(NAMES[0]), torch.ones(1, 1, 32, 32, dtype=dtype)
-    for call in (net, as_module(net)):
-        with pytest.raises(ValueError, match='float32, normalised as in training, is needed'): call(u)
+    for door in (net, as_module(net)):
+        with pytest.raises(ValueError, match='float32, normalised as in training, is needed'): door(u)
 
 def test_a_stem_for_other_pictures_says_what_they_are():
     "the mean and std that are given count; those of the file stay as they are where they say the same"
