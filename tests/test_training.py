@@ -339,7 +339,7 @@ def test_divergence(tmp_path):
     "a rate that ruins the network: the error says where, the last good state stays and loads"
     out = tmp_path/'run'
     _, err = finish(train(out, '--lr', '1e30', '--clip', '0', '--save-steps', '1'), 1)
-    said = '5 steps in a row were not finite', 'epoch 0, step', 'first at forward:'
+    said = '5 steps in a row were not finite', 'at epoch 1, step', 'first at forward:'
     for part in (*said, 'clip factor None'): assert part in err, err
     assert 'Traceback' not in err
     state = load_state(out/'state-1.safetensors')
