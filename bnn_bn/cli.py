@@ -6,7 +6,8 @@
 __all__ = ['commands', 'Command', 'usage', 'bnn', 'run_command']
 
 # %% ../nbs/5_packed/37_cli.ipynb #69848d21
-import sys, traceback, warnings
+import os, sys, traceback, warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -48,10 +49,7 @@ def bnn(
 ):
     "The command: run a subcommand, or list them."
     words = sys.argv[1:] if args is None else list(args)
-    if not words or words[0] in ('-h', '--help', 'help'): return print(usage())
-    if words[0] in ('-V', '--version'): return print(import_module('bnn_bn').__version__)
-    if words[0] not in commands: _unknown(words[0])
-    run_command(words[0], words[1:], f'bnn {words[0]}')
+    with _while_it_is_read(): _bnn(words)
 
 def run_command(
     name:str, # a key of `commands`
@@ -72,6 +70,24 @@ def _function(name, prog):
     command = commands[name]
     try: return getattr(_quietly(f'bnn_bn.{command.module}'), command.function)
     except KeyboardInterrupt: _end(f'{prog}: stopped', 130)
+
+# %% ../nbs/5_packed/37_cli.ipynb #97c40b2e
+def _bnn(words):
+    if not words or words[0] in ('-h', '--help', 'help'): return print(usage())
+    if words[0] in ('-V', '--version'): return print(import_module('bnn_bn').__version__)
+    if words[0] not in commands: _unknown(words[0])
+    run_command(words[0], words[1:], f'bnn {words[0]}')
+
+@contextmanager
+def _while_it_is_read():
+    "where nobody reads the output any longer the command ends as by SIGPIPE, which Python ignores"
+    try:
+        try: yield
+        finally: print(end='', flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) # for what is still to be written
+        raise SystemExit(128 + 13) from None
+
 
 # %% ../nbs/5_packed/37_cli.ipynb #4f0b6818
 def parser_for(name, prog):
@@ -111,7 +127,9 @@ def _unknown(word):
 # %% ../nbs/5_packed/37_cli.ipynb #5190e789
 def _by_first_name(name):
     "the entry point for the name that a command had first, such as `bnn_pack`"
-    return lambda: run_command(name, sys.argv[1:], f'bnn_{name}')
+    def call():
+        with _while_it_is_read(): run_command(name, sys.argv[1:], f'bnn_{name}')
+    return call
 
 bnn_demo, bnn_train, bnn_eval = map(_by_first_name, ('demo', 'train', 'eval'))
 bnn_pack, bnn_bench = map(_by_first_name, ('pack', 'bench'))

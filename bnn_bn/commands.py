@@ -234,8 +234,8 @@ def _runtimes(only):
 
 # %% ../nbs/5_packed/35_commands.ipynb #ed26eeb6
 def _timed(rivals, rounds, batch):
-    "a row for each runtime; all are stopped at the end"
-    try: rows = measure(rivals, rounds)
+    "a row for each runtime, those that came up first; all are stopped at the end"
+    try: rows = measure(sorted(rivals, key=lambda r: bool(r.error)), rounds)
     finally:
         for r in rivals: r.stop()
     return [dict(r, images_per_second=batch/r['seconds']) if 'seconds' in r else r for r in rows]
@@ -243,7 +243,7 @@ def _timed(rivals, rounds, batch):
 def _write_rows(out, rows, about):
     "a JSON file, and its picture beside it"
     write_file(out, json.dumps(dict(about, rows=rows), indent=1).encode())
-    plot_bench(rows, Path(out).with_suffix('.png'))
+    if any('seconds' in r for r in rows): plot_bench(rows, Path(out).with_suffix('.png'))
 
 def _line(row):
     "a row of the table that is printed"

@@ -136,7 +136,7 @@ def after_epoch(self:DivergenceGuard):
     loss = found.get('valid_loss')
     if loss is None or math.isfinite(loss): return
     where = _where_bad(bare(self.learn.model))
-    warnings.warn(f'validation loss {loss} in epoch {self.epoch}: {where}', stacklevel=2)
+    warnings.warn(f'validation loss {loss} in epoch {self.epoch + 1}: {where}', stacklevel=2)
 
 def _where_bad(model):
     "what of a network is not finite, or that nothing is"
@@ -161,8 +161,8 @@ def message(self:DivergenceGuard)->str:
     clips = [c.kwargs['clip_factor'] for c in self.learn.cbs if isinstance(c, AdaptiveGradClip)]
     last, place = self.log[-1], self.place()
     clip = clips[0] if clips else None
-    return (f"{self.in_a_row} steps in a row were not finite, at epoch {last['epoch']}, "
-            f"step {last['step']}; first at {place}; learning rate {last['lr']:.3g}, "
+    return (f"{self.in_a_row} steps in a row were not finite, at epoch {last['epoch'] + 1}, "
+            f"step {last['step'] + 1}; first at {place}; learning rate {last['lr']:.3g}, "
             f"clip factor {clip}; the weights are those of the last good step. "
             "Try a lower rate or a smaller clip factor")
 

@@ -247,6 +247,19 @@ def test_a_comparison_is_printed_drawn_and_kept(packed, tmp_path, monkeypatch, c
     with refused('none.bnn: no such file', SystemExit): commands.bnn_bench('none.bnn')
 
 
+@pytest.mark.parametrize('gone', [(0,), (0, 1), (1, 2), (0, 1, 2)], ids=str)
+def test_a_comparison_without_some_of_its_runtimes(gone, packed, tmp_path, monkeypatch, capsys):
+    "is with the first that came up, or of nothing; the reasons of the others are said"
+    rivals = [Timed('abc'[i], .001*2**i, f'reason {i}' if i in gone else None) for i in range(3)]
+    monkeypatch.setattr(commands, 'usual_rivals', lambda *args: rivals)
+    out = tmp_path/'rows.json'
+    commands.bnn_bench(str(packed), rounds=1, out=str(out))
+    said, rows = capsys.readouterr().out, json.loads(out.read_text())['rows']
+    assert all(f'reason {i}' in said for i in gone) and {r['name'] for r in rows} == {*'abc'}
+    measured = [r for r in rows if 'seconds' in r]
+    assert [round(r['times_first']) for r in measured] == [2**i for i in range(3 - len(gone))]
+    assert out.with_suffix('.png').exists() == bool(measured)
+
 def test_pictures_of_words(tmp_path):
     for name in ('b.png', 'a.JPG'): slope(4, 4).save(tmp_path/name, format='png')
     (tmp_path/'notes.txt').touch()

@@ -5,14 +5,17 @@ import importlib
 import inspect
 import io
 import re
+import shlex
 import subprocess
 import sys
 import pytest
 from fastcore.docments import docments
 from bnn_bn.cli import commands, parser_for, run_command
 from bnn_bn.core.signatures import NEEDED, read_keys, read_options
-from bnn_bn.train.recipes import OwnPictures, Recipe, recipes
+from bnn_bn.train.options import command_line, spelt_out, train_parser
+from bnn_bn.train.recipes import OwnPictures, Recipe, _words, recipes
 from bnn_bn.train.run import train
+from bnn_bn.train.steps import schedules
 
 LIGHT = """
 import contextlib, io, sys
@@ -38,6 +41,28 @@ def test_no_help_imports_torch():
     "nor does a wrong option, by the new names and by the old ones"
     done = subprocess.run([sys.executable, '-c', LIGHT], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, ''), done.stderr[-800:] + done.stdout
+
+# words behind `train`, and whether the command that is kept names a place
+KEPT = ('cifar10-plus --start ""', 'imagenet --teacher ""', 'cifar10 --model "a b" --teacher "runs/my run"',
+        'folder --sizes "" --lr .1', 'cifar100-plus --compile --amp bf16 --valid-images 9')
+
+@pytest.mark.parametrize('line', KEPT)
+def test_the_command_that_is_kept_is_of_this_training(line):
+    "a shell reads the words that were typed, empty ones and those with spaces too"
+    parse = train_parser().parse_args
+    given = parse(spelt_out(shlex.split(line)))
+    assert parse(shlex.split(command_line(given))[1:]) == given
+
+def test_the_command_that_is_kept_names_no_place():
+    given = train_parser().parse_args('cifar10 --path /a --out /b --teacher-file /c'.split())
+    assert '/' not in command_line(given)
+
+def test_the_help_of_a_recipe_names_every_word():
+    "of the fields that take one of a few"
+    said = {o.name: o.help for kind in ('OwnPictures', 'Recipe') for o in read_options('train.recipes', kind)[1]}
+    for field in ('schedule', 'norm', 'stem', 'rules', 'select', 'start'):
+        for word in filter(None, _words[field]): assert repr(word) in said[field], (field, word)
+    assert set(_words['schedule']) == set(schedules)
 
 def function_of(name):
     command = commands[name]

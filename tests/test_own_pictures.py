@@ -1,6 +1,7 @@
 "Own pictures from a folder to a label; plans, runs and what wrong words are told."
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from bnn_bn.checkpoint import load_info, load_model
+from bnn_bn.checkpoint import load_info, load_model, save_network
 from bnn_bn.cli import bnn
 from bnn_bn.deploy import classify, load_packed
 from bnn_bn.images.inventory import take_inventory
@@ -106,6 +107,38 @@ def test_other_classes_are_refused(trained, tmp_path):
     for words in (('eval', out, '--device', 'cpu'), ('pack', out, '--out', tmp_path/'x.bnn')):
         said = run(*words, '--path', other)
         assert said.code == 1 and 'violet' in said.err and said.err.count('\n') == 1
+
+def figure(said): return said.split('top-1 ')[1].split(',')[0]
+
+def test_a_named_folder_is_measured_as_it_was_trained(trained, pictures, tmp_path):
+    "at the size of the training: as its recipe says, or its file where that lies alone"
+    out, _ = trained
+    alone = tmp_path/'alone.safetensors'
+    shutil.copy(out/'best.safetensors', alone)
+    words = '--path', pictures, '--device', 'cpu'
+    measured = figure(good('eval', out, *words))
+    assert measured == figure(good('eval', out, *words, '--data', 'folder'))
+    assert measured[:3] != '33.'                                             # what chance comes to
+    assert measured == figure(good('eval', alone, *words, '--data', 'folder'))
+
+@pytest.mark.parametrize('other', [dict(mean=[.485, .456, .406]), dict(std=[.229, .224, .225]),
+                                   dict(mean='x'), dict(size=[32, 48]), dict(size=None)])
+def test_other_pictures_than_those_of_the_training_are_not_measured(other, trained, pictures, tmp_path):
+    "a network whose file says another normalisation or shape is refused by that word"
+    out, _ = trained
+    file, info = tmp_path/'net.safetensors', load_info(out/'best.safetensors')['info']
+    save_network(load_model(out/'best.safetensors'), file, **info | other)
+    said = run('eval', file, '--path', pictures, '--data', 'folder', '--device', 'cpu')
+    assert said.code == 1 and next(iter(other)) in said.err and said.err.count('\n') == 1, said
+
+@pytest.mark.parametrize('some,words', [(('--holdout', '96'), 'on 96 held-out training images'),
+                                        (('--valid-images', '50'), 'on 50 validation images')])
+def test_what_a_recorded_figure_is_of(some, words, tmp_path):
+    "of the images that validated, where these were not all"
+    few = '--images', '128', '--width', '.125', '--epochs', '1', '--amp', 'none', '--compile', 'no'
+    good('train', 'fashion', *few, *some, '--device', 'cpu', '--out', tmp_path/'run')
+    said = good('eval', tmp_path/'run', '--device', 'cpu')
+    assert 'on 2000 images; recorded' in said and said.rstrip().endswith(words)
 
 def test_weights_of_the_package_where_they_fit(pictures):
     r = make_recipe('folder', size=32, bs=8)

@@ -46,6 +46,21 @@ def test_an_error_is_one_line(name, tmp_path):
     assert done.returncode and done.stderr.count('\n') == 1, done.stderr
     assert not [f for f in tmp_path.iterdir() if f.name != name]
 
+PIPED = ['--version'], ['runs', '.']
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='no SIGPIPE')
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+@pytest.mark.parametrize('words', PIPED, ids=' '.join)
+def test_a_reader_that_ends_ends_the_command(words, unbuffered, tmp_path):
+    "as `bnn runs | head` does: without a word, with the status of SIGPIPE"
+    env = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED=unbuffered, OMP_NUM_THREADS='1')
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, '-m', 'bnn_bn', *words], cwd=tmp_path, env=env, **pipes)
+    p.stdout.close()
+    said = p.stderr.read()
+    p.stderr.close()
+    assert (p.wait(), said) == (141, '')
+
 SPELT = [('bnn_train', 'fashion --valid-images -1'), ('bnn', 'train fashion --valid-images -1'),
          ('bnn', 'train fashion --save-steps -1'), ('bnn', 'train fashion --dry-run --bs 0')]
 

@@ -1,6 +1,8 @@
 "What is refused, and how: each error names what is wrong, and says what mends it."
 import copy
 import json
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -14,6 +16,7 @@ from bnn_bn.checkpoint import load_network, save_network
 from bnn_bn.convert import remove_bn
 from bnn_bn.core.arguments import check_number
 from bnn_bn.core.errors import CheckpointError, DataError, ExportError, PackedFormatError
+from bnn_bn.core.files import locked
 from bnn_bn.data import fashion_mini
 from bnn_bn.deploy import pack
 from bnn_bn.layers.activations import RPReLU
@@ -30,6 +33,7 @@ from bnn_bn.targets.runtime import needed_modules
 from bnn_bn.targets.web import to_web
 from bnn_bn.train.demo import bnn_demo
 from bnn_bn.train.recipes import make_dls, make_recipe
+from bnn_bn.train.runs import list_runs, read_run
 from bnn_bn.train.steps import Best, History
 from bnn_bn.train.throughput import Throughput
 from bnn_bn.weights import add_pretrained
@@ -265,6 +269,49 @@ def test_a_demo_with_other_settings_is_kept(tmp_path):
     with refused('a demo with other settings is there; --force replaces it', SystemExit):
         bnn_demo(str(tmp_path), images=128)
     assert (tmp_path/'results.json').read_text() == text
+
+QUICK = dict(images=128, epochs=1)
+
+def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+def test_a_demo_works_alone_in_its_folder(tmp_path):
+    words = 'demo', '--only', 'linear', '--images', '128', '--epochs', '1', '--out', str(tmp_path/'demo')
+    with locked(tmp_path/'demo'):
+        done = subprocess.run([sys.executable, '-m', 'bnn_bn', *words], capture_output=True, text=True)
+        assert done.returncode == 1 and 'is running there' in done.stderr
+    assert not (tmp_path/'demo').exists()
+
+@pytest.mark.parametrize('config', ('{}', '[', '{"recipe": {}, "demo": false}', None))
+@pytest.mark.parametrize('name', ('best.safetensors', 'history.csv', 'state-1.safetensors'))
+def test_a_demo_leaves_files_of_something_else(name, config, tmp_path):
+    (tmp_path/name).write_text('mine')
+    if config: (tmp_path/'config.json').write_text(config)
+    before = contents(tmp_path)
+    with refused(f'has .*{name} and no results.json, so it is of no demo', SystemExit):
+        bnn_demo(str(tmp_path), only='linear', **QUICK)
+    assert contents(tmp_path) == before
+
+def test_a_demo_that_was_killed_before_its_first_result_goes_on(tmp_path):
+    (tmp_path/'config.json').write_text('{"recipe": {}, "demo": true}')
+    (tmp_path/'best.safetensors').write_text('half a network')
+    bnn_demo(str(tmp_path), only='linear', **QUICK)
+    assert {*contents(tmp_path)} == {'results.json', 'history.csv', 'curves.png'}
+
+def test_a_forced_demo_leaves_nothing_of_the_one_before(tmp_path):
+    bnn_demo(str(tmp_path), only='nobn', **QUICK)
+    (tmp_path/'notes.txt').touch()
+    bnn_demo(str(tmp_path), only='linear', force=True, **QUICK)
+    assert {*contents(tmp_path)} == {'results.json', 'history.csv', 'curves.png', 'notes.txt'}
+
+@pytest.mark.parametrize('recipe,history', (('"bread"', None), ('null', None), ('{}', 'a,b\n1,2\n'),
+                                            ('{}', 'step,accuracy\n1,much\n'), ('{}', 'step\n1\n'), ('{}', '\udcff')))
+def test_a_list_of_runs_passes_over_what_is_none(recipe, history, tmp_path):
+    for name, text in dict(foreign=f'{{"recipe": {recipe}}}', own='{"recipe": {"norm": "bn"}}').items():
+        (tmp_path/name).mkdir()
+        (tmp_path/name/'config.json').write_text(text)
+    if history: (tmp_path/'foreign/history.csv').write_text(history, errors='surrogateescape')
+    assert [r.folder for r in list_runs(tmp_path)] == [str(tmp_path/'own')]
+    with refused('foreign', DataError): read_run(tmp_path/'foreign')
 
 def test_speed_in_a_history_is_what_was_measured():
     "of a `Throughput` where there is one, which knows the loader's share"

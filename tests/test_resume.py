@@ -3,6 +3,7 @@ import copy, json, math, random, signal, threading, warnings
 import numpy as np, pytest, torch
 from fastai.basics import Callback, DataLoader, DataLoaders, Learner, OptimWrapper, set_seed
 from fastai.callback import progress, schedule  # noqa: F401 (no_bar, fit_one_cycle, lr_find)
+from fastai.callback.training import GradientAccumulation
 from torch import nn
 from bnn_bn.checkpoint import save_network, write_tensors
 from bnn_bn.core.errors import CheckpointError
@@ -282,7 +283,7 @@ def test_stopped_anywhere_goes_on_to_the_same_bits(at, whole, file):
     place = epoch, batch + 1 if training else BATCHES
     state = load_state(file)
     assert (state['epoch'], state['batch']) == place
-    assert said == (f'stopped in epoch {place[0]} after {place[1]} batches; '
+    assert said == (f'stopped in epoch {place[0] + 1} after {place[1]} batches; '
                     f'{file} goes on from there')
     learn, seen = train(file)
     assert same(all_of(learn), all_of(whole[0]))
@@ -291,6 +292,29 @@ def test_stopped_anywhere_goes_on_to_the_same_bits(at, whole, file):
     assert seen == steps[first:]
     assert load_state(file)['epoch'] == EPOCHS
 
+
+def summing(): return GradientAccumulation(15) # a step after three batches, also of two epochs
+
+@pytest.fixture(scope='module')
+def accumulated(): return all_of(train(None, summing(), epochs=3)[0])
+
+@pytest.mark.parametrize('at', [a for a in TRAINING + VALIDATION if a[1] % 2 or a[0]], ids=str)
+def test_gradients_that_are_accumulated_go_on(at, accumulated, file):
+    "stopped before their step, within an epoch or while it validates"
+    stopped(file, at, summing(), epochs=3)
+    learn, _ = train(file, summing(), epochs=3)
+    assert same(all_of(learn), accumulated)
+
+def test_gradients_that_wait_at_the_end_of_an_epoch(accumulated, file):
+    with pytest.raises(Crash): train(file, At(crash, 1, 0, True), summing(), epochs=3)
+    state = load_state(file)
+    assert state['epoch'] == 1 and state['callbacks']['gradient_accumulation']['count'] == 5
+    learn, _ = train(file, summing(), epochs=3)
+    assert same(all_of(learn), accumulated)
+
+def test_a_state_of_accumulated_gradients_belongs_to_such_a_training(file):
+    with pytest.raises(Crash): train(file, At(crash, 1, 0, True), summing())
+    with refused('gradient_accumulation'): train(file)
 
 def steps_of(seen): return [s for s in seen if s[0]]
 

@@ -5,10 +5,13 @@ import pytest, torch
 from fastai.basics import set_seed
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from bnn_bn.checkpoint import load_network, save_network
+from bnn_bn.deploy import pack
+from bnn_bn.models import binary_net
 from bnn_bn.others.realnet import RealNet, real_nets
-from bnn_bn.train.recipes import make_dls, make_learner, make_model, make_recipe
+from bnn_bn.train.recipes import make_dls, make_learner, make_model, make_recipe, network_file
 from bnn_bn.train.resume import Interrupted
 from bnn_bn.train.run import bnn_eval, bnn_train
+from bnn_bn.train.teachers import load_teacher
 from test_training import StopAfter
 
 SMALL = '--device cpu --images 256 --bs 64 --width .125 --epochs 2'.split()
@@ -59,6 +62,45 @@ def test_same_pictures(tmp_path):
     by_pupil, by_teacher = ([x for x in xs if x.shape == (32, 1, 16, 16)] for xs in seen.values())
     assert len(by_pupil) == len(by_teacher) == 2                # batches of the one epoch
     for x, y in zip(by_pupil, by_teacher): assert torch.equal(x, y)
+
+def known(file, **info):
+    "a file of a small network, which says what it knows of its pictures"
+    return str(save_network(binary_net('reactnet_mini', width=.125, n_out=10, in_chans=1), file, **info))
+
+def numbers(t): return None if t is None else t.flatten().tolist()
+
+@pytest.mark.parametrize('info,given,size,mean', [
+    (dict(size=[32, 32], mean=[.25], std=[.5]), {}, 32, [.25]),
+    (dict(size=[32, 32], mean=[.25], std=[.5]), dict(size=48, mean=.5, std=1), 48, [.5]),
+    (dict(size=[32, 48]), {}, None, None), ({}, {}, None, None)], ids=str)
+def test_a_teacher_of_ours_sees_what_it_was_trained_on(info, given, size, mean, tmp_path):
+    "as its file says, trained or packed; what the user gives comes first"
+    file = known(tmp_path/'net.safetensors', **info)
+    packed = tmp_path/'net.bnn'
+    pack(load_network(file), **info).save(packed)
+    for source in (file, str(packed)):
+        teacher = load_teacher(source, 10, **given)
+        assert teacher.size == size and numbers(teacher.mean) == mean
+
+def test_a_teacher_of_the_package_knows_its_pictures():
+    teacher = load_teacher('fashion-reactnet_mini')
+    assert teacher.size == 32 and teacher.mean.numel() == teacher.std.numel() == 1
+
+def test_small_pictures_are_enlarged_for_a_teacher_that_knows_its_size(tmp_path):
+    r = make_recipe('fashion', sizes='16', bs=32, width=.125, start='',
+                    teacher=known(tmp_path/'net.safetensors', size=[32, 32]))
+    learn = make_learner(r, make_dls(r, device='cpu', images=64))
+    seen = {m: [] for m in (learn.model, learn.distill.teacher.model)}
+    for m in seen: m.register_forward_pre_hook(lambda m, args: seen[m].append(args[0].shape[-1]))
+    with learn.no_bar(), learn.no_logging(): learn.fit_step(1, .01)
+    assert 16 in seen[learn.model] and {*seen[learn.distill.teacher.model]} == {32}
+
+def test_a_teacher_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('USERPROFILE', str(tmp_path))
+    known(tmp_path/'model.safetensors')
+    assert network_file('~') == str(tmp_path/'model.safetensors')
+    assert load_teacher('~/model.safetensors').chans == 1
 
 def fit_teacher(folder, model, stop_after=None):
     "3 epochs of 4 batches, the first on small pictures"

@@ -1,5 +1,5 @@
 "What only processes can show: kills, signals, a lost rank; and every recipe on a few batches."
-import csv, json, os, random, signal, subprocess, sys, threading, time
+import csv, json, os, random, shutil, signal, subprocess, sys, threading, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -17,8 +17,10 @@ from bnn_bn.models import assert_bn_free, binary_net
 from bnn_bn.others.realnet import real_nets
 from bnn_bn.train.recipes import make_dls, make_learner, make_recipe, recipes
 from bnn_bn.train.resume import ExactResume, Interrupted, load_state, previous_file
-from bnn_bn.train import run
+from bnn_bn.train.resume import save_state
+from bnn_bn.train import recipes as recipes_of_runs, run
 from bnn_bn.train.run import evaluate
+from bnn_bn.train.runs import clean_runs
 from bnn_bn.train.speed import EMA, Autocast, has_compiler
 
 BIN = Path(sys.executable).parent
@@ -185,21 +187,73 @@ def test_what_auto_chose_may_be_said(fast, same, others, tmp_path, monkeypatch, 
     assert attempt(TINY, out, resume=True, amp=same)
     same_run(tmp_path/'whole', out)
 
-def draw_pictures(root, seed):
+def no_teacher(*args, **kw): raise KeyboardInterrupt # as Ctrl-C while it is fetched
+
+def no_writer(): raise ImportError('tensorboard')
+
+@pytest.fixture(scope='module')
+def ended(tmp_path_factory):
+    "the folder of a run that has ended"
+    out = tmp_path_factory.mktemp('ended')/'run'
+    assert attempt(replace(TINY, epochs=1), out)
+    return out
+
+def contents(out): return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.iterdir()}
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('cleaned', [False, True])
+@pytest.mark.parametrize('given', [
+    dict(teacher='runs/typo'), dict(teacher='torchvision/resnet18', teacher_file='typo.pth'),
+    dict(load_teacher=no_teacher, teacher='torchvision/resnet18'), dict(writer=no_writer)], ids=str)
+def test_a_run_is_replaced_once_the_new_one_can_begin(given, cleaned, ended, tmp_path, monkeypatch):
+    "with force, what fails before it trains leaves the run that is there as it was"
+    out = shutil.copytree(ended, tmp_path/'run')
+    if cleaned: clean_runs(tmp_path)
+    before, given = contents(out), dict(given)
+    if 'load_teacher' in given: monkeypatch.setattr(recipes_of_runs, 'load_teacher', given.pop('load_teacher'))
+    r = replace(TINY, teacher=given.pop('teacher', ''))
+    with pytest.raises((ValueError, OSError, ImportError, KeyboardInterrupt)):
+        attempt(r, out, force=True, **given)
+    assert contents(out) == before
+    assert attempt(replace(TINY, epochs=1), out, force=True)
+    assert contents(out).keys() - before.keys() <= {f.name for f in ended.iterdir()}
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_forced_run_that_fails_at_its_first_step_leaves_nothing_of_either(ended, tmp_path):
+    out = shutil.copytree(ended, tmp_path/'run')
+    (out/'notes.txt').touch()
+    assert not attempt(TINY, out, (Learner, '_do_one_batch', False, 1), force=True)
+    assert [*contents(out)] == ['notes.txt']
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_run_that_has_ended_and_was_cleaned_is_not_trained_again(ended, tmp_path, capfd):
+    "its result is what it was, other settings are refused"
+    out, r = shutil.copytree(ended, tmp_path/'run'), replace(TINY, epochs=1)
+    assert clean_runs(tmp_path)
+    before = contents(out)
+    kw = dict(device='cpu', resume=True, amp='none', compiled='no', **FASHION)
+    assert run.train(r, out, **kw) == json.loads((out/'result.json').read_text())
+    assert 'this run has ended' in capfd.readouterr().out
+    with pytest.raises(CheckpointError, match='another training .*epochs'): run.train(TINY, out, **kw)
+    assert contents(out) == before
+
+def draw_pictures(root, seed, parts=(('train', 8), ('val', 4))):
     "two classes of noise; a BMP of 32 pixels has always the same size"
     g = np.random.default_rng(seed)
-    for part, n in (('train', 8), ('val', 4)):
+    for part, n in parts:
         for name in [f'{part}/{c}/{i}.bmp' for c in 'ab' for i in range(n)]:
             (root/name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(g.integers(0, 256, (32, 32, 3), np.uint8)).save(root/name)
 
 def other_pixels(root): draw_pictures(root, 1)
+def other_validation(root): draw_pictures(root, 1, [('val', 4)])
 def other_classes(root):
     for part in ('train', 'val'): (root/part/'a').rename(root/part/'z')
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('saved', [False, True]) # killed before the first state, or after it
-@pytest.mark.parametrize('change,word', [(other_pixels, 'data'), (other_classes, 'classes')])
+@pytest.mark.parametrize('change,word', [(other_pixels, 'data'), (other_classes, 'classes'),
+                                         (other_validation, 'validation data')])
 def test_other_pictures_under_the_same_names(change, word, saved, tmp_path, capfd):
     "a run does not go on with them, whether it has saved a state or not"
     root, out = tmp_path/'pictures', tmp_path/'run'
@@ -214,6 +268,21 @@ def test_other_pictures_under_the_same_names(change, word, saved, tmp_path, capf
     with pytest.raises(CheckpointError, match=f'another training .*{word}'):
         attempt(TINY, out, resume=True, **data())
     assert before.items() <= {f.name: f.read_bytes() for f in out.iterdir()}.items()
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_run_that_began_before_validation_was_summed_goes_on(tmp_path):
+    "neither its settings nor its states hold those sums"
+    out, died = tmp_path/'run', (Learner, '_do_one_batch', False, 9)
+    assert attempt(TINY, tmp_path/'whole')
+    assert not attempt(TINY, out, died)
+    def earlier(settings): return {k: v for k, v in settings.items() if 'validation' not in k}
+    config, file = json.loads((out/'config.json').read_text()), out/'state-1.safetensors'
+    assert earlier(config) != config
+    (out/'config.json').write_text(json.dumps(earlier(config)))
+    state = load_state(file)
+    save_state(file, state | dict(settings=earlier(state['settings'])))
+    assert attempt(TINY, out, resume=True)
+    same_run(tmp_path/'whole', out)
 
 # 4 batches and one of validation an epoch
 COMPILED = ('fashion --device cpu --images 256 --holdout 64 --bs 64 --width .125 --epochs 2 '
@@ -270,7 +339,7 @@ def test_divergence(tmp_path):
     "a rate that ruins the network: the error says where, the last good state stays and loads"
     out = tmp_path/'run'
     _, err = finish(train(out, '--lr', '1e30', '--clip', '0', '--save-steps', '1'), 1)
-    said = '5 steps in a row were not finite', 'epoch 0, step', 'first at forward:'
+    said = '5 steps in a row were not finite', 'at epoch 1, step', 'first at forward:'
     for part in (*said, 'clip factor None'): assert part in err, err
     assert 'Traceback' not in err
     state = load_state(out/'state-1.safetensors')

@@ -118,7 +118,7 @@ def test_validation_on_nan_says_so():
     class Spoil(Callback):
         def before_validate(self):
             self.learn.dls.valid.mean.fill_(float('nan'))
-    assert 'validation loss nan in epoch 0' in fitted('nobn', Spoil())[1]
+    assert 'validation loss nan in epoch 1' in fitted('nobn', Spoil())[1]
 
 def test_the_place_is_looked_for_in_the_precision_of_the_training():
     def overflow(learn): learn.model.body.stem.conv.gain.data.fill_(1e6)

@@ -46,6 +46,7 @@ def readable(
         if debug: traceback.print_exc()
         print(f'{command}: {_said(e, options)}', file=sys.stderr)
         raise SystemExit(130) from None
+    except BrokenPipeError: raise # nobody reads the output any longer: `cli` ends
     except (ValueError, OSError, RuntimeError, ImportError, AssertionError) as e:
         if debug: traceback.print_exc()
         if not (_is_ours(e) or isinstance(e, OSError)): raise # torch's, which need their place

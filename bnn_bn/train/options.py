@@ -6,6 +6,7 @@
 __all__ = ['train_parser', 'recipe_names', 'spelt_out', 'command_line']
 
 # %% ../../nbs/4_training/27d_options.ipynb #d18c0325
+import shlex
 from ..core.signatures import Parser, flag_of, read_keys, read_options
 
 # %% ../../nbs/4_training/27d_options.ipynb #4a9ad57f
@@ -72,15 +73,15 @@ def _with_choice(word, following):
 def command_line(
     a, # of `train_parser`
 )->str:
-    "The command of a training, without places of this machine."
+    "The command of a training, without the places of its data, its run and its weights."
     words = ['bnn_train', a.recipe]
     for name, value in vars(a).items():
         if _is_default(name, value): continue
         flag = flag_of(name.replace('compiled', 'compile'))
         words += [flag, str(_instead.get(name, value))]
-    return ' '.join(words)
+    return shlex.join(words)
 
-_instead = dict(path='DATA', out='RUN')
+_instead = dict(path='DATA', out='RUN', teacher_file='FILE')
 _left_out = ('recipe', 'resume', 'force', 'device', 'threads', 'tensorboard', 'download', 'debug',
              'dry_run')
 
@@ -88,4 +89,4 @@ def _is_default(name, value):
     "does an option say nothing of the numbers of a run?"
     if name in _left_out: return True
     if name == 'valid_images' and not value: return True
-    return value in (None, '', 'auto')
+    return value in (None, 'auto') # an empty word, as of --start, is not what the recipe has

@@ -10,7 +10,6 @@ __all__ = ['recipes', 'datasets', 'OwnPictures', 'Recipe', 'make_recipe', 'make_
 import random
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn
 from fastai.basics import accuracy
@@ -18,6 +17,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.metrics import top_k_accuracy
 from fastcore.basics import compose
 from ..core.arguments import check_number, check_whole
+from ..core.files import full_path
 from ..images.augment import cutout, flip_and_crop, random_flip
 from ..images.loaders import first_images
 from ..data import TensorDL, cifar100_dls, cifar10_dls, fashion_mini
@@ -59,7 +59,7 @@ class Recipe(OwnPictures):
     select:str = 'best'       # step 2 starts from the 'best' or the 'last' epoch of step 1
     bs:int = 256              # images in a batch, of all processes together
     lr:float = 5e-4           # peak learning rate of Adam; of SGD with momentum for a real network
-    schedule:str = 'linear'   # 'linear', 'linear-reference', 'cosine' or 'constant'
+    schedule:str = 'linear'   # 'linear', 'linear-reference', 'cosine', 'one-cycle' or 'constant'
     wd:float = 1e-5           # weight decay while weights are real (step 1); none afterwards
     clip:float = .02          # clip factor of AGC; 0 for none
     cutout:int = 0            # side of the covered square in pixels; 0 for none
@@ -274,8 +274,8 @@ def network_file(
     run:str, # directory of a run; anything else, such as a file or a library's name, stays
 )->str: # file for `load_teacher`
     "The last network of a run."
-    if not Path(run).is_dir(): return run
-    file = Path(run)/'model.safetensors'
+    file = full_path(run)/'model.safetensors'
+    if not file.parent.is_dir(): return run
     if not file.exists():
         raise ValueError(f'{run}: no model.safetensors in it; wait until this run has ended, '
                          'or name one of its files')

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np, torch
 from fastai.basics import Callback, CancelEpochException, CancelFitException, L, patch
 from fastai.basics import OptimWrapper, get_random_states, one_param, rank_distrib, to_device
+from fastai.callback.training import GradientAccumulation
 from ..checkpoint import read_tensors, write_tensors
 from ..core.files import full_path
 from ..core.errors import CheckpointError
@@ -315,7 +316,7 @@ def after_fit(self:ExactResume):
                       'the one before is still there') from self.failed
     self.finished = epoch >= self.n_epoch
     if self.halted and not self.finished:
-        raise Interrupted(f'stopped in epoch {epoch} after {batches} batches; '
+        raise Interrupted(f'stopped in epoch {epoch + 1} after {batches} batches; '
                           f'{self.file} goes on from there')
 
 # %% ../../nbs/4_training/24_resume.ipynb #5130c73c
@@ -358,10 +359,6 @@ def restore(
     for name, c in have.items(): c.load_state_dict(saved[name])
 
 # %% ../../nbs/4_training/24_resume.ipynb #bb385dc3
-def _torch_opt(learn):
-    "the optimizer of torch; or one of fastai, which may have another inside"
-    return learn.opt.opt if isinstance(learn.opt, OptimWrapper) else learn.opt
-
 def _opt_state(learn):
     "the optimizer's state, with fastai's lists as plain ones"
     def plain(o):
@@ -371,6 +368,17 @@ def _opt_state(learn):
     return plain(_torch_opt(learn).state_dict())
 
 def _stateful(learn): return {c.name: c for c in learn.cbs if hasattr(type(c), 'state_dict')}
+
+@patch
+def state_dict(self:GradientAccumulation):
+    "of how many images gradients are summed, and these, while their step is still to come"
+    params = bare(self.learn.model).named_parameters() if self.count else ()
+    return dict(count=self.count, grads={n: p.grad for n, p in params if p.grad is not None})
+@patch
+def load_state_dict(self:GradientAccumulation, state):
+    self.count = state['count']
+    for n, p in bare(self.learn.model).named_parameters():
+        if n in state['grads']: p.grad = torch.empty_like(p).copy_(state['grads'][n])
 
 def _recorder_state(r):
     def number(v): return float('nan') if v is None else float(v)
@@ -382,6 +390,10 @@ def _restore_recorder(r, saved):
     r.smooth_loss.count, r.smooth_loss.val = saved['count'], saved['val']
 
 # %% ../../nbs/4_training/24_resume.ipynb #93e8b635
+def _torch_opt(learn):
+    "the optimizer of torch; or one of fastai, which may have another inside"
+    return learn.opt.opt if isinstance(learn.opt, OptimWrapper) else learn.opt
+
 def _parameters_of(groups):
     return list(chain.from_iterable(g['params'] for g in groups))
 

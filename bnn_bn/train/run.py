@@ -14,7 +14,7 @@ from pathlib import Path
 import fastai, numpy as np, torch, torch.nn.functional as F
 from torch import nn
 import fastai.callback.progress # noqa: F401, Learner.no_bar
-from fastai.basics import rank_distrib, set_seed
+from fastai.basics import distrib_barrier, rank_distrib, set_seed
 from .. import __version__
 from ..core.arguments import check_type, check_whole
 from ..core.files import full_path, locked, read_table, write_figure, write_file
@@ -82,9 +82,9 @@ def train(
     r, dls = prepared(r, path, dls, seed=seed, device=device, download=download, **few)
     amp, compiled = _choose(r, dls, amp, compiled, old)
     config = dict(recipe=row_of(r), seed=seed, **_known(few), amp=amp, compiled=compiled)
-    with _alone(out), or_nothing(out, run_files() if force else ()):
+    with _alone(out), or_nothing(out):
         learn = _learner(r, dls, out, writer, teacher_file=teacher_file, amp=amp, compiled=compiled)
-        return _train(learn, r, out, config, command, resume=resume, steps=save_steps)
+        return _train(learn, r, out, config, command, force=force, resume=resume, steps=save_steps)
 
 # %% ../../nbs/4_training/28_run.ipynb #423ed68e
 def prepared(
@@ -127,7 +127,8 @@ def _learner(r, dls, out, writer, **kwargs):
 def _train(learn, r, out, config, command, **kwargs):
     "a run whose settings are known"
     facts = facts_of(learn.dls)
-    result = _run(learn, r, config, out=out, facts=facts, **kwargs)
+    result = _run(learn, r, config, out, facts=facts, **kwargs)
+    if result is None: return _read_config(out/'result.json', {'steps'})
     rates = rates_used(r.schedule, r.lr, r.epochs, len(learn.dls.train))
     about = dict(rates=rates, command=command, **config, versions=versions(_device(learn.dls)))
     return _finish(learn, r, out, result | about, facts)
@@ -140,15 +141,18 @@ def facts_of(dls):
     return facts
 
 # %% ../../nbs/4_training/28_run.ipynb #3fe8bf57
-def _run(learn, r, config, **kwargs):
-    "train in all processes; the figures of the run"
+def _run(learn, r, config, out, force, **kwargs):
+    "train in all processes; the figures of the run; None where it had ended before"
     sums = fingerprints(learn)
     log = show_progress(learn, work_of(r, shape_of(learn.dls)[-1]), kinds_of(r))
     start = time.perf_counter()
     with stop_signals() as stop, several_processes(learn), log:
         check_alike(_flat(config) | sums)
-        _prepare(kwargs['out'], config | sums, _device(learn.dls).type)
-        steps = _fit(learn, r, stop=stop, info=config | sums, **kwargs)
+        with or_nothing(out, run_files() if force else ()):
+            _prepare(out, config | sums, _device(learn.dls).type)
+            distrib_barrier() # all processes look for states
+            if _has_ended(out): return None
+            steps = _fit(learn, r, out=out, stop=stop, info=config | sums, **kwargs)
     last, rows = steps[-1], learn.history.rows
     return dict(
         steps=steps, accuracy=round(last['last'], 6), best_accuracy=round(last['best'], 6),
@@ -204,6 +208,9 @@ def fingerprints(learn):
     dl, found = learn.dls.train, {}
     found['data'] = _sum_of_data(dl)
     if files := _files_of(dl): found['bytes of the data'] = _sum_of_bytes(files)
+    found['validation data'] = _sum_of_data(learn.dls.valid)
+    if files := _files_of(learn.dls.valid):
+        found['bytes of the validation data'] = _sum_of_bytes(files)
     found['classes'] = _sha([str(v) for v in getattr(learn.dls, 'vocab', None) or ()])
     teachers = [c.teacher for c in learn.cbs if isinstance(c, Distill)]
     if teachers: found['teacher'] = tensors_digest(teachers[0].state_dict())
@@ -245,7 +252,7 @@ def _config_of(out, resume, force=False, save_steps=None):
                          'it by force=True, or choose another directory')
     if out.exists() and not out.is_dir(): raise NotADirectoryError(f'{out}: a file, no directory')
     foreign = [name for name in files if (out/name).exists() and not name.startswith('state-')]
-    if foreign and not any(out.glob('state-*.safetensors')):
+    if foreign and not _states(out):
         raise ValueError(f'{out}: has {", ".join(foreign)} and no config.json, so it is of no run; '
                          'force=True replaces them, or choose another directory')
     return {}
@@ -278,10 +285,17 @@ def _prepare(out, config, device):
     before = old.pop('threads', threads)
     sums = {k: v for k, v in config.items() if k.startswith(SHA)} # which an earlier version lacks
     same_settings(sums | _flat(old), _flat(config), file)
-    if not any(out.glob('state-*.safetensors')): print(f'{out}: no state there, begun anew', flush=True)
+    if _has_ended(out): return print(f'{out}: this run has ended, its result stays', flush=True)
+    if not _states(out): print(f'{out}: no state there, begun anew', flush=True)
     if device != 'cpu' or before == threads: return
     print(f'begun with {before} CPU threads, goes on with {threads}: sums are rounded in another '
           'order, so the bits will differ from those of one piece', flush=True)
+
+def _states(out): return list(out.glob('state-*.safetensors'))
+
+def _has_ended(out):
+    "has a run its result, and no state from which it could go on?"
+    return (out/'result.json').exists() and not _states(out)
 
 def _read_config(file, needed=frozenset({'recipe', 'amp', 'compiled'})):
     "what a config.json holds"
@@ -425,6 +439,7 @@ import re
 from dataclasses import dataclass
 from fastcore.script import call_parse
 from ..checkpoint import from_mmpretrain, load_info, load_model
+from ..images.pictures import side_in
 from ..models import create_model
 from .recipes import datasets
 from ..weights import card, cards, did_you_mean
@@ -539,7 +554,7 @@ def bnn_eval(
     run:str, # a run's folder, a file of it or a `.bnn`, a name of the package, or mmpretrain's .pth
     path:str=None, # directory of the data
     which:str='best', # network of the run: best, model (the last epoch) or step1
-    data:str=None, # cifar10, cifar100, imagenet or fashion; default: as trained; for .pth imagenet
+    data:str=None, # cifar10, cifar100, imagenet, fashion or folder; default: as trained
     device:str=None, # default: a GPU if there is one
     bs:int=256, # images in a batch
     valid_images:int=0, # so many of the validation images, always the same; 0: all
@@ -552,12 +567,13 @@ def bnn_eval(
         found = find_network(run, which)
         where = _check_words(data, bs, device)
         model, info = read_network(found)
-        recipe = _recipe_to_measure(found, data, bs)
+        recipe = _recipe_to_measure(found, info, data, bs)
         dls = make_dls(recipe, path, where, download=False, valid_images=valid_images)
         _check_data(found.name, model, info, dls)
-        score = evaluate(model.to(dls.device), dls[1])
+        check_pictures(found.name, info, dls)
+        score, recorded = evaluate(model.to(dls.device), dls[1]), _recorded(found, info)
     print(f"{found.name}: top-1 {score['top1']:.2%}, top-5 {score['top5']:.2%}, "
-          f"loss {score['loss']:.4f} on {score['images']} images{_recorded(info)}")
+          f"loss {score['loss']:.4f} on {score['images']} images{recorded}")
 
 # %% ../../nbs/4_training/28a_measure.ipynb #f5563e8b
 def _check_words(data, bs, device):
@@ -567,12 +583,20 @@ def _check_words(data, bs, device):
         raise ValueError(f'data={data}: allowed are {", ".join(datasets)}')
     return checked_device(device)
 
-def _recipe_to_measure(found, data, bs):
+def _recipe_to_measure(found, info, data, bs):
     "a recipe with the data that were named, or with those of the training"
-    recipe = Recipe(data, size=64 if data == 'folder' else 0) if data else recipe_of(found)
+    recipe = recipe_of(found) if data in (None, '', 'folder') else Recipe(data)
+    if data == 'folder' and (recipe is None or recipe.data != data):
+        recipe = Recipe(data, size=_side(found.name, info))
     if recipe is None:
         raise ValueError(f'{found.name}: no config.json beside it; say which data with --data')
     return replace(recipe, bs=min(bs, 10000), mixup=0., cutout=0)
+
+def _side(name, info):
+    "the side of the square pictures of a training"
+    if side := side_in(info): return side
+    raise ValueError(f"{name}: its file says size={info.get('size')} of its pictures, and a folder "
+                     'is read as squares; in Python, evaluate(model, loader) takes any pictures')
 
 def _check_data(name, model, info, dls):
     "ValueError where a network and its data do not fit each other"
@@ -582,7 +606,32 @@ def _check_data(name, model, info, dls):
                          'give the data it was trained on')
     same_classes(name, names if isinstance(names, list) else (), dls)
 
-def _recorded(info):
-    "the accuracy that a file says of its network, if it does"
+
+# %% ../../nbs/4_training/28a_measure.ipynb #4ae50dd8
+def check_pictures(name, info, dls):
+    "ValueError where pictures have another size or normalisation than the network was trained on"
+    there = facts_of(dls)
+    for k in ('size', 'mean', 'std'):
+        if k not in info or k not in there or _are_near(info[k], there[k]): continue
+        raise ValueError(f'{name}: trained on pictures of {k} {info[k]}, and the data have '
+                         f'{there[k]}; in Python, evaluate(model, loader) takes any pictures')
+
+def _are_near(said, there):
+    "does a file, which anyone can have written, say as many numbers, and these?"
+    numbers = isinstance(said, list) and all(isinstance(v, (int, float)) for v in said)
+    return numbers and len(said) == len(there) and np.allclose(said, there, atol=1e-3)
+
+def _recorded(found, info):
+    "the accuracy that a file says of its network, if it does, and on what"
     accuracy = info.get('accuracy')
-    return f'; recorded {accuracy:.2%}' if isinstance(accuracy, (int, float)) else ''
+    if not isinstance(accuracy, (int, float)): return ''
+    return f'; recorded {accuracy:.2%}{_on_some(found.file)}'
+
+def _on_some(file):
+    "the images that validated in the run of a file, where they were not all"
+    if file is None or not (config := file.parent/'config.json').exists(): return ''
+    try: run = _read_config(config, {'recipe'})
+    except CheckpointError: return '' # of something else
+    some, held_out = run.get('valid_images'), run.get('holdout')
+    if not (some or held_out): return ''
+    return f' on {some or held_out} {"held-out training" if held_out else "validation"} images'

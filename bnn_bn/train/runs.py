@@ -40,9 +40,19 @@ def _rows(folder, network):
     import csv
     file = folder/'history.csv'
     if not file.exists(): return []
-    with open(file, newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f))
+    try:
+        with open(file, newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f))
+    except (ValueError, csv.Error): raise _no_history(file) from None
     mine = dict(network=network, seed='0')
     return [r for r in rows if all(r.get(k, v) == v for k, v in mine.items())]
+
+def _accuracies(file, rows):
+    "of the epochs of the last step"
+    try: return [float(r['accuracy']) for r in rows if r['step'] == rows[-1]['step']]
+    except (KeyError, TypeError, ValueError): raise _no_history(file) from None
+
+def _no_history(file):
+    return DataError(f'{file}: not the history of a run; give the folder that bnn train wrote (--out)')
 
 def states(folder):
     "the files from which a run could go on"
@@ -60,7 +70,7 @@ def read_run(
         raise DataError(f'{folder}: no run, for it has no config.json with a recipe; give the '
                         'folder that bnn train wrote (--out)')
     rows = _rows(folder, recipe.get('norm'))
-    of_step = [float(r['accuracy']) for r in rows if r['step'] == rows[-1]['step']]
+    of_step = _accuracies(folder/'history.csv', rows)
     return Run(
         folder=str(folder), recipe=' '.join(str(config.get('command', '')).split()[:2]),
         norm=recipe.get('norm', ''), epochs=len(rows),
@@ -77,8 +87,13 @@ def list_runs(
     if folder.is_file(): raise DataError(f'{folder}: a file; the folder above runs is needed')
     if not folder.is_dir(): raise DataError(f'{folder}: no such folder')
     found = [f.parent for f in sorted(folder.rglob('config.json'))]
-    runs = [read_run(f) for f in found if 'recipe' in _read(f/'config.json')]
+    runs = [r for f in found if (r := _run_or_none(f))]
     return sorted(runs, key=lambda r: -(r.best or 0))
+
+def _run_or_none(folder):
+    "its run; None where the config.json is of something else"
+    try: return read_run(folder)
+    except DataError: return None
 
 # %% ../../nbs/4_training/28d_runs.ipynb #4d3cfb1a
 def clean_runs(

@@ -10,13 +10,15 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from ..core.arguments import check_number, check_type, check_whole
-from ..checkpoint import load_network, load_strictly, read_weights
+from ..checkpoint import load_info, load_network, load_strictly, read_weights
 from ..core.files import full_path
 from ..core.unwrap import bare
+from ..images.pictures import side_in
 from ..models import create_model
 from ..others.published import named, without_prefixes
 from ..weights import cards
@@ -103,7 +105,8 @@ def load_teacher(
     check_whole(none=True, n_out=n_out, size=size)
     given = dict(mean=mean, std=std, size=size)
     if _is_own(name) and file is None:
-        return Teacher(_own_network(name, n_out), **given)
+        model, info = _own_network(str(full_path(name)), n_out)
+        return Teacher(model, **_filled(given, _pictures_of(info)))
     source = _source(str(name))
     other_classes = n_out not in (None, source.n_out)
     if other_classes and pretrained and file is None: raise _untrained(name, source, n_out)
@@ -124,9 +127,13 @@ class _Source:
     fetch:Callable # () -> the network with its weights, downloaded or from its cache
 
 def _filled(given, source):
-    "what is given, the rest from the library"
+    "what is given, the rest from the library or the file"
     missing = [k for k, v in given.items() if v is None]
     return given | {k: getattr(source, k) for k in missing}
+
+def _pictures_of(info):
+    "what a file of this package says of its pictures; None where it says nothing"
+    return SimpleNamespace(mean=info.get('mean'), std=info.get('std'), size=side_in(info))
 
 def _untrained(name, source, n_out):
     return ValueError(
@@ -155,9 +162,11 @@ def _is_own(name):
     return str(name).endswith(('.safetensors', '.bnn')) or str(name) in cards()
 
 def _own_network(name, n_out):
-    is_packed = not str(name).endswith('.safetensors')
-    model = create_model(str(name), pretrained=True) if is_packed else load_network(name)
-    if n_out in (None, model.n_out): return model
+    "the network, and what its file says of its pictures"
+    is_packed = not name.endswith('.safetensors')
+    model = create_model(name, pretrained=True) if is_packed else load_network(name)
+    info = model.info if is_packed else load_info(name)['info']
+    if n_out in (None, model.n_out): return model, info
     raise ValueError(f"{name}: this network has {model.n_out} classes, n_out={n_out}; "
                      'take one that was trained on the same classes')
 
