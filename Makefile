@@ -89,7 +89,7 @@ runtime: install
 web: install
 	$(BIN)/python tools/web.py
 
-# all rivals in environments of their own, their speed and whether they are right: results/rivals/
+# all rivals in environments of their own, their speed and whether they are right: runs/rivals/
 # BENCH=--quick sees in some minutes that all of it runs
 BENCH ?=
 bench: install
