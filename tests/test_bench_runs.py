@@ -1,8 +1,9 @@
 "Scripts of bench/ that train: stopped ones save, and no result is taken for one of other options."
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, random, shutil, signal, subprocess, sys, time
 from types import SimpleNamespace
-import pytest
+import pytest, torch
 from benches import BENCH, load_bench
+from bnn_bn.data import tensor_dls
 
 ROOT = BENCH.parent
 trainings = load_bench('trainings')
@@ -109,6 +110,20 @@ def test_ablations_of_two_sizes_are_not_mixed(tmp_path):
     assert read(images=4000, epochs=4)['rows'] == [row]
     for size in (dict(images=400, epochs=4), dict(images=4000, epochs=2)):
         with pytest.raises(SystemExit, match='another --out'): read(**size)
+
+def test_statistics_are_counted_on_the_same_images(monkeypatch, tmp_path):
+    "for each run, in each call"
+    bench, seen = load_bench('bn_statistics'), []
+    (tmp_path/'config.json').write_text(json.dumps(dict(seed=0, recipe=dict(lr=.1))))
+    new = dict(load_network=lambda file: torch.nn.Identity(), accuracy=lambda model, dl: 0., BATCHES=1,
+               update_bn=lambda batches, model: seen.extend(batches))
+    for name, value in new.items(): monkeypatch.setattr(bench, name, value)
+    x, y = torch.arange(64, dtype=torch.uint8)[:, None, None, None].expand(64, 1, 2, 2), torch.arange(64)
+    for first in (1, 2): # a process draws the loaders' own seed by chance
+        random.seed(first)
+        dls = tensor_dls(x, y, x, y, bs=8, device='cpu', mean=[0.], std=[1.])
+        for _ in range(2): bench.row_of(tmp_path, dls)
+    assert len(seen) == 4 and all(torch.equal(s, seen[0]) for s in seen)
 
 def test_each_comparison_has_a_row_of_its_own():
     "three networks of a run, runs of one name, and other numbers of images"
