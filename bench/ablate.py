@@ -104,16 +104,22 @@ def parse_options():
     p.add_argument('--without', nargs='+', choices=VARIANTS, default=list(VARIANTS))
     return p.parse_args()
 
-def read_result(file):
-    "what an earlier call has written, or a new head"
-    if file.exists(): return json.loads(file.read_text())
+def read_result(options):
+    "what an earlier call has written, or a new head; SystemExit if its runs were of another size"
+    file, size = options.out, dict(images=options.images, epochs=2*options.epochs)
+    if file.exists():
+        result = json.loads(file.read_text())
+        other = [r for r in result['rows'] if r | size != r]
+        if not other: return result
+        there = {k: other[0][k] for k in size}
+        raise SystemExit(f'{file} has runs of {there}, not {size}: give another --out')
     command = shlex.join(['python', 'bench/ablate.py', *sys.argv[1:]])
     return dict(command=command, versions=versions(), rows=[])
 
 def main():
     options = parse_options()
     torch.set_num_threads(options.threads)
-    result = read_result(options.out)
+    result = read_result(options)
     done = {(r['without'], r['lr'], r['seed']) for r in result['rows']}
     for seed, name, lr in product(range(options.seeds), options.without, options.lrs):
         if (name, lr, seed) in done: continue

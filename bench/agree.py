@@ -4,7 +4,8 @@
 
 For each network the signs of every binary convolution are compared on the first `--flips` images,
 the answers on all `--images`. An image whose signs all agree must have logits that agree within
-rounding: the largest difference among those is given too.
+rounding: the largest difference among those is given too. A row is named by what it compares,
+and one that is in the file is not measured again.
 """
 import argparse, json
 from pathlib import Path
@@ -55,6 +56,10 @@ def compare(model, images, labels, flips):
     row = flips_of(model, packed, images[:flips])
     return row | answers_of(model, packed, images, labels)
 
+def name_of(file, images, flips):
+    "the folder of the runs, the run, its network, and on how much it is compared"
+    return f"{'/'.join(Path(file).resolve().parts[-3:])}, {images} images, {flips} for signs"
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('networks', nargs='+')
@@ -69,7 +74,7 @@ def main():
     x, y = (torch.cat(t)[:a.images] for t in zip(*dls.valid))
     rows = json.loads(a.out.read_text()) if a.out.exists() else {}
     for f in a.networks:
-        name = Path(f).parent.name
+        name = name_of(f, len(x), min(a.flips, len(x)))
         if name not in rows:
             rows[name] = compare(load_network(f), x, y, a.flips)
             write_file(a.out, json.dumps(rows, indent=1).encode())

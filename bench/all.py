@@ -1,7 +1,7 @@
 """The whole table of rivals by one command: make bench
 
     python bench/all.py [--quick] [--only openvino larq onnx bnn_lab] [--parts speed throughput]
-                        [--nets ...] [--rivals WORD ...] [--full] [--out results/rivals]
+                        [--nets ...] [--rivals WORD ...] [--full] [--out runs/rivals]
                         [--environments .venv-bench]
 
 Each rival gets an environment of its own (`bench/rivals/NAME.txt` pins it); torch and torch.compile
@@ -10,8 +10,8 @@ float32 and 8 bits, OpenVINO in float32, 8 bits and binary, Larq's engine, and t
 `bench/throughput.py` counts pictures a second. Beside each speed stands whether the rival's answers
 are right, close or wrong, against the same network in float64. A rival that cannot be installed is
 in the table with the reason. Files are written as results come: after Ctrl-C the same command goes
-on. `--full` adds the slower forms of a rival and of ours. `--quick` measures next to nothing, to see
-that all runs; nothing of it is a result.
+on, on the same machine with the same versions. `--full` adds the slower forms of a rival and of ours.
+`--quick` measures next to nothing, to see that all runs; nothing of it is a result.
 """
 import argparse, json, os, sys
 from pathlib import Path
@@ -44,7 +44,7 @@ def arguments(words=None):
     p.add_argument('--python', default=sys.executable, help='that environments begin with')
     p.add_argument('--again', action='store_true', help='measure what is there too')
     a = p.parse_args(words)
-    a.out = a.out or ROOT/('runs/rivals-quick' if a.quick else 'results/rivals')
+    a.out = a.out or ROOT/('runs/rivals-quick' if a.quick else 'runs/rivals')
     return a
 
 def missing(found):

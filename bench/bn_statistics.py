@@ -39,6 +39,7 @@ def accuracy(model, dl):
 def row_of(run, dls):
     "accuracy with the statistics of the run, and with those of the averaged weights"
     set_seed(0)
+    dls.train.rng.seed(0) # the same images for each run and call
     model = load_network(run/'model.safetensors').to(dls.device)
     as_saved = accuracy(model, dls.valid)
     update_bn((Tensor(x) for x, _ in islice(dls.train, BATCHES)), model)

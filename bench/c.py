@@ -1,6 +1,6 @@
 """The C file of the embedded network on other machines: are its bits the engine's, at what cost?
 
-    python bench/c.py [--images 20] [--out results/c.json]
+    python bench/c.py [--images 20] [--out runs/c.json]
 
 Machines: this one (gcc), aarch64 (aarch64-linux-gnu-gcc and qemu-aarch64), Cortex-M4F and Cortex-M3
 (arm-none-eabi-gcc and qemu-system-arm). A machine whose programs are missing is left out, and the
@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 import numpy as np
+from bnn_bn.core.files import write_file
 from bnn_bn.deploy import PackedNet, load_packed
 from bnn_bn.onebit.stem import int8_stem
 from bnn_bn.targets.export_c import to_c
@@ -195,7 +196,7 @@ def version(program):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('--images', type=int, default=20)
-    p.add_argument('--out', default='results/c.json')
+    p.add_argument('--out', default='runs/c.json')
     args, results = p.parse_args(), []
     left_out = {m.name: f'{", ".join(missing(m))} missing' for m in MACHINES if missing(m)}
     there = [m for m in MACHINES if m.name not in left_out]
@@ -209,7 +210,7 @@ def main():
     report = dict(network=NETWORK, picture='uint8 32x32x1', left_out=left_out,
                   programs={k: version(k) for k in sorted(programs)},
                   rows=[asdict(r) for r in results])
-    Path(args.out).write_text(json.dumps(report, indent=1) + '\n')
+    write_file(args.out, (json.dumps(report, indent=1) + '\n').encode())
     different, logits = (sum(getattr(r, k) for r in results) for k in ('different', 'logits'))
     print(f'{different} of {logits} logits differ', left_out)
 

@@ -4,11 +4,12 @@
         [--runs runs/columns] [--norms bn] -- cifar10-plus --images 10000 ...
 
 What follows `--` goes to bnn_train. Runs are taken one after the other and resumed where they were
-stopped; the same command goes on.
+stopped; the same command goes on. Finished runs of other options are refused.
 """
-import argparse, shutil, subprocess, sys
+import argparse, shutil, sys
 from itertools import product
 from pathlib import Path
+import trainings
 
 NORMS = 'nobn', 'bn', 'naive'
 
@@ -23,21 +24,21 @@ def parse_options():
     p.add_argument('options', nargs='+', help='of bnn_train, the recipe first')
     return p.parse_args()
 
-def train(options, norm, seed, run):
-    "begin or resume a run"
-    command = [Path(sys.executable).parent/'bnn_train', *options.options]
-    if options.path: command += ['--path', options.path]
-    command += ['--norm', norm, '--seed', str(seed), '--out', run, '--resume']
-    subprocess.run(command, check=True)
+def words_of(options, norm, seed, run):
+    "of bnn_train"
+    path = ['--path', options.path] if options.path else []
+    return [*options.options, *path, '--norm', norm, '--seed', seed, '--out', run, '--resume']
 
 def main():
     options = parse_options()
+    trainings.stop_on_term()
     options.out.mkdir(parents=True, exist_ok=True)
     for seed, norm in product(range(options.seeds), options.norms):
         run = options.runs/f'{norm}-{seed}'
-        if not (run/'result.json').exists():
+        words = words_of(options, norm, seed, run)
+        if not trainings.is_done(run, words):
             print(run, flush=True)
-            train(options, norm, seed, run)
+            trainings.run([Path(sys.executable).parent/'bnn_train', *words])
         shutil.copy(run/'result.json', options.out/f'{norm}-{seed}.json')
         shutil.copy(run/'history.csv', options.out/f'{norm}-{seed}.csv')
 

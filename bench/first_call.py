@@ -1,22 +1,25 @@
 """How long a new process takes until its first answer, beside `import torch` and ONNX Runtime.
 
-    python bench/first_call.py [--rounds 7] [--net cifar10-reactnet18-w50] [--out results/first_call.json]
+    python bench/first_call.py [--rounds 7] [--net cifar10-reactnet18-w50] [--out runs/first_call.json]
 
 Each row is a process of its own, from its start to the first answer for one picture, and they take
 turns: this package with nothing kept (it compiles, and keeps the code), the same with what was kept,
 the runtime that `make runtime` packs, `import torch` alone, and ONNX Runtime on the same network in
 float32. `wall` are seconds of the clock and `cpu` seconds of work, of which a loaded machine changes
 less; `call` is the second call. Medians count. Where the machine had other work the file says
-`provisional` and the load. It is written after each round, and the same command goes on.
+`provisional` and the load. It is written after each round, and the same command goes on, on the same
+machine with the same versions.
 """
 import argparse, json, os, platform, subprocess, sys, tempfile, time
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from bnn_bn.core.files import write_file
 from bnn_bn.deploy import load_packed
 from bnn_bn.export import to_onnx
 from bnn_bn.targets.runtime import write_runtime
+from infer import cpu_info
 
 ROOT = Path(__file__).resolve().parent.parent
 ASK = '''
@@ -84,11 +87,16 @@ def summary(tries):
 
 def loaded(before, after): return before[0] > .5 or after[0] > 1.5
 
+def about(a):
+    "what all rounds of a file have in common"
+    return dict(net=a.net, machine=platform.machine(), cpu=cpu_info().get('model name', ''),
+                cores=os.cpu_count(), python=platform.python_version(),
+                versions={k: version(k) for k in ('bnn_bn', 'numba', 'torch', 'onnxruntime')})
+
 def report(a, tries, before):
     "what is written; `tries`: name -> results"
     after = os.getloadavg()
-    out = dict(command=f'python bench/first_call.py --net {a.net} --rounds {a.rounds}', net=a.net,
-               machine=platform.machine(), cores=os.cpu_count(), python=platform.python_version(),
+    out = dict(command=f'python bench/first_call.py --net {a.net} --rounds {a.rounds}', **about(a),
                load=dict(before=before, after=after))
     if loaded(before, after): out['provisional'] = True
     return out | dict(rows={k: summary(t) for k, t in tries.items()}, tries=tries)
@@ -98,17 +106,20 @@ def arguments():
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--rounds', type=int, default=7)
     p.add_argument('--net', default='cifar10-reactnet18-w50', help='a network of the package')
-    p.add_argument('--out', type=Path, default=Path('results/first_call.json'))
+    p.add_argument('--out', type=Path, default=Path('runs/first_call.json'))
     p.add_argument('--again', action='store_true', help='forget what is in the file')
     a = p.parse_args()
     if a.rounds < 1: p.error(f'--rounds {a.rounds}: at least 1 is needed')
     return a
 
 def found(a):
-    "what an earlier call has written for this network"
+    "what an earlier call has written for this network, on this machine"
     if a.again or not a.out.exists(): return {}
     data = json.loads(a.out.read_text())
-    return data['tries'] if data['net'] == a.net else {}
+    other = [f'{k} {data.get(k)}, now {v}' for k, v in about(a).items() if data.get(k) != v]
+    if other: raise SystemExit(f"{a.out} was measured otherwise ({'; '.join(other)}): "
+                               'take another --out, or --again')
+    return data['tries']
 
 def main():
     a, before = arguments(), os.getloadavg()

@@ -307,7 +307,7 @@ def kept(a, name):
 def options():
     p = argparse.ArgumentParser(description=__doc__)
     p.formatter_class = argparse.RawDescriptionHelpFormatter
-    p.add_argument('--out', type=Path, default=Path('results/gpu'), help='of records and runs')
+    p.add_argument('--out', type=Path, default=Path('runs/gpu'), help='of records and runs')
     p.add_argument('--path', help='directory of CIFAR-10, for the two trainings')
     p.add_argument('--seconds', type=float, default=540, help='stop then; the next call goes on')
     p.add_argument('--only', nargs='+', choices=PIECES, default=list(PIECES), help='these pieces')

@@ -1,6 +1,6 @@
 """How fast packed networks are, beside the other ways to run them on this CPU.
 
-    python bench/infer.py --out results/bench_infer.json [--openvino PYTHON] [--larq PYTHON]
+    python bench/infer.py [--out runs/bench_infer.json] [--openvino PYTHON] [--larq PYTHON]
                           [--onnx PYTHON] [--bnn_lab PYTHON] [--threads 1 2] [--rounds 9] [--nets ...]
 
 PYTHON is the interpreter of an environment in which that rival (openvino; larq and
@@ -8,7 +8,8 @@ larq-compute-engine; onnxruntime and onnx; bnn-lab) is installed. None is part o
 without it the rival is left out, and `bench/all.py` makes them all. Networks are BN-free, with
 random weights and shifts, folded. Each runtime has a process of its own, they take turns, and
 medians count. What is in the file is not measured again (--again does), so a bench that was stopped
-goes on. A picture is drawn beside the file. Run it on a machine that does nothing else.
+goes on; all of a file is of one machine and one set of versions. A picture is drawn beside it. Run
+it on a machine that does nothing else.
 """
 import argparse, json, os, platform, re, shlex, subprocess, sys, tempfile
 from dataclasses import dataclass, replace
@@ -25,10 +26,11 @@ from bnn_bn.onebit.stem import int8_stem
 from bnn_bn.onebit.counting import get_way, has_way, ways
 from bnn_bn.models import reactnet_nobn
 import layers
+from environments import SHOWN
 from infer_report import draw, summary
 
 ROOT = Path(__file__).resolve().parent.parent
-RIVALS = 'openvino', 'larq', 'onnx', 'bnn_lab'
+RIVALS = tuple(SHOWN)
 NETS = {'ReActNet-18, 32x32': ('18', 32, dict(n_out=10, stem='cifar')),
         'ReActNet-A, 32x32': ('A', 32, dict(n_out=10)),
         'ReActNet-18, 224x224': ('18', 224, {}), 'ReActNet-A, 224x224': ('A', 224, {})}
@@ -157,10 +159,19 @@ def absent(a):
     "rows for rivals that could not be installed, with the reason"
     return [dict(name=name, error=f'{NOT_INSTALLED}: {why}') for name, why in a.missing.items()]
 
-def has_come(a, rows):
-    "is a rival there now that was not installed when these rows were measured?"
-    named = [r['name'] for r in rows if r.get('error', '').startswith(NOT_INSTALLED)]
-    return any(name not in a.missing for name in named)
+def is_absent(row): return row.get('error', '').startswith(NOT_INSTALLED)
+
+def has_all(rows, rivals):
+    "were all these rivals measured? One that was not installed was not"
+    there = {r['name'] for r in rows if not is_absent(r)}
+    return there.issuperset(r.name for r in rivals)
+
+def together(a, rows, known):
+    "what was measured now, and what the file has of rivals that this call did not ask for"
+    found, here = {}, {SHOWN[k] for k in RIVALS if getattr(a, k)}
+    for r in [*rows, *known, *absent(a)]:
+        if not (is_absent(r) and r['name'] in here): found.setdefault(r['name'], r)
+    return [*found.values()]
 
 def show(text): print(text.ljust(100), end='\r', file=sys.stderr, flush=True)
 
@@ -295,22 +306,17 @@ class File:
         net.update(side=side, mb=file.stat().st_size/1e6)
         benches = {str(t): Bench(file, side, self.a.batch, t) for t in (1, *self.a.threads)}
         for t in map(str, self.a.threads):
-            rows = net['threads'].get(t, [])
-            if self.wants(net['threads'], t) or has_come(self.a, rows):
-                self.add_turns(net, name, t, benches[t])
+            known, rivals = net['threads'].get(t, []), rivals_of(self.a, benches[t])
+            if self.a.again or not has_all(known, rivals):
+                rows = run_turns(self.a, rivals, [int(t)]*len(rivals), f'{name}, {t} threads')
+                net['threads'][t] = together(self.a, rows, known)
+                self.save()
         for t in map(str, self.a.threads):
             if t != '1' and self.wants(net.setdefault('scaling', {}), t):
                 self.add_scaling(net, name, t, benches)
         eight = Bench(file, side, 8, self.a.threads[0])
         self.add_values(net, name, eight)
         if self.a.layers and self.wants(net, 'layers'): self.add_layers(net, file, side)
-
-    def add_turns(self, net, name, t, bench):
-        rivals = rivals_of(self.a, bench)
-        threads = [bench.threads]*len(rivals)
-        rows = run_turns(self.a, rivals, threads, f'{name}, {t} threads')
-        net['threads'][t] = rows + absent(self.a)
-        self.save()
 
     def add_scaling(self, net, name, t, benches):
         pair = [benches[n].usual('packed')[0] for n in ('1', t)]
@@ -379,18 +385,26 @@ def command(a):
         return 'PATH' if Path(word).is_absolute() else word
     return shlex.join(['python', f'bench/{Path(sys.argv[0]).name}', *map(shown, sys.argv[1:])])
 
-def check_settings(a, data, settings):
-    "rows of one file are measured alike"
-    before = {k: data.get(k) for k in settings}
-    if any(data.get(k, v) != v for k, v in settings.items()) and not a.again:
-        raise SystemExit(f'{a.out} was measured with other settings ({before}); '
-                         'take another --out, or --again')
+def begin(a, data, settings):
+    "rows of one file are measured alike; --again forgets those that were measured otherwise"
+    here, before = rounded(machine(a)), data.get('machine', {})
+    then, now = data | before, rounded(settings) | here
+    other = [f'{k} {then[k]}, now {v}' for k, v in now.items()
+             if k != 'clock_ghz' and then.get(k, v) != v]
+    if other and not a.again:
+        raise SystemExit(f"{a.out} was measured with other settings, versions, or on another machine "
+                         f"({'; '.join(other)}): take another --out, or --again, which forgets it")
+    if other:
+        data.clear()
+        before = {}
+    data.setdefault('nets', {})
+    data.update(settings, machine=before | here)
 
 def measure(a, data):
     settings = dict(batch=a.batch, rounds=a.rounds, seconds=a.seconds)
-    check_settings(a, data, settings)
-    load = max(data.get('load', 0.), os.getloadavg()[0])
-    data.update(command=command(a), machine=machine(a), load=load, **settings)
+    begin(a, data, settings)
+    data.update(command=command(a), load=max(data.get('load', 0.), os.getloadavg()[0]))
+    load = data['load']
     if load > .5 + max(a.threads): data['provisional'] = True
     for k in RIVALS:
         if getattr(a, k) or a.missing: continue
@@ -404,7 +418,7 @@ def measure(a, data):
 def parser():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--out', type=Path, default=Path('results/bench_infer.json'))
+    p.add_argument('--out', type=Path, default=Path('runs/bench_infer.json'))
     p.add_argument('--openvino', metavar='PYTHON')
     p.add_argument('--larq', metavar='PYTHON')
     p.add_argument('--onnx', metavar='PYTHON')

@@ -8,11 +8,12 @@ at 16 pixels in training and validation: 20 epochs take a quarter of an hour of 
 weights are not averaged, so that batch norm's statistics are those of the weights that are
 validated. Each run is a process of `bnn_train`; after a stop the same command goes on.
 """
-import argparse, json, os, subprocess, sys
+import argparse, json, os, sys
 from itertools import product
 from pathlib import Path
 import torch
 from torch import nn
+import trainings
 from bnn_bn import checkpoint
 from bnn_bn.core.files import write_file
 from bnn_bn.layers import binarize, blocks
@@ -117,10 +118,10 @@ def run_of(name, seed, options):
     "begin a run, or go on with it; what it came to"
     folder = options.runs/f'{name.replace(", ", "-").replace(" ", "_")}-{seed}'
     words = [*WORDS, *ROWS[name][1], '--seed', str(seed), '--path', options.path, '--out', folder]
-    if not (folder/'result.json').exists():
-        command = [sys.executable, __file__, '--train', name, *map(str, words)]
+    if not trainings.is_done(folder, words):
+        command = [sys.executable, __file__, '--train', name, *words]
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH')]))
-        subprocess.run(command, check=True, env=dict(os.environ, PYTHONPATH=path))
+        trainings.run(command, env=dict(os.environ, PYTHONPATH=path))
     result = json.loads((folder/'result.json').read_text())
     history = (folder/'history.csv').read_text().splitlines()
     column = history[0].split(',').index('train_loss')
@@ -144,6 +145,7 @@ def kept(file):
 
 def main():
     options = parse_options()
+    trainings.stop_on_term()
     for seed, name in product(range(options.seeds), options.only):
         found = run_of(name, seed, options)
         others = [r for r in kept(options.out) if (r['name'], r['seed']) != (name, seed)]

@@ -6,11 +6,13 @@ LIST is a text file: a line a training, its name and then what goes to `bnn_trai
 `#` begins a comment. Trainings are begun in this order, at most `--jobs` at once, each with a log
 RUNS/NAME.log. `TEACHER:NAME` as the value of `--teacher` waits for that training and learns from its
 network. Results and histories are copied to `--out` as they come. After a stop or a kill the same
-command goes on: what is finished stays, the rest is resumed.
+command goes on: what is finished stays, the rest is resumed. A finished training whose line has been
+changed since is refused.
 """
-import argparse, os, shlex, shutil, signal, subprocess, sys, time
+import argparse, os, shlex, shutil, subprocess, sys, time
 from dataclasses import dataclass
 from pathlib import Path
+import trainings
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT = 'TEACHER:'
@@ -39,14 +41,17 @@ def read_list(text):
             raise ValueError(f'{job.name}: its teacher {job.teacher} is not in a line above')
     return jobs
 
+def words_of(job, options):
+    "all that bnn_train is told"
+    words = [str(options.runs/job.teacher) if w.startswith(WAIT) else w for w in job.words]
+    path = ['--path', str(options.path)] if options.path else []
+    return [*words, '--out', str(options.runs/job.name), '--resume', '--no-download', *path]
+
 def begin(job, options):
     "start a training, or go on with it"
-    run = options.runs/job.name
-    words = [str(options.runs/job.teacher) if w.startswith(WAIT) else w for w in job.words]
-    words += ['--out', str(run), '--resume', '--no-download']
-    if options.path: words += ['--path', str(options.path)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-    command, env = [sys.executable, '-c', PROGRAM, *words], dict(os.environ, PYTHONPATH=path)
+    env = dict(os.environ, PYTHONPATH=path)
+    command = [sys.executable, '-c', PROGRAM, *words_of(job, options)]
     with open(options.runs/f'{job.name}.log', 'a') as log:
         job.process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
 
@@ -55,20 +60,20 @@ def keep(job, options):
     for file, kind in (('result.json', 'json'), ('history.csv', 'csv')):
         shutil.copy(options.runs/job.name/file, options.out/f'{job.name}.{kind}')
 
-def is_done(name, options): return (options.runs/name/'result.json').exists()
+def has_ended(name, options): return (options.runs/name/'result.json').exists()
 
 def fill(waiting, running, options):
     "begin trainings whose teacher is there, in their order, as many as may run at once"
     for job in list(waiting):
         if len(running) >= options.jobs: return
-        if job.teacher and not is_done(job.teacher, options): continue
+        if job.teacher and not has_ended(job.teacher, options): continue
         begin(job, options)
         waiting.remove(job)
         running.append(job)
 
 def look_after(jobs, options):
     "begin, wait and copy until all are through; the names of those that are not done"
-    done = [j for j in jobs if is_done(j.name, options)]
+    done = [j for j in jobs if trainings.is_done(options.runs/j.name, words_of(j, options))]
     for job in done: keep(job, options)
     waiting, running, failed = [j for j in jobs if j not in done], [], []
     try:
@@ -80,13 +85,12 @@ def look_after(jobs, options):
                 failed += through(job, options)
             fill(waiting, running, options)
     finally:
-        for job in running: job.process.terminate() # it saves its state
-        for job in running: job.process.wait()
+        trainings.stop([job.process for job in running])
     return failed + [j.name for j in waiting] # those wait for one that failed
 
 def through(job, options):
     "say what came of a training; its name if nothing did"
-    good = job.process.returncode == 0 and is_done(job.name, options)
+    good = job.process.returncode == 0 and has_ended(job.name, options)
     if good: keep(job, options)
     log = options.runs/f'{job.name}.log'
     last = next(reversed(log.read_text().strip().splitlines()), '')
@@ -109,7 +113,7 @@ def main():
     try: jobs = read_list(options.list.read_text())
     except (OSError, ValueError) as e: raise SystemExit(f'{options.list}: {e}') from None
     for folder in (options.out, options.runs): folder.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    trainings.stop_on_term()
     failed = look_after(jobs, options)
     if failed: raise SystemExit(f"not done: {', '.join(failed)}")
 

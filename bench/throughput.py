@@ -1,7 +1,7 @@
 """Pictures a second at batch 1, 8 and 64, on one and two threads, beside the float runtimes.
 
     python bench/throughput.py [--openvino PYTHON] [--batches 1 8 64] [--threads 1 2] [--rounds 5]
-                               [--nets ...] [--out results/throughput.json]
+                               [--nets ...] [--out runs/throughput.json]
 
 PYTHON is an environment with OpenVINO, which `bench/all.py` makes; that calls this script as well.
 Runtimes take turns, as in `bench/infer.py`. The file is written after each batch, the same command
@@ -13,8 +13,7 @@ from pathlib import Path
 import matplotlib
 from bnn_bn.bench import plot_throughput, throughput_table
 from bnn_bn.core.files import write_file
-from infer import (NETS, Bench, absent, check_settings, has_come, machine, make, rounded, run_turns,
-                   wanted)
+from infer import (NETS, SHOWN, Bench, begin, has_all, make, rounded, run_turns, together, wanted)
 
 def rivals_of(a, bench):
     "ours first; each in its usual form"
@@ -31,18 +30,18 @@ def measure(a, data, folder):
         for threads in map(str, a.threads):
             rows = data['nets'].setdefault(name, {}).setdefault(threads, {})
             for batch in a.batches:
-                known = rows.get(str(batch))
-                if known and not a.again and not has_come(a, known): continue
-                rows[str(batch)] = turns(a, Bench(file, side, batch, int(threads)), name)
+                bench, known = Bench(file, side, batch, int(threads)), rows.get(str(batch), [])
+                rivals = rivals_of(a, bench)
+                if has_all(known, rivals) and not a.again: continue
+                rows[str(batch)] = together(a, turns(a, bench, rivals, name), known)
                 save(a, data)
 
-def turns(a, bench, name):
-    rivals = rivals_of(a, bench)
+def turns(a, bench, rivals, name):
     label = f'{name}, batch {bench.batch}, {bench.threads} threads'
     rows = run_turns(a, rivals, [bench.threads]*len(rivals), label, calls=1)
     for r in rows:
         if 'seconds' in r: r['pictures_a_second'] = bench.batch/r['seconds']
-    return rows + [r for r in absent(a) if 'OpenVINO' in r['name']]
+    return rows
 
 def save(a, data):
     "with the highest load that was seen"
@@ -63,7 +62,7 @@ def arguments():
     p.add_argument('--rivals', nargs='+', help='only those whose name contains one of these words')
     p.add_argument('--without', nargs='+', default=[], help='none whose name contains one of these')
     p.add_argument('--again', action='store_true', help='measure what is in the file too')
-    p.add_argument('--out', type=Path, default=Path('results/throughput.json'))
+    p.add_argument('--out', type=Path, default=Path('runs/throughput.json'))
     p.set_defaults(missing={}, larq=None, onnx=None, bnn_lab=None)
     return p
 
@@ -71,8 +70,8 @@ def run(a):
     "measure what is missing; tables and picture of all"
     matplotlib.use('Agg')
     data = json.loads(a.out.read_text()) if a.out.exists() else dict(nets={})
-    check_settings(a, data, dict(rounds=a.rounds, seconds=a.seconds))
-    data.update(machine=machine(a), rounds=a.rounds, seconds=a.seconds)
+    a.missing = {k: why for k, why in a.missing.items() if k == SHOWN['openvino']} # the others are not asked
+    begin(a, data, dict(rounds=a.rounds, seconds=a.seconds))
     with tempfile.TemporaryDirectory() as folder: measure(a, data, Path(folder))
     print(throughput_table(data).to_string())
     fig = plot_throughput(data)

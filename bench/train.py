@@ -1,7 +1,7 @@
 """How fast and how large a training step is, beside the authors' network and loop.
 
     python bench/train.py --peer DIRECTORY [--batch 64] [--threads 1] [--rounds 7] [--device cpu]
-                          [--out results/bench_train]
+                          [--out runs/bench_train]
     python bench/train.py --quick --out /tmp/bench     # does it work? a minute, no figures
 
 DIRECTORY is a checkout of VITA-Group/BNN_NoBN, of which nothing is part of this project; without
@@ -142,7 +142,7 @@ def arguments():
     p.add_argument('--threads', type=int, default=1)
     p.add_argument('--rounds', type=int, default=7)
     p.add_argument('--device', default='cpu')
-    p.add_argument('--out', type=Path, default=Path('results/bench_train'))
+    p.add_argument('--out', type=Path, default=Path('runs/bench_train'))
     p.add_argument('--no_amp', action='store_true', help='no rows in bf16')
     p.add_argument('--no_compile', action='store_true', help='no compiled rows')
     p.add_argument('--quick', action='store_true', help='narrow, a small batch, no real compiler')

@@ -38,6 +38,13 @@ def fetched(folder):
     subprocess.run(command, check=True, capture_output=True)
     return folder/'node_modules/onnxruntime-web/dist'
 
+def version_of(ort):
+    "of a `dist`, by the package around it"
+    if ort is None: return VERSION
+    file = ort.resolve().parent/'package.json'
+    package = json.loads(file.read_text()) if file.exists() else {}
+    return package['version'] if package.get('name') == 'onnxruntime-web' else 'of unknown version'
+
 def prepare(folder, ort):
     "pages, models and the rival in one folder"
     for short, name in NETS.items():
@@ -90,7 +97,7 @@ def main():
             rows.append(dict(summary(short, found['rounds']), bytes=page))
             print(json.dumps(rows[-1]), flush=True)
     load = dict(before=before, after=os.getloadavg(), cores=os.cpu_count())
-    report = dict(browser=found['browser'], rival=f'onnxruntime-web {VERSION}, wasm SIMD, float32',
+    report = dict(browser=found['browser'], rival=f'onnxruntime-web {version_of(asked.ort)}, wasm SIMD, float32',
                   machine=platform.machine(), threads=1, load=load, rows=rows)
     if max(before[0], load['after'][0]) > os.cpu_count(): report['note'] = NOTE
     if asked.out: asked.out.write_text(json.dumps(report, indent=1) + '\n')

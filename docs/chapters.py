@@ -143,15 +143,28 @@ def plain_outputs(cell):
     found = []
     for o in cell.get('outputs', []):
         data = o.get('data', {})
-        found += [''.join(data.get('text/plain', o.get('text', '')))]
+        plain = data.get('text/plain', o.get('text', ''))
+        found += [''.join(data.get('text/markdown', plain))]
     return [f for f in found if f and not f.startswith('<Figure')]
+
+def text_link(link):
+    "a link of a page as one of its text, which lies below text/ among those of chapters and modules"
+    path, mark, anchor = link.partition('#')
+    if ':' in link or not path or re.match(r'(\.\./)*api/', path): return link
+    if path.endswith('.ipynb'): return f"{path.removesuffix('.ipynb')}.md{mark}{anchor}"
+    return f"../{path.removesuffix('.md')}.html{mark}{anchor}" # a page that has no text
+
+def text_links(source):
+    pieces = FENCED.split(source)
+    def moved(text): return LINK.sub(lambda m: f'[{m[1]}]({text_link(m[2])})', text)
+    return ''.join(p if p.startswith('```') else moved(p) for p in pieces)
 
 def as_text(nb):
     "a page as markdown, for those who read without a browser"
     lines = []
     for cell in nb['cells']:
         source = text_of(cell)
-        if cell['cell_type'] == 'markdown': lines += [source]
+        if cell['cell_type'] == 'markdown': lines += [text_links(source)]
         elif 'remove-input' not in cell['metadata']['tags']: lines += [f'```python\n{source}\n```']
         lines += [f'```\n{o}\n```' for o in plain_outputs(cell)]
     return re.sub(r'\{py:obj\}`(\S+) <\S+>`', r'`\1`', '\n\n'.join(lines)) + '\n'

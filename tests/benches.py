@@ -3,6 +3,7 @@ import importlib.util, sys
 from pathlib import Path
 
 BENCH = Path(__file__).parents[1]/'bench'
+sys.path.append(str(BENCH)) # some import others
 
 def load_bench(name):
     "bench/NAME.py as a module of its own name, which hides no other"

@@ -135,25 +135,48 @@ def test_what_is_left_open_is_no_secret(monkeypatch):
     with pytest.raises(AttributeError, match='sched_yield'): native.compiled(dict(f=yields))
 
 
-def test_the_bench_goes_on_and_says_when_it_is_provisional(tmp_path, monkeypatch):
+@pytest.fixture
+def bench(monkeypatch):
+    "two ways that start no process, and the rounds that were run"
     bench = load_bench('first_call')
-    out = tmp_path/'first.json'
     monkeypatch.setattr(bench, 'ways_of', lambda net, folder: [bench.Way('one', 'x'), bench.Way('two', 'y')])
-    calls = []
+    bench.calls = []
     def run(self, folder):
-        calls.append(self.name)
-        return dict(wall=1. + len(calls), cpu=.5, call=.001)
+        bench.calls.append(self.name)
+        return dict(wall=1. + len(bench.calls), cpu=.5, call=.001)
     monkeypatch.setattr(bench.Way, 'run', run)
     monkeypatch.setattr(bench.os, 'getloadavg', lambda: (3., 2., 1.))
-    def main(rounds):
-        monkeypatch.setattr(sys, 'argv', ['x', '--rounds', str(rounds), '--out', str(out)])
+    return bench
+
+@pytest.fixture
+def measure(bench, monkeypatch, tmp_path):
+    def main(rounds, *words):
+        out = tmp_path/'first.json'
+        monkeypatch.setattr(sys, 'argv', ['x', '--rounds', str(rounds), '--out', str(out), *words])
         bench.main()
         return json.loads(out.read_text())
-    first = main(1)
-    assert calls == ['one', 'two']*2 and first['provisional'] and first['load']['before'][0] == 3
-    again = main(3)
-    assert len(calls) == 4 + 2 + 4 and again['tries']['one'][0] == first['tries']['one'][0]
+    return main
+
+def test_the_bench_goes_on_and_says_when_it_is_provisional(bench, measure):
+    first = measure(1)
+    assert bench.calls == ['one', 'two']*2
+    assert first['provisional'] and first['load']['before'][0] == 3
+    again = measure(3)
+    assert len(bench.calls) == 4 + 2 + 4 and again['tries']['one'][0] == first['tries']['one'][0]
     assert again['rows']['two']['wall']['least'] == first['tries']['two'][0]['wall']
+
+def test_the_bench_mixes_no_rounds_of_two_machines(bench, measure, monkeypatch):
+    "nor of other versions or networks; --again begins anew"
+    first = measure(1)
+    other_version = lambda name: 'another'
+    for owner, name, new, says in ((bench, 'cpu_info', lambda: {'model name': 'another'}, 'cpu'),
+                                   (bench.os, 'cpu_count', lambda: 77, 'cores'),
+                                   (bench, 'version', other_version, 'versions')):
+        with monkeypatch.context() as m:
+            m.setattr(owner, name, new)
+            with pytest.raises(SystemExit, match=f'{says} .*, now .*take another --out'): measure(2)
+    with pytest.raises(SystemExit, match='net .*, now another'): measure(2, '--net', 'another')
+    assert measure(1)['tries'] == first['tries'] != measure(1, '--again')['tries']
 
 
 @pytest.mark.parametrize('threads', ('0', '-1'))

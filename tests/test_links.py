@@ -183,6 +183,24 @@ def test_pages_link_to_pages(site):
         wrong += [(file.name, t) for t in inside if t and not (file.parent/t).exists()]
     assert wrong == []
 
+def test_texts_link_to_texts_and_pages(site):
+    "as they lie on the site: the texts below text/, the pages beside it"
+    wrong, seen = [], set()
+    for file in (site/'extra/text').rglob('*.md'):
+        if file.parent.name == 'api': continue # sources
+        for m in LINK.finditer(CODE.sub('', prose(file))):
+            path = m[2].partition('#')[0]
+            if ':' in path or not path: continue
+            place = (file.parent/path).resolve().relative_to((site/'extra').resolve())
+            page = (site/'src'/place).with_suffix('.md')
+            seen.add(place.suffix)
+            there = page if place.suffix == '.html' else site/'extra'/place
+            if not there.exists(): wrong.append((file.name, m[2]))
+    assert wrong == [] and seen == {'.md', '.html'}
+
+def test_texts_show_what_a_cell_has_shown(site):
+    assert not [f.name for f in (site/'extra/text').rglob('*.md') if '<IPython' in f.read_text(encoding='utf-8')]
+
 def test_pages_link_to_names(site):
     "each reference to a name has its entry on an API page"
     entries = '\n'.join(f.read_text(encoding='utf-8') for f in (site/'src/api').glob('*.md'))

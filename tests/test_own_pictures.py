@@ -387,4 +387,4 @@ def test_a_run_warns_of_nothing(pictures, tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         good(*words)
-    assert [str(w.message) for w in caught if 'shadowing' in str(w.message)] == []
+    assert [f'{w.category.__name__}: {w.message}' for w in caught] == []

@@ -430,7 +430,9 @@ def test_fork_while_a_thread_answers():
     thread = threading.Thread(target=answer)
     thread.start()
     try:
-        while not net.lock.locked(): time.sleep(.001)
+        while not net.lock.locked():
+            assert thread.is_alive(), 'it ended with an error'
+            time.sleep(.001)
         pid = os.fork()
         if pid == 0: os._exit(0 if (net(x) == want).all() and (tiny()(x) == want).all() else 1)
         end = time.time() + 60

@@ -15,13 +15,14 @@ if 'broken' in words: sys.exit('no such recipe')
 out.mkdir(exist_ok=True)
 time.sleep(.2)
 (out/'history.csv').write_text('epoch')
-(out/'result.json').write_text(json.dumps(dict(words=words, ended=time.time())))
+(out/'result.json').write_text(json.dumps(dict(words=words, recipe={}, ended=time.time())))
 '''
 
 @pytest.fixture
 def options(tmp_path, monkeypatch):
     "folders, and a training that takes a fifth of a second"
     monkeypatch.setattr(parallel, 'PROGRAM', STAND_IN)
+    monkeypatch.setattr(parallel.trainings, 'settings_of', lambda words: {})
     folders = dict(runs=tmp_path/'runs', out=tmp_path/'out')
     for folder in folders.values(): folder.mkdir()
     return SimpleNamespace(**folders, path='DATA', jobs=3)

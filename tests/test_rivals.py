@@ -62,7 +62,8 @@ def test_a_python_that_is_not_there(tmp_path):
 def test_arguments():
     usual, quick = bench_all.arguments([]), bench_all.arguments(['--quick', '--only'])
     assert usual.only == ['openvino', 'larq', 'onnx', 'bnn_lab'] and usual.out.name == 'rivals'
-    assert quick.only == [] and 'results' not in quick.out.parts
+    assert quick.only == []
+    assert not [a for a in (usual, quick) if 'results' in a.out.parts] # those are committed
     with pytest.raises(SystemExit): bench_all.arguments(['--only', 'tensorrt'])
 
 def test_make():
@@ -103,11 +104,34 @@ def test_wanted():
 
 # Results as they come ----------------------------------------------------------------------------
 
-def options(tmp_path, **changes):
-    a = throughput.arguments().parse_args(['--out', str(tmp_path/'t.json'), '--threads', '1'])
+def options(tmp_path, script=throughput, **changes):
+    parser = infer.parser if script is infer else throughput.arguments
+    a = parser().parse_args(['--out', str(tmp_path/'t.json'), '--threads', '1'])
+    a.layers = False
     for k, v in dict(dict(nets=['ReActNet-A, 32x32'], missing=dict(OpenVINO='no wheel')), **changes).items():
         setattr(a, k, v)
     return a
+
+def rivals(*names): return [SimpleNamespace(name=n) for n in names]
+
+def counted_turns():
+    "a `run_turns` that measures nothing, and the labels of its calls"
+    labels = []
+    def turns(a, rivals, threads, label, **kwargs):
+        labels.append(label)
+        return [dict(name=r.name, seconds=.001, times_first=1.) for r in rivals]
+    return turns, labels
+
+def stand_ins(monkeypatch, script, turns, rivals_of, machine=None):
+    "nothing is started, no network is made, and the machine is what is asked for"
+    def make(name, folder):
+        (folder/'x.bnn').write_bytes(b'1')
+        return folder/'x.bnn', 32
+    monkeypatch.setattr(infer, 'machine', lambda a: dict(machine or {}))
+    monkeypatch.setattr(infer.File, 'add_values', lambda *args: None)
+    for name in ('draw', 'summary'): monkeypatch.setattr(infer, name, lambda *args: [])
+    for name, new in dict(run_turns=turns, make=make, rivals_of=rivals_of).items():
+        monkeypatch.setattr(script, name, new)
 
 def test_throughput_goes_on_where_it_stopped(tmp_path, monkeypatch):
     "each batch is written when it is measured, and a rival that is not there keeps its reason"
@@ -117,10 +141,7 @@ def test_throughput_goes_on_where_it_stopped(tmp_path, monkeypatch):
         measured.append(label)
         return [dict(name=infer.OURS, seconds=.001, times_first=1.),
                 dict(name='torch', seconds=.01, times_first=10.)]
-    monkeypatch.setattr(throughput, 'run_turns', turns)
-    monkeypatch.setattr(throughput, 'machine', lambda a: {})
-    monkeypatch.setattr(throughput, 'make', lambda name, folder: (folder/'x.bnn', 32))
-    monkeypatch.setattr(throughput, 'rivals_of', lambda a, bench: [None, None])
+    stand_ins(monkeypatch, throughput, turns, lambda a, bench: rivals(infer.OURS, 'torch'))
     with pytest.raises(KeyboardInterrupt): throughput.run(options(tmp_path))
     first = json.loads((tmp_path/'t.json').read_text())['nets']['ReActNet-A, 32x32']['1']
     assert list(first) == ['1', '8']
@@ -134,15 +155,9 @@ def test_throughput_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 def test_a_rival_that_has_come_is_measured(tmp_path, monkeypatch):
     "what was left out since it was not installed; nothing else is measured again"
-    labels = []
-    def turns(a, rivals, threads, label, **kwargs):
-        labels.append(label)
-        return [dict(name=r.name, seconds=.001, times_first=1.) for r in rivals]
-    monkeypatch.setattr(throughput, 'run_turns', turns)
-    monkeypatch.setattr(throughput, 'machine', lambda a: {})
-    monkeypatch.setattr(throughput, 'make', lambda name, folder: (folder/'x.bnn', 32))
-    ours, theirs = SimpleNamespace(name=infer.OURS), SimpleNamespace(name='OpenVINO')
-    monkeypatch.setattr(throughput, 'rivals_of', lambda a, bench: [ours, theirs][:1 + bool(a.openvino)])
+    turns, labels = counted_turns()
+    theirs = rivals(infer.OURS, 'OpenVINO')
+    stand_ins(monkeypatch, throughput, turns, lambda a, bench: theirs[:1 + bool(a.openvino)])
     for _ in range(2): throughput.run(options(tmp_path, batches=[1]))
     assert len(labels) == 1
     for _ in range(2): throughput.run(options(tmp_path, batches=[1], openvino='PY', missing={}))
@@ -154,7 +169,66 @@ def test_other_settings_are_refused(tmp_path):
     "rows of one file are measured alike"
     a = options(tmp_path, rounds=9)
     a.out.write_text(json.dumps(dict(nets={}, rounds=5, seconds=a.seconds)))
-    with pytest.raises(SystemExit, match='other settings'): throughput.run(a)
+    with pytest.raises(SystemExit, match='rounds 5, now 9'): throughput.run(a)
+
+HERE = dict(cpu='this', cores=2, way='avx2', clock_ghz=3.1, versions=dict(torch='2.11'))
+
+@pytest.mark.parametrize('key, there', (
+    ('cpu', 'another'), ('cores', 8), ('way', 'vnni'), ('versions', dict(torch='2.10'))))
+@pytest.mark.parametrize('script', (infer, throughput), ids=lambda s: s.__name__)
+def test_rows_of_another_machine_stay_alone(script, key, there, tmp_path, monkeypatch):
+    "nothing is taken for measured, and nothing written, unless --again is said: that begins anew"
+    turns, labels = counted_turns()
+    stand_ins(monkeypatch, script, turns, lambda a, bench: rivals(infer.OURS), HERE)
+    a = options(tmp_path, script, nets=['ReActNet-A, 32x32'], batches=[1])
+    script.run(a)
+    data = json.loads(a.out.read_text())
+    data['machine'][key], data['nets']['ReActNet-18, 32x32'] = there, dict(threads={})
+    a.out.write_text(json.dumps(data))
+    with pytest.raises(SystemExit, match=f'{key} .*, now .*take another --out, or --again'): script.run(a)
+    assert json.loads(a.out.read_text()) == data and len(labels) == 1
+    a.again = True
+    script.run(a)
+    data = json.loads(a.out.read_text())
+    assert data['machine'] == HERE and len(labels) == 2 and [*data['nets']] == ['ReActNet-A, 32x32']
+
+def test_the_clock_may_differ(tmp_path, monkeypatch):
+    "it is measured anew by each call"
+    turns, labels = counted_turns()
+    for clock in (3.1, 2.9):
+        here = HERE | dict(clock_ghz=clock)
+        stand_ins(monkeypatch, throughput, turns, lambda a, bench: rivals(infer.OURS), here)
+        throughput.run(options(tmp_path, batches=[1]))
+    assert len(labels) == 1
+
+@pytest.mark.parametrize('script', (infer, throughput), ids=lambda s: s.__name__)
+def test_a_call_for_one_rival_keeps_the_others(script, tmp_path, monkeypatch):
+    "what is not installed for another rival is no reason to measure; a new rival is, and drops no row"
+    turns, labels = counted_turns()
+    def rivals_of(a, bench):
+        return rivals(infer.OURS, *['OpenVINO']*bool(a.openvino), *['Larq']*bool(a.larq))
+    for asked in (dict(openvino='PY', missing=dict(Larq='no wheel')),
+                  dict(openvino='PY', missing={}), dict(openvino=None, missing={}),
+                  dict(openvino=None, larq='PY', missing=dict(OpenVINO='no wheel'))):
+        stand_ins(monkeypatch, script, turns, rivals_of, HERE | {k: 1 for k in asked if asked[k] == 'PY'})
+        a = options(tmp_path, script, batches=[1], nets=['ReActNet-A, 32x32'], **asked)
+        script.run(a)
+    data = json.loads(a.out.read_text())
+    rows = data['nets']['ReActNet-A, 32x32']
+    rows = rows['threads']['1'] if script is infer else rows['1']['1']
+    assert len(labels) == 2 and {r['name'] for r in rows if 'seconds' in r} == {infer.OURS, 'OpenVINO', 'Larq'}
+    assert len(rows) == 3 and data['machine'] == HERE | dict(openvino=1, larq=1)
+
+def test_a_rival_that_is_not_there_hides_no_measured_one():
+    "ONNX Runtime in float32 is measured whether or not its 8-bit form could be installed"
+    from bnn_bn.bench import rivals_table
+    onnx = environments.Environment('onnx', missing='no wheel')
+    a = argparse.Namespace(missing=bench_all.missing(dict(onnx=onnx)), onnx=None, openvino=None,
+                           larq=None, bnn_lab=None)
+    rows = [dict(name=n, seconds=.001, times_first=2.) for n in (infer.OURS, 'ONNX Runtime')]
+    rows = infer.together(a, rows, [])
+    table = rivals_table(dict(nets=dict(net=dict(threads={'1': rows}))))
+    assert table.loc['ONNX Runtime', 'net'] == '2.0' and 'not installed' in '\n'.join(table['net'])
 
 def test_what_is_installed():
     "by the names of the packages; a package under another name is no fault, the first one missing is"

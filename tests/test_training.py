@@ -38,6 +38,12 @@ def finish(p, code=0, timeout=300):
     assert p.returncode == code, (p.returncode, err[-2000:])
     return out, err
 
+def wait_for_state(p, out):
+    "until a training has saved; one that fails is not waited for"
+    while not (out/'state-1.safetensors').exists():
+        assert p.poll() is None, p.stderr.read()[-2000:]
+        time.sleep(.05)
+
 def resume(out):
     "the rest of a run, in this process: it may have begun in another"
     run.bnn_train([*RUN, '--out', str(out), '--resume'])
@@ -328,7 +334,7 @@ def test_compiled_run_resumes(tmp_path):
 def test_signals(whole, tmp_path, sig):
     out = tmp_path/'run'
     p = train(out, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    while not (out/'state-1.safetensors').exists(): time.sleep(.05)
+    wait_for_state(p, out)
     p.send_signal(sig)
     _, err = finish(p, 130)
     assert 'goes on from there' in err and 'Traceback' not in err
@@ -356,9 +362,7 @@ def test_lost_rank(tmp_path):
     "one of two processes dies: the other ends too, and what was saved goes on, here in one process"
     out = tmp_path/'run'
     p = train(out, '--epochs', '30', launch=TORCHRUN)
-    while not (out/'state-1.safetensors').exists():
-        assert p.poll() is None, p.stderr.read()[-2000:]
-        time.sleep(.05)
+    wait_for_state(p, out)
     os.kill(children(p.pid)[1], signal.SIGKILL)
     start = time.monotonic()
     p.communicate(timeout=120)
@@ -391,9 +395,7 @@ def test_two_processes_resume(by_two, tmp_path):
     "the launcher is told to stop, both processes save the same place, and go on to the same bits"
     whole, out = by_two[0], tmp_path/'run'
     p = train(out, launch=TORCHRUN)
-    while not (out/'state-1.safetensors').exists():
-        assert p.poll() is None
-        time.sleep(.05)
+    wait_for_state(p, out)
     p.send_signal(signal.SIGTERM)
     p.communicate(timeout=120)
     assert p.returncode != 0 and not (out/'result.json').exists()

@@ -545,7 +545,17 @@ PROBE = '''
 </script>
 '''
 
-Server = load_bench('web').Server
+BENCH = load_bench('web')
+Server = BENCH.Server
+
+def test_the_bench_names_the_version_that_it_measured(tmp_path):
+    "of the package around the folder that was given"
+    dist = tmp_path/'onnxruntime-web/dist'
+    dist.mkdir(parents=True)
+    assert BENCH.version_of(None) == BENCH.VERSION and 'unknown' in BENCH.version_of(dist)
+    for name, says in (('another', 'of unknown version'), ('onnxruntime-web', '1.2.3')):
+        (dist.parent/'package.json').write_text(json.dumps(dict(name=name, version='1.2.3')))
+        assert BENCH.version_of(dist) == says
 
 FAKE = ('--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream')
 

@@ -3,7 +3,7 @@
 One part after the other: a test file, or the cells of a folder of chapters. What a part has run is
 kept in `.coverage_parts`, so the same command goes on where it was stopped. A part is run again
 when its own files or the library have changed, or when a test failed in it. Kernels are compiled
-into an empty folder, for code that an earlier process has kept would write nothing.
+into an empty folder by each part: of code that an earlier run has kept no line would be counted.
 """
 import argparse
 import hashlib
@@ -21,8 +21,8 @@ import coverage
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT/'.coverage_parts'
 CELLS = ROOT/'tools'/'mutants'
-CACHES = dict(NUMBA_CACHE_DIR=str(KEPT/'numba'), XDG_CACHE_HOME=str(KEPT/'cache'))
-COMMAND = 'make coverage OUT=results/coverage.json'
+CACHES = 'NUMBA_CACHE_DIR', 'XDG_CACHE_HOME' # folders where a process keeps compiled code
+ALL = ['tests', 'tools/mutants']
 
 # Parts --------------------------------------------------------
 
@@ -66,7 +66,8 @@ def run(part):
     if done.is_file() and done.read_text() == key: return True
     shutil.rmtree(part.folder, ignore_errors=True)
     part.folder.mkdir(parents=True)
-    env = dict(os.environ, COVERAGE_FILE=str(part.folder/'data'), **CACHES)
+    env = dict(os.environ, COVERAGE_FILE=str(part.folder/'data'))
+    env |= {name: str(part.folder/name.lower()) for name in CACHES}
     print(part.name, flush=True)
     command = [sys.executable, '-m', 'coverage', 'run', '-m', 'pytest', '-q', *part.tests]
     passed = subprocess.run(command, cwd=ROOT, env=env).returncode == 0
@@ -88,28 +89,36 @@ def counts(summary):
     lines, run = summary['num_statements'], summary['covered_lines']
     return dict(lines=lines, run=run, share=round(run/lines, 4) if lines else 1.)
 
-def record(whole, parts):
+def command_of(args):
+    "as one types it"
+    covered = '' if args.targets == ALL else f" COVERED='{' '.join(args.targets)}'"
+    return f'make coverage{covered} OUT={args.out}'
+
+def record(whole, parts, command):
     "what is kept of a measurement: all lines, and the lines of each module"
     file = KEPT/'whole.json'
     whole.json_report(outfile=str(file))
     found = json.loads(file.read_text())
     modules = {Path(name).as_posix(): counts(of['summary']) for name, of in found['files'].items()}
-    return dict(command=COMMAND, tool=f'coverage {coverage.__version__}',
+    return dict(command=command, tool=f'coverage {coverage.__version__}',
                 python=sys.version.split()[0], measured=str(date.today()),
                 parts=[part.name for part in parts], **counts(found['totals']), modules=modules)
 
-def main():
+def arguments(words=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('targets', nargs='*', default=['tests', 'tools/mutants'],
+    parser.add_argument('targets', nargs='*', default=ALL,
                         help='test files, folders of them, tools/mutants for the chapters')
     parser.add_argument('--out', type=Path, help='a JSON file for the figures of each module')
-    args = parser.parse_args()
+    return parser.parse_args(words)
+
+def main():
+    args = arguments()
     os.chdir(ROOT)
     parts = [part for target in args.targets for part in parts_of(target)]
     failed = [part.name for part in parts if not run(part)]
     whole = combined(parts)
     whole.report()
     if failed: sys.exit(f'failed, and measured in part: {", ".join(failed)}')
-    if args.out: args.out.write_text(json.dumps(record(whole, parts), indent=1) + '\n')
+    if args.out: args.out.write_text(json.dumps(record(whole, parts, command_of(args)), indent=1) + '\n')
 
 if __name__ == '__main__': main()

@@ -4,12 +4,13 @@ mutmut leaves functions under a decorator alone, and most of the kernels stand u
 mutant is the whole module with one change. Each is run in a fork, which has all modules already but
 this one and those that are made of it; `tools/mutants/plain.py` runs the kernels there without
 numba's compiler. The mutants are drawn by their seed, what each came to is written at once, and the
-same command goes on where it stopped. One that does not end within its time counts as killed, as
-does one that crashes.
+same command goes on where it stopped, unless the module or a test has changed. One that does not end
+within its time counts as killed, as does one that crashes.
 """
 import argparse
 import difflib
 import gc
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import libcst as cst
@@ -137,10 +139,22 @@ def drawn(mutants, seed, most, only):
     if only: return [i for i in sorted(order) if mutants[i][0] in only]
     return order[:most]
 
-def known(out):
-    "what was measured before: number -> its line"
+def key_of(source, tests):
+    "a digest of the module and of the files with the tests"
+    paths = [ROOT/t.partition('::')[0] for t in tests]
+    files = [f for p in paths for f in ([p] if p.is_file() else sorted(p.rglob('*.py')))]
+    return hashlib.sha256(repr([source, tests, [f.read_bytes() for f in files]]).encode()).hexdigest()[:16]
+
+def known(out, key):
+    "what was measured before, of this module by these tests: number -> its line"
     lines = out.read_text().splitlines() if out.exists() else []
-    return {r['number']: r for r in map(json.loads, lines)}
+    return {r['number']: r for r in map(json.loads, lines) if r.get('key') == key}
+
+def next_time(text, now=None):
+    "when a clock shows HH:MM the next time"
+    now, then = now or datetime.now(), datetime.strptime(text, '%H:%M')
+    end = now.replace(hour=then.hour, minute=then.minute, second=0, microsecond=0)
+    return end if end > now else end + timedelta(days=1)
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -151,7 +165,8 @@ def parse():
     parser.add_argument('--only', nargs='*', default=(), help='functions, instead of a draw')
     parser.add_argument('--numbers', nargs='*', type=int, default=(), help='the same, by number')
     parser.add_argument('--seconds', type=float, default=60, help='a mutant may take')
-    parser.add_argument('--until', help='HH:MM, when no further mutant is begun')
+    parser.add_argument('--until', type=next_time, default=datetime.max, metavar='HH:MM',
+                        help='when no further mutant is begun')
     parser.add_argument('--out', type=Path, required=True, help='a line of JSON for each')
     return parser.parse_args()
 
@@ -164,14 +179,15 @@ def main():
     os.chdir(ROOT)
     if run_tests(args.tests): sys.exit('the tests fail on the code as it is')
     forget(name)
-    done = {} if args.numbers else known(args.out)
+    key = key_of(source, args.tests)
+    done = {} if args.numbers else known(args.out, key)
     for i in order:
         if i in done: continue
-        if args.until and time.strftime('%H:%M') >= args.until: break
+        if datetime.now() >= args.until: break
         function, *where = mutants[i]
         code = mutated(*where)
         end = fate(name, code, args.tests, args.seconds, log)
-        done[i] = dict(number=i, function=function, end=end, change=changed(source, code))
+        done[i] = dict(number=i, function=function, end=end, change=changed(source, code), key=key)
         with args.out.open('a') as f: f.write(json.dumps(done[i]) + '\n')
     ends = Counter(done[i]['end'] for i in order if i in done)
     print(f'{name}: {len(mutants)} mutants, {sum(ends.values())} of them run: {dict(ends)}')
