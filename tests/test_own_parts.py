@@ -9,6 +9,7 @@ from bnn_bn import models
 from bnn_bn.checkpoint import load_network, save_network
 from bnn_bn.deploy import pack
 from bnn_bn.layers import parts
+from bnn_bn.layers.binarize import soft_sign
 from bnn_bn.layers.blocks import BiRealBlock, Spec
 from bnn_bn.layers.signed import NFConv2d, SignConv2d
 from bnn_bn.models import Backbone, binary_net, create_model, register_backbone
@@ -128,6 +129,14 @@ def test_what_packing_does_not_know_is_refused(own, word):
     (dict(stem=(3, 2)), 'odd kernel'), (dict(stem='cifr'), 'odd kernel')])
 def test_a_wrong_name(own, word):
     with pytest.raises(ValueError, match=word): binary_net(**MINI, **own)
+
+def test_a_real_network_has_no_use_for_a_sign_of_one_s_own():
+    "its soft function is not known, and Bi-Real's would stand in for it"
+    for kw in dict(), dict(quantizer='ste_sign'), dict(quantizer='approx_sign'):
+        assert binary_net(**MINI, binary='real', **kw)(X).shape == (4, 10)
+    with pytest.raises(ValueError, match="late_sign: .*binary='real'.* leave the quantizer out"):
+        binary_net(**MINI, binary='real', quantizer='late_sign')
+    with pytest.raises(ValueError, match='late_sign'): soft_sign(X, parts.quantizers['late_sign'])
 
 def test_a_file_with_an_unknown_sign_says_so(tmp_path):
     save_network(binary_net(**MINI, quantizer='late_sign'), tmp_path/'net.safetensors')
