@@ -105,28 +105,34 @@ def _check_exclude(exclude):
     check_type((nn.Module, list, tuple, nn.ModuleList), 'a module, or a list of modules',
                none=True, exclude=exclude)
 
+def _has_weights(m): return any(p.squeeze().dim() > 1 for p in m.parameters())
+
 def _classifier(model):
-    "`model[-1]` of a Sequential if it holds the last linear layer, else that layer"
+    "the last linear layer, or `model[-1]` of a Sequential that holds it behind other weights"
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     if not linear:
         raise ValueError(f'{type(model).__name__} has no nn.Linear to leave out as classifier; '
                          'name a module with exclude, or exclude=[] to clip all')
     last = linear[-1]
     if not isinstance(model, nn.Sequential): return last
-    return model[-1] if any(m is last for m in model[-1].modules()) else last
+    *before, head = model
+    if not any(m is last for m in head.modules()): return last
+    return head if any(map(_has_weights, before)) else _classifier(bare(head))
 
 # %% ../nbs/2_no_norm/20_agc.ipynb #82f999a2
 def clipped_parameters(
     model:nn.Module, # any network
     exclude=None, # module(s) to leave out; None: the head, `model[-1]` or the last `nn.Linear`
 )->list: # parameters
-    "The parameters that AGC clips: all but those of the classifier."
+    "The parameters that AGC clips, all but those of the classifier; ValueError if none are left."
     model = bare(model)
     _check_exclude(exclude)
-    if exclude is None: exclude = _classifier(model)
-    if isinstance(exclude, nn.Module): exclude = [exclude]
-    left_out = {id(p) for m in exclude for p in m.parameters()}
-    return [p for p in model.parameters() if id(p) not in left_out]
+    head = _classifier(model) if exclude is None else exclude
+    left_out = {id(p) for m in ([head] if isinstance(head, nn.Module) else head) for p in m.parameters()}
+    found = [p for p in model.parameters() if id(p) not in left_out]
+    if found or exclude is not None: return found
+    raise ValueError(f'{type(model).__name__} is a classifier alone, of which nothing is clipped: '
+                     'leave AGC out (clip_factor=None), or clip all with exclude=[]')
 
 # %% ../nbs/2_no_norm/20_agc.ipynb #4e3f5ed9
 class AdaptiveGradClip(Callback):

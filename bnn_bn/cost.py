@@ -53,7 +53,7 @@ def _macs(m, x, y):
 def _bits(m):
     "of weights and of inputs; none where nothing is multiplied"
     if not _multiplies(m): return ()
-    def bits(name): return 1 if getattr(m, name, False) else 32
+    def bits(name): return 1 if getattr(m, name, False) else getattr(m, 'number_bits', 32)
     return bits('binary'), bits('signs')
 
 def _multiplications(m, y, macs):
@@ -81,7 +81,8 @@ def _packed(m, own):
     weights, bias = sizes.get('weight', 0), sizes.get('bias', 0)
     if _folds(m): return 4*m.num_features # a shift; a norm that is not folded keeps a scale too
     if not _multiplies(m): return 4*sum(sizes.values())
-    if not getattr(m, 'binary', False): return 4*(weights + bias)
+    if _bits(m)[0] == 8: return weights + 8*len(m.weight) # a scale and a shift per channel
+    if _bits(m)[0] == 32: return 4*(weights + bias)
     return -(-weights//8) + 4*(len(m.weight) + bias) # a scale per channel
 
 def _float32(m, own):
@@ -186,6 +187,7 @@ def _fold(row, m, before, maker):
     if _folds(m):
         if before.kind in ('conv', 'linear'): row.multiplications = 0
         else: row.packed *= 2
+        if before.bits == '8/8': row.packed = 0 # the layer has a shift itself
     if row.kind == 'sign' and _folds(maker) and before.multiplications:
         before.multiplications, before.packed = 0, before.packed//2
 

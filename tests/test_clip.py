@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import resnet18
 from bnn_bn.agc import AdaptiveGradClip, adaptive_clip_grad, clipped_parameters, unitwise_norm
+from bnn_bn.models import reactnet_nobn
 
 SHAPES = (), (5,), (1, 4), (3, 1), (3, 4), (2, 3, 2), (4, 2, 3, 3), (3, 1, 1, 1)
 
@@ -175,6 +177,29 @@ def test_the_classifier_is_left_out():
     says = r'^Conv2d has no nn.Linear to leave out .* exclude=\[\] to clip all$'
     with pytest.raises(ValueError, match=says):
         clipped_parameters(nn.Conv2d(1, 2, 1))
+
+class Normalise(nn.Module):
+    def forward(self, x): return x - .5
+
+def in_front():
+    "what stands before a network that is wrapped, without weights of a layer"
+    return Normalise(), nn.BatchNorm2d(3), nn.Sequential(nn.Upsample(32), Normalise())
+
+@pytest.mark.parametrize('make', [
+    resnet18, lambda: reactnet_nobn('18', width=.125), lambda: nn.Sequential(resnet18()),
+    lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))])
+def test_what_stands_in_front_of_a_network_changes_nothing(make):
+    "the classifier is that of the network, not the network"
+    for front in in_front():
+        net = make()
+        own = ids(clipped_parameters(net))
+        for wrapped in nn.Sequential(front, net), nn.Sequential(front, nn.DataParallel(net)):
+            assert ids(clipped_parameters(wrapped)) - ids(front.parameters()) == own and own
+
+@pytest.mark.parametrize('net', [nn.Linear(3, 2), nn.Sequential(nn.Flatten(), nn.Linear(3, 2))])
+def test_a_classifier_alone_says_that_nothing_is_clipped(net):
+    with pytest.raises(ValueError, match=r'classifier alone.* exclude=\[\] clips all$'): clipped_parameters(net)
+    assert len(clipped_parameters(net, [])) == 2
 
 def test_the_callback():
     net = Net()

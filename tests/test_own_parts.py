@@ -9,7 +9,9 @@ from bnn_bn import models
 from bnn_bn.checkpoint import load_network, save_network
 from bnn_bn.deploy import pack
 from bnn_bn.layers import parts
-from bnn_bn.layers.blocks import BiRealBlock
+from bnn_bn.layers.binarize import soft_sign
+from bnn_bn.layers.blocks import BiRealBlock, Spec
+from bnn_bn.layers.signed import NFConv2d, SignConv2d
 from bnn_bn.models import Backbone, binary_net, create_model, register_backbone
 from bnn_bn.onebit.fold import fold_bireal
 
@@ -40,6 +42,54 @@ def registered(monkeypatch):
 def agree(net):
     "packed logits as those of the network"
     torch.testing.assert_close(pack(net)(X), net(X), rtol=1e-4, atol=1e-4)
+
+def rounding_sign(x):
+    "adds up to 0.99999994 in places"
+    soft = torch.tanh(2*x)
+    return torch.where(x >= 0, 1., -1.) + soft - soft.detach()
+
+def by_factors(x):
+    "exactly -1 or 1, with the same gradient"
+    soft = torch.tanh(2*x)
+    return torch.where(x >= 0, 1., -1.) + (soft - soft.detach())
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
+def test_a_sign_of_one_s_own_is_exactly_a_sign(dtype):
+    x = torch.randn(10_000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert (rounding_sign(x.float()).abs() != 1).any()
+    for y in (parts.OwnSign(rounding_sign)(x), copy.deepcopy(parts.OwnSign(rounding_sign))(x)):
+        assert y.dtype == dtype and torch.equal(y, torch.where(x >= 0, 1., -1.).to(dtype))
+    assert parts.OwnSign(rounding_sign)(torch.tensor([torch.nan])).isnan().all()
+
+def slope_of_weights(make, f, autocast=False, call=lambda m: m):
+    parts.quantizers['now'] = parts.OwnSign(f)
+    torch.manual_seed(0)
+    m = make()
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        y = call(m)(torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(1)))
+    (y.float()*torch.arange(1., y.numel() + 1).view_as(y)).sum().backward()
+    return [p.grad for p in m.parameters()]
+
+def signed_block(): return BiRealBlock(8, 8, 1, Spec(quantizer=parts.quantizers['now']))
+
+@pytest.mark.parametrize('how', ['plain', 'autocast', 'compiled'])
+@pytest.mark.parametrize('make', [
+    signed_block, partial(SignConv2d, 8, 4, 3, quantizer='now'),
+    partial(SignConv2d, 8, 4, 3, binary='act', quantizer='now'),
+    partial(NFConv2d, 8, 4, 3, binary='both', quantizer='now')])
+def test_gradients_do_not_hang_on_how_a_sign_adds_up(make, how):
+    "a convolution keeps its signs as bytes, and 0.99999994 would be 0 there"
+    torch._dynamo.reset()
+    call = partial(torch.compile, backend='eager') if how == 'compiled' else lambda m: m
+    rounded, exact = (slope_of_weights(make, f, how == 'autocast', call)
+                      for f in (rounding_sign, by_factors))
+    assert all(map(torch.equal, rounded, exact))
+
+def test_a_sign_of_one_s_own_in_a_transform():
+    x = torch.linspace(-2, 2, 41)
+    slope = torch.func.grad(lambda x: parts.OwnSign(rounding_sign)(x).sum())(x)
+    torch.testing.assert_close(slope, 2/torch.cosh(2*x)**2)
+    assert set(torch.func.vmap(parts.OwnSign(rounding_sign))(x).tolist()) == {-1, 1}
 
 @pytest.mark.parametrize('own', [
     dict(quantizer='late_sign'), dict(quantizer='ste_sign'), dict(act='prelu'), dict(act='none'),
@@ -79,6 +129,14 @@ def test_what_packing_does_not_know_is_refused(own, word):
     (dict(stem=(3, 2)), 'odd kernel'), (dict(stem='cifr'), 'odd kernel')])
 def test_a_wrong_name(own, word):
     with pytest.raises(ValueError, match=word): binary_net(**MINI, **own)
+
+def test_a_real_network_has_no_use_for_a_sign_of_one_s_own():
+    "its soft function is not known, and Bi-Real's would stand in for it"
+    for kw in dict(), dict(quantizer='ste_sign'), dict(quantizer='approx_sign'):
+        assert binary_net(**MINI, binary='real', **kw)(X).shape == (4, 10)
+    with pytest.raises(ValueError, match="late_sign: .*binary='real'.* leave the quantizer out"):
+        binary_net(**MINI, binary='real', quantizer='late_sign')
+    with pytest.raises(ValueError, match='late_sign'): soft_sign(X, parts.quantizers['late_sign'])
 
 def test_a_file_with_an_unknown_sign_says_so(tmp_path):
     save_network(binary_net(**MINI, quantizer='late_sign'), tmp_path/'net.safetensors')

@@ -6,11 +6,15 @@ import torch.multiprocessing as mp
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from fastai.basics import set_seed
 from bnn_bn.checkpoint import load_network, save_network
+from bnn_bn.core.errors import DataError
 from bnn_bn.data import fashion_mini
+from bnn_bn.layers.blocks import BiRealBlock
 from bnn_bn.learner import bnn_learner
 from bnn_bn.models import assert_bn_free, create_model, reactnet_nobn
 from bnn_bn.train.recipes import make_dls, make_learner, make_recipe
 from bnn_bn.train.run import train
+from bnn_bn.signal.ledger import plot_sigprop, signal_stats
+from bnn_bn.signal.probe import dead_channels, flip_ratio, probe, signs
 from bnn_bn.signal.start import CalibratedStart, calibrate, is_fresh, start_parameters
 import bnn_bn.train.steps # noqa: F401, Learner.fit_two_step
 
@@ -174,3 +178,57 @@ def test_a_walk_that_fails_puts_everything_back():
     with pytest.raises(RuntimeError, match='no memory'): calibrate(net, IMAGES)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert not any(m._forward_hooks for m in net.modules())
+
+
+def by_name(self, x):
+    "as `BiRealBlock.forward`, but with the factors by name"
+    shortcut = x if self.shortcut is None else self.transition(x)
+    branch = self.norm(self.conv(self.sign(x=x, factor=self.beta), factor=self.alpha))
+    return self.act(branch + shortcut)
+
+
+def test_a_factor_given_by_name_counts(monkeypatch):
+    "for gains, thresholds and the probe alike"
+    places, names = mini(), mini()
+    table = calibrate(places, IMAGES)
+    health = probe(places, IMAGES, torch.zeros(32, dtype=torch.long))
+    dead, found = dead_channels(places, IMAGES), signs(places, IMAGES)
+    monkeypatch.setattr(BiRealBlock, 'forward', by_name)
+    assert calibrate(names, IMAGES).equals(table)
+    assert all(torch.equal(p, q) for p, q in zip(places.parameters(), names.parameters()))
+    assert probe(names, IMAGES, torch.zeros(32, dtype=torch.long)).equals(health)
+    assert dead_channels(names, IMAGES).equals(dead)
+    assert not flip_ratio(found, signs(names, IMAGES)).any(axis=None)
+
+
+def test_parts_that_a_network_does_not_have():
+    "the words name them, and nothing changes"
+    cases = dict(shifts=dict(act='none'), thresholds=dict(rules='reference', act='none'))
+    for part, kw in cases.items():
+        net = create_model('birealnet18_nobn', n_out=10, stem='cifar', in_chans=1, width=.125, **kw)
+        before = copy.deepcopy(net.state_dict())
+        with pytest.raises(ValueError, match=f"{part}.*leave parts out"): calibrate(net, IMAGES, parts=(part,))
+        with pytest.raises(DataError, match=part):
+            quiet_fit(learner(net, calibrated=False), cbs=CalibratedStart(parts=(part,)))
+        assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+        assert len(calibrate(net, IMAGES, parts=(part, 'gains')))
+
+
+def compiled_before(net):
+    c = torch.compile(net.eval(), backend='eager')
+    c(IMAGES)
+    return c
+
+
+def compiled_in_place(net):
+    net.eval().compile(backend='eager')
+    net(IMAGES)
+    return net
+
+
+@pytest.mark.parametrize('wrap', [compiled_before, compiled_in_place, torch.nn.DataParallel])
+def test_the_signal_of_a_wrapped_network(wrap):
+    torch._dynamo.reset()
+    expected = signal_stats(mini(), IMAGES)
+    assert signal_stats(wrap(mini()), IMAGES).equals(expected)
+    plot_sigprop(wrap(mini()), IMAGES)

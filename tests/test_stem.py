@@ -16,7 +16,8 @@ from bnn_bn.core.errors import ExportError, PackedFormatError
 from bnn_bn.export import run_onnx, to_onnx
 from bnn_bn.deploy import PackedNet, as_module, classify, load_packed, pack
 from bnn_bn.learner import bnn_learner
-from bnn_bn.layers.pixels import eight_bits, set_pixels
+from bnn_bn.cost import summary
+from bnn_bn.layers.pixels import PixelConv2d, PixelStdConv2d, eight_bits, set_pixels
 from bnn_bn.models import binary_net, create_model, reactnet_bn, reactnet_nobn
 from bnn_bn.onebit.counting import get_way, has_way, numbers_of, ways
 from bnn_bn.onebit.engine import Engine
@@ -343,6 +344,39 @@ def test_gradient_and_update():
     w = conv.kernel()[0].detach()
     q, scale = eight_bits(w, conv.std)
     assert torch.allclose(q*scale*conv.std, w, rtol=1e-5)
+
+
+def test_one_picture_without_a_batch():
+    conv = set_pixels(PixelStdConv2d(3, 4, 3), .5, .25)
+    x = torch.randn(3, 9, 9)
+    for training in True, False:
+        conv.train(training)
+        torch.testing.assert_close(conv(x, .5), conv(x[None], .5)[0])
+    conv.train()(x).sum().backward()
+    assert conv.weight.grad.any() and conv(x).shape == (4, 9, 9)
+
+
+@pytest.mark.parametrize('kind', [PixelConv2d, PixelStdConv2d])
+@pytest.mark.parametrize('mode', ['reflect', 'replicate', 'circular'])
+def test_other_padding_is_refused(kind, mode):
+    with pytest.raises(ValueError, match='padding in numbers, of zeros'): kind(3, 4, 3, padding_mode=mode)
+
+
+@pytest.mark.parametrize('norm', ['nobn', 'bn'])
+@pytest.mark.parametrize('stem', ['cifar', 'imagenet'])
+def test_what_it_costs(norm, stem, tmp_path):
+    "bytes saved in the summary are those saved in the file, but for mean, deviation and names"
+    sizes = {}
+    for bits in None, 8:
+        torch.manual_seed(0)
+        net = binary_net('reactnet_mini', norm=norm, stem=stem, stem_bits=bits, n_out=10).eval()
+        if bits: set_pixels(net.body.stem.conv, .5, .25)
+        table = summary(net, (3, 32, 32))
+        pack(net).save(tmp_path/'net.bnn')
+        sizes[bits] = table.packed['total'], (tmp_path/'net.bnn').stat().st_size
+        assert table.bits['body.stem.conv'] == f'{bits or 32}/{bits or 32}'
+    counted, stored = (a - b for a, b in zip(sizes[None], sizes[8]))
+    assert abs(counted - stored) < 400 and counted > 3*net.body.stem.conv.weight.numel() - 600
 
 
 # Files -------------------------------------------------------------------------------------------

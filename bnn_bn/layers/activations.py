@@ -30,6 +30,7 @@ class RSign(nn.Module):
     ):
         check_whole(ni=ni)
         _check_sign(sign, zero, shift=shift, binary=binary)
+        if not binary: soft_sign(torch.zeros(1), sign) # it is known, or a ValueError says so
         super().__init__()
         self.sign, self.zero, self.binary = sign, zero, binary
         self.shift = nn.Parameter(torch.zeros(1, ni, 1, 1)) if shift else None

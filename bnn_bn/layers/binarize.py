@@ -119,10 +119,12 @@ def soft_sign(
     x:Tensor, # any shape
     sign=approx_sign, # `ste_sign` or `approx_sign`
 )->Tensor: # within [-1, 1]
-    "The continuous function whose derivative `sign` uses."
+    "The continuous function whose derivative `sign` uses; ValueError where it is not known."
     x = x.clamp(-1, 1)
     if sign is ste_sign: return x
-    return x * (2 - x.abs())
+    if sign is approx_sign: return x * (2 - x.abs())
+    raise ValueError(f'{getattr(sign, "__name__", sign)}: its soft function, which binary=\'real\' '
+                     'needs, is known of approx_sign and ste_sign alone; leave the quantizer out')
 
 # %% ../../nbs/1_one_bit/00_binarize.ipynb #0df5719e
 class _SignAndScale(torch.autograd.Function):

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from functools import partial
 import torch
 from torch import nn, Tensor
-from .binarize import approx_sign, ste_sign
+from .binarize import approx_sign, hard_sign, in_transform, ste_sign
 from .activations import RPReLU
 from .blocks import BiRealBlock, ReActBlock, Spec, XnorBlock
 
@@ -23,6 +23,15 @@ def _apart(f): return torch.compiler.disable(f) if LOSES_GRADIENTS else f
 
 @_apart
 def _call(f, x): return f(x)
+
+class _Exact(torch.autograd.Function):
+    "exactly -1 or 1 (or NaN), with the gradient as it comes"
+    @staticmethod
+    def forward(ctx, y): return hard_sign(y)
+    @staticmethod
+    def backward(ctx, grad): return grad
+
+def _exact(y): return hard_sign(y) + (y - y.detach()) if in_transform() else _Exact.apply(y)
 
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #7a428a97
 class OwnSign:
@@ -35,7 +44,7 @@ class OwnSign:
 
     def __call__(self, x:Tensor, zero:float=1., shift:Tensor=None, factor:float=1.)->Tensor:
         if factor != 1: x = x*factor
-        return _call(self.f, x if shift is None else x + shift).to(x.dtype)
+        return _exact(_call(self.f, x if shift is None else x + shift).to(x.dtype))
 
 # %% ../../nbs/2_no_norm/11c_parts.ipynb #f785afa8
 def _grid():

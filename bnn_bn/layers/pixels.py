@@ -42,11 +42,13 @@ def to_bytes(
 # %% ../../nbs/1_one_bit/02e_pixels.ipynb #469e8ed6
 class Pixels:
     "Eight-bit weights on the bytes of a picture; stands before a class of convolutions."
+    number_bits = 8 # of a weight, and of what it is multiplied with
     def __init__(self, in_channels:int, out_channels:int, kernel_size, stride=1, **kwargs):
         super().__init__(in_channels, out_channels, kernel_size, stride, **kwargs)
-        if self.binary or self.groups != 1 or isinstance(self.padding, str):
+        padded = isinstance(self.padding, str) or self.padding_mode != 'zeros'
+        if self.binary or self.groups != 1 or padded:
             raise ValueError(f'{self}: a convolution of pixels has real weights, one group, and '
-                             'its padding in numbers')
+                             'its padding in numbers, of zeros')
         for name in ('mean', 'std'): # zeros: not known yet
             self.register_buffer(name, torch.zeros(in_channels, device=self.weight.device))
 
@@ -72,6 +74,7 @@ class Pixels:
         return torch.where(self.std > 0, levels.to(self.mean), 0.)
 
     def forward(self, x:Tensor, factor:float=1.)->Tensor: # (B,C_in,H,W) to (B,C_out,H',W')
+        if x.dim() == 3: return self.forward(x[None], factor)[0]
         geometry = self.stride, self.padding, self.dilation
         (whole, scale), rest = self.whole(), self.rest()
         left, scale = (whole.sum((2, 3)) @ rest.to(whole)).view(-1, 1, 1), scale[:, 0]*factor/255

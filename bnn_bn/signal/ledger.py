@@ -6,13 +6,14 @@
 __all__ = ['expected_variance', 'nf_betas', 'gamma_of', 'find_blocks', 'keep_modes', 'signal_stats', 'plot_sigprop']
 
 # %% ../../nbs/2_no_norm/10_ledger.ipynb #58e1eeef
-import math
+import inspect, math
 from contextlib import ExitStack, contextmanager
 import torch, pandas as pd
 from torch import nn, Tensor
 from fastai.torch_core import one_param
 from ..core.arguments import check_callable, check_number, check_type, check_whole, check_word
 from ..core.plots import BLUE, GREY, label_lines, open_axes
+from ..core.unwrap import bare
 
 # %% ../../nbs/2_no_norm/10_ledger.ipynb #ca6e5956
 def expected_variance(
@@ -110,6 +111,10 @@ def keep_modes(
         for m, training in modes: m.training = training
 
 # %% ../../nbs/2_no_norm/10_ledger.ipynb #d11d2a97
+def in_order(module, args, kwargs):
+    "what a hook gets, as the `forward` of the module lists it: arguments given by name, too"
+    return inspect.signature(module.forward).bind(*args, **kwargs).args
+
 def _images(model, data):
     "The images of a batch, a tuple or DataLoaders, where the model is"
     if hasattr(data, 'one_batch'): data = data.one_batch()
@@ -131,7 +136,7 @@ def signal_stats(
 )->pd.DataFrame: # a row a block: mean, var (over channels), mean_sq, expected (NaN: unknown)
     "Statistics of the signal at the input of each block, and at the end, in evaluation mode."
     check_type(nn.Module, 'a torch.nn.Module', model=model)
-    rows = []
+    model, rows = bare(model), []
     def add(name, x, expected=math.nan):
         rows.append(dict(block=name, **_stats(x), expected=expected))
     with ExitStack() as hooks:
@@ -140,6 +145,7 @@ def signal_stats(
                 add(name, args[0], getattr(m, 'expected_var', math.nan))
             hooks.enter_context(m.register_forward_pre_hook(before))
         hooks.enter_context(m.register_forward_hook(lambda m, args, out: add('output', out)))
+        hooks.enter_context(torch.compiler.set_stance('force_eager')) # compiled code calls no hooks
         with torch.no_grad(), keep_modes(model): model(_images(model, data))
     return pd.DataFrame(rows).set_index('block')
 

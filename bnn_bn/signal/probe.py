@@ -19,7 +19,7 @@ from ..layers.conv import QuantConv2d
 from ..core.plots import BLUE, open_axes
 from ..core.trials import is_trial
 from ..core.unwrap import bare
-from .ledger import find_blocks, keep_modes
+from .ledger import find_blocks, in_order, keep_modes
 
 # %% ../../nbs/3_measured/10b_probe.ipynb #acbc9ac7
 def channel_health(
@@ -37,12 +37,12 @@ def dead_channels(
     "The channels whose sign is the same for all these images, by layer and index."
     model, rows = bare(model), []
     layers = {m: n for n, m in model.named_modules() if isinstance(m, RSign)}
-    def note(m, args):
-        z = _sign_input(m, args).transpose(0, 1).flatten(1)
+    def note(m, *call):
+        z = _sign_input(m, *call).transpose(0, 1).flatten(1)
         always = {1: z.amin(1) >= 0, -1: z.amax(1) < 0}
         rows.extend((layers[m], int(c), s) for s, hit in always.items() for c in hit.nonzero())
     with _no_trace(model) as hooks, torch.no_grad():
-        for m in layers: hooks.enter_context(m.register_forward_pre_hook(note))
+        for m in layers: hooks.enter_context(m.register_forward_pre_hook(note, with_kwargs=True))
         model(xb)
     return pd.DataFrame(rows, columns=['layer', 'channel', 'always'])
 
@@ -62,9 +62,10 @@ def _no_trace(model):
         if _is_compiled(model): stack.enter_context(torch.compiler.set_stance('force_eager'))
         yield stack.enter_context(ExitStack())
 
-def _sign_input(m, args):
+def _sign_input(m, args, kwargs):
     "what the sign of an `RSign` is taken of, (B,C,H,W)"
-    x, factor = args[0].detach(), args[1] if len(args) > 1 else 1.
+    x, factor = (*in_order(m, args, kwargs), 1.)[:2]
+    x = x.detach()
     return x*factor if m.shift is None else torch.add(m.shift.detach(), x, alpha=factor)
 
 def _inside(block, kind): return [m for m in block.modules() if isinstance(m, kind)]
@@ -75,9 +76,10 @@ def _record(blocks, hooks):
     inputs, signs = {}, {n: [] for n in blocks}
     for name, block in blocks.items():
         def note(m, args, name=name): inputs.setdefault(name, args[0])
-        def note_sign(m, args, name=name): signs[name].append(_sign_input(m, args))
+        def note_sign(m, *call, name=name): signs[name].append(_sign_input(m, *call))
         hooks.enter_context(block.register_forward_pre_hook(note))
-        for s in _inside(block, RSign): hooks.enter_context(s.register_forward_pre_hook(note_sign))
+        for s in _inside(block, RSign):
+            hooks.enter_context(s.register_forward_pre_hook(note_sign, with_kwargs=True))
     return inputs, signs
 
 # %% ../../nbs/3_measured/10b_probe.ipynb #59e0ac33

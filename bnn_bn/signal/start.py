@@ -14,7 +14,7 @@ from fastai.callback.core import Callback
 from ..core.arguments import check_switch, check_type, check_whole
 from ..layers.activations import RSign, RPReLU
 from ..layers.conv import ScaledStdConv2d
-from .ledger import keep_modes
+from .ledger import in_order, keep_modes
 from ..core.errors import DataError
 from ..core.trials import is_trial
 from ..core.unwrap import bare
@@ -111,15 +111,16 @@ class _Walk:
         if part not in self.parts or (module, part) in self.rows: return
         self.rows[module, part] = dict(module=self.names[module], **setter(module, *args))
 
-    def sign(self, m, args): self.set('thresholds', centre_sign, m, args)
-    def rprelu(self, m, args): self.set('shifts', centre_rprelu, m, args)
+    def sign(self, m, *call): self.set('thresholds', centre_sign, m, in_order(m, *call))
+    def rprelu(self, m, *call): self.set('shifts', centre_rprelu, m, in_order(m, *call))
 
-    def output(self, m, args, out):
-        self.set('gains', scale_conv, m, out, _wanted(m, args, self.shortcuts))
-        out = m.forward(*args)
+    def output(self, m, args, kwargs, out):
+        target = _wanted(m, in_order(m, args, kwargs), self.shortcuts)
+        self.set('gains', scale_conv, m, out, target)
+        out = m.forward(*args, **kwargs)
         if getattr(m, 'centre', None) is None: return out
         self.set('shifts', centre_output, m, out)
-        return m.forward(*args)
+        return m.forward(*args, **kwargs)
 
 @contextmanager
 def _hooks(model, walk):
@@ -127,9 +128,10 @@ def _hooks(model, walk):
     handles = []
     for m in model.modules():
         if isinstance(m, RSign) and m.shift is not None:
-            handles.append(m.register_forward_pre_hook(walk.sign))
-        if isinstance(m, RPReLU): handles.append(m.register_forward_pre_hook(walk.rprelu))
-        if _has_gain(m): handles.append(m.register_forward_hook(walk.output))
+            handles.append(m.register_forward_pre_hook(walk.sign, with_kwargs=True))
+        if isinstance(m, RPReLU):
+            handles.append(m.register_forward_pre_hook(walk.rprelu, with_kwargs=True))
+        if _has_gain(m): handles.append(m.register_forward_hook(walk.output, with_kwargs=True))
     try: yield
     finally:
         for h in handles: h.remove()
@@ -231,6 +233,8 @@ def calibrate(
     try:
         with keep_modes(model), torch.autocast(like.device.type, enabled=False), eager:
             with _hooks(model, walk): model(images.detach().as_subclass(Tensor).to(like))
+        if not walk.rows:
+            raise ValueError(f'parts={parts!r}: the network has none of these parts; leave parts out')
         bad = [n for n, p in start_parameters(model).items() if not p.isfinite().all()]
         if bad:
             raise ValueError(f'{bad[0]} would not be finite: the signal leaves {like.dtype} here')
