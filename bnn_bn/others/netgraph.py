@@ -319,7 +319,10 @@ class _ShapeRun(fx.Interpreter):
             kind = type(module_of(n)).__name__
             raise ValueError(f'{n.target} is a {kind}, which calls {norms.called[0]}; '
                              'make the norm a module of its own')
-        if isinstance(y, Tensor): n.meta['shape'] = tuple(y.shape)
+        if isinstance(y, Tensor):
+            n.meta['shape'] = tuple(y.shape)
+            given = n.op == 'placeholder' or any('constant' not in a.meta for a in n.all_input_nodes)
+            if not given: n.meta['constant'] = y.double().mean().item()
         elif isinstance(y, (tuple, list)): n.meta['parts'] = len(y)
         return y
 
