@@ -161,7 +161,8 @@ def test_latent_weights_that_are_none(text, words):
 
 @pytest.mark.parametrize('wrong, words', [
     (None, 'latent is a NoneType'), ([1], 'latent is a list'), ({'nope': {}}, "latent: 'nope' is no name of a real"),
-    (dict(config=dict(foo=1)), "latent: 'config' is no name"), ({'body.stem.conv': None}, 'body.stem.conv is a NoneType'),
+    (dict(config=dict(foo=1)), "latent: 'config' is no name"),
+    ({'body.stem.conv': None}, 'body.stem.conv is a NoneType'),
     ({'body.stem.conv': dict(nothing='AAAA')}, "'nothing' is no name of its weight"),
     ({'body.stem.conv': dict(weight=5)}, 'body.stem.conv.weight is no base64')], ids=str)
 def test_what_is_no_latent(wrong, words):

@@ -289,7 +289,8 @@ def test_a_weight_by_both_names_is_refused():
 def test_a_name_that_is_there_twice(prefix):
     with pytest.raises(CheckpointError, match='a second entry'): without_prefixes({'w': 1, f'{prefix}w': 2})
 
-@pytest.mark.parametrize('wrap', [lambda m: m, nn.DataParallel, AveragedModel, lambda m: nn.DataParallel(AveragedModel(m)),
+@pytest.mark.parametrize('wrap', [lambda m: m, nn.DataParallel, AveragedModel,
+                                  lambda m: nn.DataParallel(AveragedModel(m)),
                                   lambda m: torch.compile(AveragedModel(m), backend='eager')])
 def test_a_child_called_module_keeps_its_name(wrap):
     "beside others; only what all names begin with is a wrapper's"

@@ -12,7 +12,7 @@ import torch
 from torch import nn, fx, Tensor
 from .netgraph import (ACTIVATIONS, DIFFERENCES, PRODUCTS, SAME, SUMS, WINDOWS,
                                     module_of, op, shape_of)
-from .branches import convs_to_standardise, find_branches, of_image, operands, shifted, tail
+from .branches import convs_to_standardise, find_branches, of_image, operands, tail
 
 # %% ../../nbs/6_any_network/39_variance.ipynb #4789ebd3
 SAMPLE = 2**15 # values of a channel that each node carries
