@@ -24,6 +24,7 @@ from .others.described import network_from
 from .others.realnet import network_of
 from .core.unwrap import check_values, own_calls, unwrapped
 from .layers.signed import NFConv2d, ScaleShift, SignConv2d
+from .signal.start import is_fresh, mark_fresh
 from .others.published import check_weights, load_strictly, named, read_torch, tensors_of
 from .others.published import from_mmpretrain, from_reactnet, from_reference # noqa: F401
 from .others.published import mmpretrain_names, reference_names, to_reference # noqa: F401
@@ -206,7 +207,7 @@ def _head_of(model):
         raise CheckpointError(f'{type(model).__name__} is no BinaryNet, and has no layer from '
                               'remove_bn or binarize: a file of ours cannot rebuild it; '
                               'save its state dict with torch.save')
-    return dict(network=describe_network(copy.deepcopy(model).cpu().eval()))
+    return dict(network=describe_network(copy.deepcopy(model).cpu().eval()), fresh=is_fresh(model))
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #d6ca085e
 def save_network(
@@ -240,6 +241,7 @@ def load_network(
     model = _described_network(path, head, tensors)
     dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
     load_strictly(model.to(dtype), tensors)
+    if head.get('fresh') is True: mark_fresh(model) # it can be calibrated still
     if n_out not in (None, model.n_out):
         _fresh(model, 'reset_classifier', path, 'classes', model.n_out, n_out)
     if in_chans not in (None, model.in_chans):

@@ -12,10 +12,10 @@ from torch import nn, fx, Tensor
 from .core.arguments import check_number, check_switch, check_type, check_word
 from .core.unwrap import bare, check_values, copied, put_in_place
 from .signal import start
-from .others.netgraph import WINDOWS, note_shapes, op, read_graph, shape_of
+from .others.netgraph import WINDOWS, note_shapes, op, read_graph, shape_of, without_norm
 from .others.variance import block_variances, plan_network
 from .others.normfree import NFConv2d, ScaleShift, put_modules
-from .others.to_bits import binarize, what_changed # noqa: F401
+from .others.to_bits import binarize, check_example, what_changed # noqa: F401
 
 _all_ = ['NFConv2d', 'ScaleShift', 'binarize', 'what_changed']
 
@@ -26,7 +26,7 @@ def drop_bn(
     "The network with an `Identity` for each batch norm and nothing else: the negative control."
     model = copied(model)
     for name, m in list(model.named_modules()):
-        if isinstance(m, nn.modules.batchnorm._BatchNorm): put_in_place(model, name, nn.Identity())
+        if isinstance(m, nn.modules.batchnorm._BatchNorm): put_in_place(model, name, without_norm(m, name))
     return model
 
 # %% ../nbs/6_any_network/40_convert.ipynb #adc288d9
@@ -61,19 +61,6 @@ def _more_noise(gm, shape):
 def _noise(shape):
     rng = torch.Generator('cpu').manual_seed(0)
     return torch.randn(shape, generator=rng, device='cpu')
-
-# %% ../nbs/6_any_network/40_convert.ipynb #5681bba1
-def _check_example(example):
-    "refuse what is no batch of pictures and no shape of one"
-    if example is None: return
-    shape = tuple(example.shape) if isinstance(example, Tensor) else example
-    sizes = isinstance(shape, (tuple, list)) and all(isinstance(n, int) for n in shape)
-    if not sizes or len(shape) != 4:
-        raise ValueError(f'example={shape!r}: give images (B,C,H,W), or the shape of such a batch')
-    if shape[0] < 2:
-        raise ValueError(f'example has {shape[0]} image; statistics need 2 or more, better 64')
-    if isinstance(example, Tensor) and not example.is_floating_point():
-        raise ValueError(f'example is {example.dtype}: give normalised floats, as in training')
 
 # %% ../nbs/6_any_network/40_convert.ipynb #93f9419d
 class _Behind(fx.Interpreter):
@@ -121,7 +108,7 @@ def remove_bn(
     check_type(nn.Module, 'a torch.nn.Module', model=model)
     check_number(above=0, alpha=alpha)
     check_switch(bias=bias, calibrate=calibrate)
-    _check_example(example)
+    check_example(example)
     model = copied(model)
     modes = {n: m.training for n, m in model.named_modules()}
     gm = read_graph(model)

@@ -2,10 +2,12 @@
 import copy
 import pytest, torch, torch.nn.functional as F
 from torch import nn
-from bnn_bn.convert import binarize, what_changed
+from bnn_bn.convert import binarize, drop_bn, remove_bn, what_changed
+from bnn_bn.layers.activations import RPReLU
 from bnn_bn.layers.parts import register_quantizer
 from bnn_bn.layers.signed import NFConv2d, SignConv2d
 from bnn_bn.models import assert_bn_free
+from bnn_bn.others.whitened import ShiftNorm2d
 
 tv = pytest.importorskip('torchvision').models
 
@@ -199,6 +201,116 @@ def test_refused_in_place_changes_nothing():
     kinds = [type(m) for m in net.modules()]
     with pytest.raises(ValueError): binarize(net, inplace=True)
     assert [type(m) for m in net.modules()] == kinds
+
+class Auxiliary(nn.Module):
+    "a head in training alone, which needs maps of 5 pixels, that is images of 300"
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, 8, 1), nn.Conv2d(8, 8, 3, 8, 1)
+        self.fc, self.aux = nn.Linear(8, 2), nn.Linear(8, 2)
+    def forward(self, x):
+        y = self.b(self.a(x).relu()).relu()
+        out = self.fc(y.mean((2, 3)))
+        return (out, self.aux(F.avg_pool2d(y, 5)[:, :, 0, 0])) if self.training else out
+
+def test_the_size_tried_passes_in_training_too():
+    "thresholds are measured in training; with none to measure, evaluation says the size"
+    net = binarize(Auxiliary(), inplace=True) # as Inception
+    assert net.image_shape[1] == 320 and type(net.b) is SignConv2d and len(net.binarized) == 2
+    assert binarize(Auxiliary(), shift=False).image_shape[1] == 96
+
+@pytest.mark.parametrize('norms', [True, False])
+def test_an_error_while_thresholds_are_measured_changes_nothing(norms):
+    "a sign that fails is met late, when all layers are made"
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            if broken: raise RuntimeError('broken')
+            return torch.where(x >= 0, 1., -1.)
+        @staticmethod
+        def backward(ctx, grad): return grad
+    broken = False
+    register_quantizer(f'broken{norms}', Broken.apply)
+    broken, net = True, small(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    kinds, state = [type(m) for m in net.modules()], copy.deepcopy(net.state_dict())
+    with pytest.raises(RuntimeError, match='broken'):
+        binarize(net, quantizer=f'broken{norms}', act='prelu', norms=norms, inplace=True)
+    assert [type(m) for m in net.modules()] == kinds and not hasattr(net, 'binarized')
+    assert all(torch.equal(a, net.state_dict()[k]) for k, a in state.items())
+
+def test_a_skipped_layer_stays_binary_as_it_is():
+    "thresholds that were trained, and what the table says of them"
+    first = binarize(small(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), skip='4')
+    nn.init.constant_(first[2].sign.shift, .123)
+    second = binarize(first, skip='2')
+    assert (second[2].sign.shift == .123).all() and second[4].sign.shift.any()
+    table = what_changed(second)
+    assert table.kind.tolist() == ['real', 'both', 'both'] and table.weight_bits.tolist() == [32, 1, 1]
+    assert table.why.tolist() == ['first', 'skip', '']
+    with pytest.raises(ValueError, match='2 is a NFConv2d with real weights'): binarize(small(NFConv2d(8, 8, 3)))
+
+class BNAct(nn.BatchNorm2d):
+    "as timm has it"
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.PReLU(channels)
+    def forward(self, x): return self.act(super().forward(x))
+
+class Behind1d(nn.BatchNorm1d):
+    def forward(self, x): return super().forward(x).relu()
+
+@pytest.mark.parametrize('drop', [drop_bn, lambda net: binarize(net, norms=False)])
+def test_an_activation_in_the_class_of_a_norm_is_not_dropped(drop):
+    net = small(nn.Conv2d(8, 8, 3), BNAct(8), nn.Conv2d(8, 8, 3), ShiftNorm2d(8))
+    nn.init.constant_(net[5].shift, 3.)
+    nn.init.constant_(net[3].act.weight, -1.)
+    new, x = drop(net), torch.randn(2, 8, 5, 5)
+    assert_bn_free(new)
+    torch.testing.assert_close(new[3](x), x.abs())
+    torch.testing.assert_close(new[5](x), x + 24)
+    with pytest.raises(ValueError, match='3.2 is a Behind1d'):
+        drop(small(nn.Conv2d(8, 8, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Behind1d(8),
+                                                     nn.Unflatten(1, (8, 1, 1)))))
+
+def test_a_dropped_norm_leaves_the_parameters_behind_it():
+    net = small(nn.Conv2d(8, 8, 3), BNAct(8))
+    slope = net[3].act.weight
+    assert binarize(net, norms=False, inplace=True)[3].act.weight is slope
+    assert type(binarize(small(nn.Conv2d(8, 8, 3), BNAct(8)), norms=False, act='rprelu')[3].act) is RPReLU
+
+def test_words_skip_transposed_convolutions():
+    "the word that the error says"
+    net = small(nn.Conv2d(8, 8, 3), nn.ConvTranspose2d(8, 8, 2, 2))
+    assert type(binarize(net, skip='3')[3]) is nn.ConvTranspose2d
+    with pytest.raises(ValueError, match="no convolution '5'"): binarize(net, skip=['3', '5'])
+
+def test_acts_that_cannot_be_replaced():
+    "called as functions, or with a hook: nothing is ignored"
+    class Functions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 2)
+        def forward(self, x): return self.fc(F.relu(self.b(F.relu(self.a(x)))).mean((2, 3)))
+    with pytest.raises(ValueError, match="act='rprelu'.*make them layers"): binarize(Functions(), act='rprelu')
+    net = small(nn.Conv2d(8, 8, 3))
+    net[1].register_forward_hook(lambda m, args, out: 2*out)
+    with pytest.raises(ValueError, match='1 has a hook'): binarize(net, act='rprelu')
+    assert len(binarize(net)[1]._forward_hooks) == 1
+
+NO_EXAMPLES = [(32, 'example=32'), ((3, 3), r'example=\(3, 3\)'), (torch.ones(3, 32, 32), r'a tensor of shape \(3, 32'),
+               (torch.ones(4, 3, 32, 32).byte(), 'uint8'), (torch.full((4, 3, 32, 32), torch.nan), 'NaN'),
+               (torch.ones(1, 3, 32, 32), 'example has 1 image')]
+
+@pytest.mark.parametrize('example, words', NO_EXAMPLES, ids=[w for _, w in NO_EXAMPLES])
+@pytest.mark.parametrize('door', [binarize, remove_bn])
+def test_no_examples(door, example, words):
+    "both doors refuse the same"
+    with pytest.raises(ValueError, match=words):
+        door(small(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)), example=example)
+
+@pytest.mark.parametrize('shape', [(3, 32, 32), [3, 32, 32], (1, 3, 32, 32), torch.Size((8, 3, 32, 32))])
+def test_shapes_as_example(shape):
+    assert binarize(small(nn.Conv2d(8, 8, 3)), example=shape).image_shape == (3, 32, 32)
 
 def test_it_learns():
     "a few steps on what can be learned lower the loss"

@@ -3,7 +3,7 @@ import copy, io, json
 from pathlib import Path
 import pandas as pd, pytest, torch, torch.nn.functional as F
 from torch import nn
-from bnn_bn.convert import NFConv2d, drop_bn, remove_bn
+from bnn_bn.convert import NFConv2d, drop_bn, ledger, remove_bn
 from bnn_bn.models import assert_bn_free
 from bnn_bn.signal.ledger import signal_stats
 from bnn_bn.signal.start import calibrate, is_fresh
@@ -332,6 +332,7 @@ class Adds(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU())
         self.conv, self.conv2 = nn.Conv2d(16, 16, 3, 1, 1), nn.Conv2d(16, 16, 3, 1, 1)
         self.norm, self.pool, self.f = nn.BatchNorm2d(16), nn.MaxPool2d(3, 1, 1), f
+        self.b = nn.Parameter(torch.full((1, 16, 1, 1), 2.))
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
     def forward(self, x):
         x = self.stem(x)
@@ -354,6 +355,8 @@ BRANCHES = dict(
     in_front_of_a_pool=lambda m, x: plain(m, x, lambda x: m.pool(m.norm(m.conv(x)))),
     in_front_of_a_pool_function=lambda m, x: plain(
         m, x, lambda x: F.max_pool2d(m.norm(m.conv(x)), 3, 1, 1)),
+    shifted=lambda m, x: plain(m, x, lambda x: m.norm(m.conv(x)) - 3 + m.b),
+    summed_by_python=lambda m, x: plain(m, x, lambda x: m.norm(m.conv(x)), lambda x, h: sum([h, x])),
     multiplied=lambda m, x: plain(m, x, lambda x: .5*m.norm(m.conv(x))*4),
     subtracted=lambda m, x: plain(m, x, lambda x: m.norm(m.conv(x)), torch.sub),
     by_names=lambda m, x: plain(m, x, lambda x: m.norm(m.conv(x)),
@@ -386,6 +389,53 @@ def nothing(m, x): return x + 0*m.norm(m.conv(x)), x
     (nothing, 'multiplied by 0')])
 def test_what_cannot_be_scaled_is_refused_by_its_name(f, word):
     with pytest.raises(ValueError, match=word): remove_bn(Adds(f), example=pictures())
+
+@pytest.mark.parametrize('shift', [lambda h, b: h + b, lambda h, b: b.view(1, -1, 1, 1) + h, lambda h, b: h + 2.,
+                                   lambda h, b: torch.sub(input=h, other=-b), lambda h, b: h - (-b).abs().neg()])
+def test_a_sum_with_a_parameter_is_no_residual_sum(shift):
+    "a shift takes no alpha, and what stands behind it is known"
+    def f(m, x): return shift(m.norm(m.conv(x)), m.b).relu(), x
+    net = remove_bn(Adds(f), example=pictures())
+    assert ledger(net).alpha.isna().all()
+    with torch.no_grad(): y, _ = f(net, net.stem(pictures()))
+    assert y.std((0, 2, 3)).mean().item() == pytest.approx(1, rel=.1)
+
+def test_a_stage_is_counted_through_shifts():
+    "sum([x, h]) is 0 + x + h: its alpha is that of x + h"
+    class Stage(nn.Module):
+        def __init__(self, add):
+            super().__init__()
+            self.add, self.stem = add, nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.BatchNorm2d(8))
+            self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8)) for _ in range(30))
+        def forward(self, x):
+            x = self.stem(x)
+            for b in self.blocks: x = self.add(x, b(x))
+            return x
+    plans = [ledger(remove_bn(Stage(add), example=(2, 3, 8, 8), calibrate=False)).alpha.dropna()
+             for add in (torch.add, lambda x, h: sum([x, h]), lambda x, h: sum([h, x]))]
+    assert len(plans[0]) == 30 and plans[0].max() < .17
+    assert all((p == plans[0]).all() for p in plans)
+
+def doubled(m, x): return m.norm(m.conv(torch.cat([x[:, :8], x[:, :8]], 1))), x
+def doubled_shortcut(m, x):
+    x = torch.cat([x[:, :8]]*2, 1)
+    return x + m.norm(m.conv(x)), x
+def ends_in_a_sigmoid(m, x): return m.norm(m.conv2(x + torch.sigmoid(m.conv(x)))), x
+
+@pytest.mark.parametrize('f', [doubled, doubled_shortcut, ends_in_a_sigmoid])
+def test_graphs_that_once_broke_the_plan(f):
+    net = remove_bn(Adds(f), example=pictures())
+    assert_bn_free(net)
+    assert worst_channel(net, pictures()) < 1e-3
+    assert (ledger(net).alpha == .2).sum() == (f is not doubled)
+
+def test_the_first_operation_without_a_rule_is_named():
+    "not the one behind it that knows what it does"
+    def f(m, x):
+        y = F.interpolate(F.max_pool2d(x, 2), size=x.shape[2:])
+        return m.norm(m.conv(torch.cat([x[:, :8], y.relu()[:, :8]], 1))), x
+    with pytest.raises(ValueError, match='conv: no rule for the variance of interpolate'):
+        remove_bn(Adds(f), example=pictures())
 
 def test_a_shared_weight_is_refused():
     net = Adds(lambda m, x: (m.norm(m.conv2(m.conv(x))), x))

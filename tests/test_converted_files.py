@@ -1,5 +1,5 @@
 "Networks of other packages, converted: saved and loaded with equal logits, packed or refused by name."
-import json
+import inspect, json
 import numpy as np, pytest, torch
 from torch import nn
 from bnn_bn.checkpoint import CheckpointError, load_info, load_network, read_tensors, save_network, write_tensors
@@ -9,6 +9,7 @@ from bnn_bn.deploy import load_packed, pack
 from bnn_bn.layers.activations import RPReLU
 from bnn_bn.layers.signed import ScaleShift, SignConv2d
 from bnn_bn.onebit.packable import BOUND
+from bnn_bn.signal.start import calibrate, is_fresh
 
 tv = pytest.importorskip('torchvision').models
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet # noqa: E402
@@ -121,6 +122,49 @@ def test_packed_parts(pool):
     off = (pack(net)(x) - want).abs().amax(1).median()/want.abs().max()
     assert off <= BOUND and want.std(0).max() > 1e-4
 
+HAS_BIAS = 'bias' in inspect.signature(nn.BatchNorm2d).parameters # in newer torch
+
+@pytest.mark.parametrize('kwargs', [dict(affine=False), dict(bias=False)], ids=str)
+def test_norms_without_parameters(kwargs, tmp_path):
+    "packed and saved as the numbers that they are"
+    if 'bias' in kwargs and not HAS_BIAS: pytest.skip('this torch has no batch norm without a bias')
+    norms = nn.BatchNorm2d(8, **kwargs), nn.BatchNorm2d(8, **kwargs)
+    net = around(norms[0], nn.ReLU(), SignConv2d(8, 8, 3), norms[1], nn.ReLU())
+    for m in norms: m.running_mean.normal_(), m.running_var.uniform_(.5, 2)
+    x = torch.randn(6, *SHAPE)
+    with torch.no_grad(): want = net(x)
+    assert ((pack(net)(x) - want).abs().amax(1).median()/want.abs().max()) <= BOUND
+    torch.testing.assert_close(load_network(save_network(net, tmp_path/'net.safetensors'))(x), want)
+
+@pytest.mark.parametrize('norm', [nn.GroupNorm(2, 8, affine=False), nn.GroupNorm(2, 8),
+                                  nn.LayerNorm(30, elementwise_affine=False), nn.LayerNorm(30, bias=False)], ids=str)
+def test_other_norms_are_saved(norm, tmp_path):
+    net, x = around(norm, SignConv2d(8, 8, 3)), torch.randn(2, *SHAPE)
+    with torch.no_grad(): want = net(x)
+    assert torch.equal(load_network(save_network(net, tmp_path/'net.safetensors'))(x), want)
+
+class Twice(nn.Module):
+    "a convolution's output, added to itself"
+    def __init__(self):
+        super().__init__()
+        self.conv = SignConv2d(8, 8, 3)
+    def forward(self, x):
+        y = self.conv(x)
+        return y + y
+
+@pytest.mark.parametrize('binary', ['act', 'both'])
+def test_a_file_says_whether_a_network_is_fresh(binary, tmp_path):
+    "one that `remove_bn` set on noise can be calibrated on images after it was loaded; a trained one is not fresh"
+    net = remove_bn(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3),
+                                  nn.BatchNorm2d(8)), binary=binary, example=(8, *SHAPE))
+    net.append(nn.Flatten()).append(nn.Linear(8*28*28, 2))
+    loaded = load_network(save_network(net, tmp_path/'net.safetensors'))
+    assert is_fresh(net) and is_fresh(loaded)
+    again = load_network(save_network(loaded, tmp_path/'again.safetensors'))
+    images = torch.rand(16, *SHAPE)
+    assert calibrate(again, images).equals(calibrate(net, images)) and not is_fresh(again)
+    assert not is_fresh(load_network(save_network(again, tmp_path/'again.safetensors')))
+
 def test_a_grid_that_does_not_divide():
     with pytest.raises(ExportError, match=r'pools \(32, 32\) pixels to \(3, 3\)'):
         pack(of_parts(3))
@@ -179,6 +223,11 @@ REFUSED = dict(
     image=(lambda: nn.Sequential(SignConv2d(3, 8, 3), *around()[1:]), '0 takes signs of the image'),
     overlap=(lambda: around(SignConv2d(8, 8, 3), nn.AvgPool2d(3, 2)), '2 is an average pool of overlapping'),
     ceil=(lambda: around(SignConv2d(8, 8, 3), nn.MaxPool2d(2, ceil_mode=True)), '2 is a pool with ceil_mode'),
+    twice=(lambda: around(Twice()), 'adds values of which none'),
+    batch=(lambda: around(SignConv2d(8, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)),
+           '2 has no running statistics'),
+    batch_first=(lambda: around(nn.BatchNorm2d(8, track_running_stats=False), SignConv2d(8, 8, 3)),
+                 '1 has no running statistics'),
     alone=(lambda: around(Alone()), 'adds values of which none'),
     late=(lambda: around(Late()), 'reads a ReLU that follows no convolution alone'),
     linear=(lambda: nn.Linear(3, 3), 'Linear is no BinaryNet'),

@@ -118,6 +118,15 @@ def test_a_network_of_the_reference_rules_comes_back(kind, stem):
     assert (got - want).abs().median() < 1e-4*want.abs().max()
 
 
+@pytest.mark.parametrize('wrap', [nn.DataParallel, lambda m: torch.compile(m, backend='eager')])
+def test_latent_weights_of_a_wrapped_network(wrap):
+    "the first convolution comes back to the bit"
+    model = create_model('reactnet_mini_nobn', n_out=10, width=.25, stem='cifar')
+    wrapped = wrap(model)
+    back = unpack(pack(wrapped, **latent_info(wrapped)).graph)
+    assert torch.equal(back.body.stem.conv.weight, model.body.stem.conv.weight)
+
+
 def test_a_rebuilt_network_trains():
     net = create_model('fashion-reactnet_mini', pretrained=True).train()
     net(torch.randn(4, 1, 32, 32)).square().mean().backward()

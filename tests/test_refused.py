@@ -3,6 +3,7 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -27,6 +28,7 @@ from bnn_bn.onebit import engine
 from bnn_bn.onebit.graph import Graph, Node
 from bnn_bn.onebit.latent import latent_info, restore_latent
 from bnn_bn.onebit.stem import int8_stem
+from bnn_bn.onebit.unpack import unpack
 from bnn_bn.signal.start import calibrate
 from bnn_bn.targets import web
 from bnn_bn.targets.runtime import needed_modules
@@ -160,6 +162,26 @@ def test_latent_weights_that_are_none(text, words):
     name = next(iter(latent))
     latent[name]['weight'] = text
     with refused(words, PackedFormatError): restore_latent(model, latent)
+
+@pytest.mark.parametrize('wrong, words', [
+    (None, 'latent is a NoneType'), ([1], 'latent is a list'), ({'nope': {}}, "latent: 'nope' is no name of a real"),
+    (dict(config=dict(foo=1)), "latent: 'config' is no name"),
+    ({'body.stem.conv': None}, 'body.stem.conv is a NoneType'),
+    ({'body.stem.conv': dict(nothing='AAAA')}, "'nothing' is no name of its weight"),
+    ({'body.stem.conv': dict(weight=5)}, 'body.stem.conv.weight is no base64')], ids=str)
+def test_what_is_no_latent(wrong, words):
+    "in a network and in a file, whoever wrote it"
+    model = net(norm='nobn')
+    with refused(words, PackedFormatError): restore_latent(model, wrong)
+    graph = pack(model, **latent_info(model)).graph
+    with refused(words, PackedFormatError): unpack(replace(graph, info=graph.info | dict(latent=wrong)))
+
+@pytest.mark.parametrize('config', [dict(foo=1), dict(n_out='4'), dict(backbone='nothing')], ids=str)
+def test_a_config_that_makes_no_network(config):
+    model = net(norm='nobn')
+    graph = pack(model).graph
+    with refused('config of the file makes no network', PackedFormatError):
+        unpack(replace(graph, info=graph.info | dict(config=graph.info['config'] | config)))
 
 class Own(type(net())):
     def forward(self, x): return 2*super().forward(x)

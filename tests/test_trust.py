@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from fastai.basics import Callback, set_seed
 from bnn_bn.core import errors
@@ -286,6 +288,14 @@ def test_a_weight_by_both_names_is_refused():
 @pytest.mark.parametrize('prefix', ['module.', '_orig_mod.'])
 def test_a_name_that_is_there_twice(prefix):
     with pytest.raises(CheckpointError, match='a second entry'): without_prefixes({'w': 1, f'{prefix}w': 2})
+
+@pytest.mark.parametrize('wrap', [lambda m: m, nn.DataParallel, AveragedModel,
+                                  lambda m: nn.DataParallel(AveragedModel(m)),
+                                  lambda m: torch.compile(AveragedModel(m), backend='eager')])
+def test_a_child_called_module_keeps_its_name(wrap):
+    "beside others; only what all names begin with is a wrapper's"
+    net = nn.ModuleDict(dict(module=nn.Linear(2, 3), head=nn.Linear(3, 2)))
+    assert list(without_prefixes(wrap(net).state_dict())) == list(net.state_dict())
 
 def test_weights_that_are_not_finite_are_not_written(tmp_path):
     net = small()

@@ -156,12 +156,19 @@ def plain_state(
     if unnamed:
         raise ValueError(f'{", ".join(unnamed[:5])}: no names of weights, which are texts; '
                          'give the dict of weights alone, model.state_dict()')
-    averaged = any(k.startswith('module.') for k in weights)
-    for name, t in weights.items():
-        if averaged and name == 'n_averaged': continue # of AveragedModel
-        short = plain_name(name)
-        if short in plain:
-            raise ValueError(f'{name}: a second entry for {short}, once the names of wrappers are '
-                             'taken off; save the bare network')
-        plain[short] = t
+    seen = set()
+    for name, short in _without_wrappers(weights).items():
+        if plain_name(name) in seen:
+            raise ValueError(f'{name}: a second entry for {plain_name(name)}, once the names of wrappers '
+                             'are taken off; save the bare network')
+        seen.add(plain_name(name))
+        plain[short] = weights[name]
     return plain
+
+def _without_wrappers(names):
+    "names as given -> names in the bare network; `module` is a wrapper where all others lie in it"
+    short = {k: k.replace('_orig_mod.', '') for k in names}
+    while True:
+        inside = {k: s for k, s in short.items() if s != 'n_averaged'} # of AveragedModel, beside `module`
+        if not inside or not all(s.startswith('module.') for s in inside.values()): return short
+        short = {k: s.removeprefix('module.') for k, s in inside.items()}

@@ -75,9 +75,12 @@ def as_numpy(t): return t.detach().double().cpu().numpy()
 
 def norm_line(norm, channels):
     "factor and bias per channel of a batch norm in evaluation, or of none"
-    if isinstance(norm, nn.Identity): return np.ones(channels), np.zeros(channels)
-    a = as_numpy(norm.weight)/np.sqrt(as_numpy(norm.running_var) + norm.eps)
-    return a, as_numpy(norm.bias) - as_numpy(norm.running_mean)*a
+    weight, bias = np.ones(channels), np.zeros(channels)
+    if isinstance(norm, nn.Identity): return weight, bias
+    if norm.weight is not None: weight = as_numpy(norm.weight)
+    if norm.bias is not None: bias = as_numpy(norm.bias)
+    a = weight/np.sqrt(as_numpy(norm.running_var) + norm.eps)
+    return a, bias - as_numpy(norm.running_mean)*a
 
 def conv_parts(conv, norm, factor=1.):
     "norm(conv(., factor)); the scale of a real convolution goes into its weight"

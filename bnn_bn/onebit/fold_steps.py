@@ -121,10 +121,10 @@ def group_of(
     return group
 
 def _can_add(calls, k):
-    "is it a sum of two values of the same shape?"
+    "is it a sum of two different values of the same shape?"
     inputs = calls[k].inputs
     shapes = [calls[v - 1].shape for v in inputs if v > 0]
-    return len(inputs) == 2 and len(shapes) == 2 and shapes[0] == shapes[1] == calls[k].shape
+    return len(set(inputs)) == 2 and len(shapes) == 2 and shapes[0] == shapes[1] == calls[k].shape
 
 # %% ../../nbs/5_packed/31g_fold_steps.ipynb #a17c0004
 def groups_of(
@@ -332,6 +332,9 @@ def as_steps(
     for name, m in model.named_modules():
         if own := own_calls(m):
             raise ExportError(f'{name or "the network"} has {own[0]}: it would be lost; remove it')
+        if isinstance(m, nn.BatchNorm2d) and m.running_var is None:
+            raise ExportError(f'{name} has no running statistics: it normalises by the batch, and a packed '
+                              'network has none; train it with track_running_stats=True')
     signed = [m for m in model.modules() if isinstance(m, (SignConv2d, NFConv2d)) and m.sign is not None]
     if not signed:
         raise ExportError(f'{type(model).__name__} is no BinaryNet and has no 1-bit layer: only networks of '

@@ -11,6 +11,7 @@ import base64
 import numpy as np, torch
 from torch import nn
 from ..core.errors import PackedFormatError
+from ..core.unwrap import bare
 from ..layers.conv import ScaledStdConv2d
 from ..models import BinaryNet
 
@@ -73,7 +74,8 @@ def norm_factor(
 ): # float64, one number a channel; 1 where there is no norm
     "What a batch norm in evaluation multiplies each channel by."
     if isinstance(norm, nn.Identity): return 1.
-    return norm.weight.double().numpy()/np.sqrt(norm.running_var.double().numpy() + norm.eps)
+    weight = 1. if norm.weight is None else norm.weight.double().numpy()
+    return weight/np.sqrt(norm.running_var.double().numpy() + norm.eps)
 
 def _scale(conv, norm, factor):
     "signs and float32 scales as folding will find them"
@@ -155,10 +157,10 @@ def _deviations(w): return w.std((1, 2, 3), correction=0, keepdim=True)
 
 # %% ../../nbs/5_packed/31e_latent.ipynb #df2ae0e1
 def latent_info(
-    model:BinaryNet, # a trained network
+    model:BinaryNet, # a trained network; what wraps it is taken off
 )->dict: # latent=..., for `pack`; JSON
     "The weights and gains of real standardised convolutions, which unpacking gives back exactly."
-    convs = _standardised(model).items()
+    convs = _standardised(bare(model)).items()
     return dict(latent={n: dict(weight=_as_text(m.weight), gain=_as_text(m.gain))
                         for n, m in convs})
 
@@ -175,7 +177,7 @@ def _as_text(p):
 def _as_numbers(text, name, size):
     "the way back; ValueError names what is wrong"
     try: values = np.frombuffer(base64.b64decode(text), '<f4').astype(np.float32)
-    except ValueError:
+    except (ValueError, TypeError): # a number is no text
         raise PackedFormatError(f'latent: {name} is no base64 of float32 numbers') from None
     if values.size != size:
         raise PackedFormatError(f'latent: {name} has {values.size} numbers, {size} are needed')
@@ -186,8 +188,17 @@ def restore_latent(
     model:BinaryNet, # changed in place
     latent:dict, # of `latent_info`
 ):
-    "Put what `latent_info` kept in its place; ValueError names what does not fit."
-    for name, conv in _standardised(model).items():
-        for k, text in latent.get(name, {}).items():
-            p = getattr(conv, k)
+    "Put what `latent_info` kept in its place; PackedFormatError names what does not fit."
+    convs = _standardised(bare(model))
+    for name, kept in _entries(latent, 'latent', convs, 'a real standardised convolution'):
+        for k, text in _entries(kept, f'latent: {name}', ('weight', 'gain'), 'its weight or gain'):
+            p = getattr(convs[name], k)
             p.copy_(_as_numbers(text, f'{name}.{k}', p.numel()).view_as(p))
+
+def _entries(found, name, known, what):
+    "the entries of a dict with known names; PackedFormatError for anything else"
+    if not isinstance(found, dict):
+        raise PackedFormatError(f'{name} is a {type(found).__name__}: a dict from latent_info is needed')
+    if unknown := [k for k in found if k not in known]:
+        raise PackedFormatError(f'latent: {unknown[0]!r} is no name of {what}; give what latent_info gave')
+    return found.items()

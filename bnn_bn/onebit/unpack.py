@@ -169,7 +169,9 @@ def unpack(
                                 'only networks of bnn_bn.models can be unpacked; take the '
                                 'network that it was packed from')
     if pixel_stem(graph) is not None: config = dict(config, stem_bits=8)
-    model = binary_net(**config).eval()
+    try: model = binary_net(**config).eval()
+    except (TypeError, ValueError) as e: # of whatever a stranger wrote
+        raise PackedFormatError(f'the config of the file makes no network ({e})') from None
     with torch.no_grad():
         try: _fill(model, _Walk(graph.nodes, 0), graph.nodes)
         except (KeyError, IndexError, RuntimeError) as e:

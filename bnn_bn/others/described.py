@@ -35,8 +35,9 @@ _described = {
     nn.Sigmoid: (), nn.Hardsigmoid: (), nn.Hardswish: (), nn.Hardtanh: ('min_val', 'max_val'),
     nn.ELU: ('alpha',), nn.LeakyReLU: ('negative_slope',), nn.PReLU: ('num_parameters',),
     nn.Softmax: ('dim',), nn.LogSoftmax: ('dim',),
-    nn.LayerNorm: ('normalized_shape', 'eps'),
-    nn.BatchNorm1d: _norm, nn.BatchNorm2d: _norm, nn.GroupNorm: ('num_groups', 'num_channels', 'eps'),
+    nn.LayerNorm: ('normalized_shape', 'eps', 'elementwise_affine'),
+    nn.BatchNorm1d: _norm, nn.BatchNorm2d: _norm,
+    nn.GroupNorm: ('num_groups', 'num_channels', 'eps', 'affine'),
     nn.ZeroPad2d: ('padding',), nn.PixelShuffle: ('upscale_factor',),
     nn.ChannelShuffle: ('groups',),
     nn.Conv2d: _conv,
@@ -101,7 +102,7 @@ _tests = {
     _real: 'p zero gamma floor eps min_val max_val negative_slope alpha',
     _none_or(_real): 'momentum',
     _bits: 'binary',
-    _flag: 'bias signs eps_in_root affine track_running_stats ceil_mode count_include_pad '
+    _flag: 'bias signs eps_in_root affine elementwise_affine track_running_stats ceil_mode count_include_pad '
            'shift inplace',
     _none_or(_word): 'padding_mode approximate mode quantizer'}
 _test_of = {name: test for test, names in _tests.items() for name in names.split()}

@@ -77,7 +77,7 @@ def _plain_norm(m):
 
 def _norm_as_child(m):
     "the same module as a graph in which the norm is the child `norm`; None if it is not built so"
-    part = copy.deepcopy(m).eval()
+    part = copy.deepcopy(m, {id(p): p for p in m.parameters()}).eval() # an optimizer knows these
     part._check_input_dim = lambda x: None # asks for the size, which a trace has not
     graph = _Tracer().trace(part)
     _drop_asserts(graph)
@@ -118,6 +118,21 @@ def split_norm(
     if new is None or not all(_same_output(norm, new, norm.num_features, t) for t in (False, True)):
         raise ValueError(f"{what}: it is not torch's batch norm with functions behind it; {mend}")
     return new.train(norm.training)
+
+# %% ../../nbs/6_any_network/38_netgraph.ipynb #d3f0a86e
+def without_norm(
+    norm:nn.Module, # a batch norm, for maps of any number of dimensions
+    name:str='it', # its name in the network, for the error
+)->nn.Module: # an Identity; of a subclass, what it does behind the norm
+    "What stays where a batch norm is dropped; ValueError for one that cannot be split."
+    if is_plain(norm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
+        return nn.Identity()
+    if not isinstance(norm, nn.BatchNorm2d):
+        raise ValueError(f'{name} is a {type(norm).__name__}, a batch norm that does more than normalise; '
+                         'put its parts into modules of their own')
+    new = split_norm(norm, name)
+    new.norm = nn.Identity()
+    return new
 
 # %% ../../nbs/6_any_network/38_netgraph.ipynb #c89f6400
 HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
@@ -304,7 +319,10 @@ class _ShapeRun(fx.Interpreter):
             kind = type(module_of(n)).__name__
             raise ValueError(f'{n.target} is a {kind}, which calls {norms.called[0]}; '
                              'make the norm a module of its own')
-        if isinstance(y, Tensor): n.meta['shape'] = tuple(y.shape)
+        if isinstance(y, Tensor):
+            n.meta['shape'] = tuple(y.shape)
+            given = n.op == 'placeholder' or any('constant' not in a.meta for a in n.all_input_nodes)
+            if not given: n.meta['constant'] = y.double().mean().item()
         elif isinstance(y, (tuple, list)): n.meta['parts'] = len(y)
         return y
 

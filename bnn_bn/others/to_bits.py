@@ -11,13 +11,12 @@ from difflib import get_close_matches
 import torch, pandas as pd
 from torch import nn, Tensor
 from ..core.arguments import check_switch
-from ..core.unwrap import bare, copied, put_in_place, unwrapped
-from ..layers.activations import RSign
+from ..core.unwrap import bare, copied, unwrapped
 from ..layers.conv import QuantConv2d
 from ..layers.parts import find_part
 from ..layers.signed import NFConv2d, SignConv2d
 from .described import noise_of
-from .netgraph import HOOKS, own_names
+from .netgraph import HOOKS, own_names, without_norm
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #c17c4bae
 SIDES = 96, 224, 320, 64, 32, 28 # of images that are tried, in pixels; large ones first: see `_gate`
@@ -45,21 +44,48 @@ class _Watch:
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #a6272f80
 @torch.no_grad()
-def _calls(model, example, kinds):
-    "shape of the images, and layer -> shapes that it takes, in the order of the first calls"
-    trial = copy.deepcopy(model).eval()
+def _calls(model, example, kinds, training=False):
+    "shape of images that pass, in training too if asked; layer -> shapes it takes, as first called"
+    trial = copy.deepcopy(model)
     originals = dict(zip(trial.modules(), model.modules()))
     like = next(m.weight for m in trial.modules() if isinstance(m, nn.Conv2d))
     for shape in _shapes(model, example):
-        with _Watch(trial, kinds) as watch:
-            try: trial(noise_of(shape, dtype=like.dtype).to(like.device))
-            except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as e: error = e
-            else: return shape, {originals[m]: s for m, s in watch.seen.items()}
+        try:
+            x = noise_of(shape, dtype=like.dtype).to(like.device)
+            with _Watch(trial, kinds) as watch: trial.eval()(x)
+            with torch.random.fork_rng(devices=[]):
+                if training: trial.train()(x)
+        except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as e: error = e
+        else: return shape, {originals[m]: s for m, s in watch.seen.items()}
     first = (str(error).splitlines() or [''])[0]
     raise ValueError(f'{type(model).__name__}: images of shape {shape} do not pass ({first}); give a '
                      'shape (C,H,W) that does with example')
 
+# %% ../../nbs/6_any_network/39c_to_bits.ipynb #c47b9f12
+def check_example(
+    example, # images (B,C,H,W), or a shape of noise; None: there is none
+    single:bool=False, # may a shape be that of one image, (C,H,W)?
+):
+    "ValueError for what is no batch of pictures and no shape of one."
+    if example is None: return
+    images = isinstance(example, Tensor)
+    shape, sizes = (tuple(example.shape), (4,)) if images else (example, (3, 4) if single else (4,))
+    whole = isinstance(shape, (tuple, list)) and all(isinstance(n, int) for n in shape)
+    if not whole or len(shape) not in sizes:
+        what = f' is a tensor of shape {shape}' if images else f'={shape!r}'
+        raise ValueError(f'example{what}: give images (B,C,H,W), or the shape of such a batch')
+    if shape[0] < 2 and (images or not single):
+        raise ValueError(f'example has {shape[0]} image; statistics need 2 or more, better 64')
+    if images and not example.is_floating_point():
+        raise ValueError(f'example is {example.dtype}: give normalised floats, as in training')
+    if images and not example.isfinite().all():
+        raise ValueError('example holds NaN or infinity: look at the loader and its normalisation')
+
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #54f86f20
+def _convolutions(model):
+    "all of them by name, transposed ones too"
+    return {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
+
 def _skipped(skip, convs):
     "names that the user wants to keep real; ValueError for a word that fits none"
     if callable(skip): return {n for n, m in convs.items() if skip(n, m)}
@@ -87,7 +113,7 @@ def _heads(model, called):
 def _reasons(model, called, skip, first):
     "name -> why the convolution stays real; '' for one that becomes binary"
     convs = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
-    kept, heads = _skipped(skip, convs), _heads(model, called)
+    kept, heads = _skipped(skip, _convolutions(model)), _heads(model, called)
     start = next(m for m in called if isinstance(m, nn.Conv2d))
     def reason(n, m):
         if n in kept: return 'skip'
@@ -99,11 +125,20 @@ def _reasons(model, called, skip, first):
     return {n: reason(n, m) for n, m in convs.items()}
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #00a7445a
+def _kind(m):
+    "what a convolution is: 'both', 'act' or 'real'"
+    if not isinstance(m, QuantConv2d): return 'real'
+    if m.binary: return 'both'
+    return 'act' if m.signs else 'real'
+
 def _check_layer(name, m):
     "refuse what a layer with signs cannot take the place of"
     mend = f'skip={name!r} leaves it as it is'
-    if isinstance(m, QuantConv2d):
+    if _kind(m) != 'real':
         raise ValueError(f'{name} is a {type(m).__name__}, which is quantised already; {mend}')
+    if isinstance(m, QuantConv2d):
+        raise ValueError(f'{name} is a {type(m).__name__} with real weights, a layer of bnn_bn: give the '
+                         f'network it was made from, to remove_bn(binary=...) if without norms; {mend}')
     if isinstance(m, nn.modules.lazy.LazyModuleMixin):
         raise ValueError(f'{name} is a {type(m).__name__} without weights; pass a batch first')
     if own := own_names(m, nn.Conv2d):
@@ -113,17 +148,12 @@ def _check_layer(name, m):
 
 def _check_others(model, skip):
     "refuse convolutions in another number of dimensions, and transposed ones"
-    for name, m in model.named_modules():
-        other = isinstance(m, nn.modules.conv._ConvNd) and not isinstance(m, nn.Conv2d)
-        if not other or _is_left(name, m, skip): continue
+    convs = _convolutions(model)
+    left = _skipped(skip, convs)
+    for name, m in convs.items():
+        if name in left or isinstance(m, nn.Conv2d): continue
         raise ValueError(f'{name} is a {type(m).__name__}: only Conv2d can take signs; '
                          f'skip={name!r} leaves it as it is')
-
-def _is_left(name, m, skip):
-    "does the user want this layer as it is?"
-    if callable(skip): return skip(name, m)
-    words = [skip] if isinstance(skip, str) else skip
-    return any(f'{name}.'.startswith(f'{w}.') for w in words)
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #60d04937
 def _gain_of(w):
@@ -154,39 +184,48 @@ def _new_acts(model, called, act):
     for name, m in model.named_modules():
         if type(m) not in ACTS or m not in called: continue
         if not all(len(s) == 3 and s[1]*s[2] > 1 for s in called[m]): continue # of a gate, or a head
+        if any(getattr(m, h) for h in HOOKS): raise ValueError(f'act={act!r}: {name} has a hook: remove it first')
         channels = sorted({s[0] for s in called[m]})
         if len(channels) > 1:
             raise ValueError(f'act={act!r}: {name} is called for {channels} channels, and an activation '
                              'of its own is needed for each')
         like = next(model.parameters())
         out[m] = make(channels[0]).to(like.device, like.dtype).train(m.training)
-    return out
+    if out: return out
+    raise ValueError(f'act={act!r}: no layer among {", ".join(a.__name__ for a in ACTS)} works on maps; '
+                     'where activations are called as functions, make them layers')
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #618e8a57
 @torch.no_grad()
-def _centre(model, images):
-    "set the shifts of all signs that a convolution has itself: each channel gets the mean 0"
-    trial = copy.deepcopy(model).train()
+def _centre(model, new, images):
+    "set the shifts of new layers that take signs: each channel gets the mean 0; the network stays"
+    trial, twins = copy.deepcopy((model, new))
+    _put(trial, twins)
     def centre(sign, args): sign.shift.copy_(-args[0].mean((0, 2, 3), keepdim=True))
-    signs = {n: m for n, m in trial.named_modules() if isinstance(m, RSign) and m.shift is not None}
-    for m in signs.values(): m.register_forward_pre_hook(centre)
+    pairs = [(m.sign, t.sign) for m, t in zip(new.values(), twins.values()) if isinstance(m, QuantConv2d)]
+    for _, sign in pairs: sign.register_forward_pre_hook(centre)
     like = next(model.parameters())
-    with torch.random.fork_rng(devices=[]): trial(images.to(like.device, like.dtype))
-    for n, m in signs.items(): model.get_submodule(n).shift.copy_(m.shift)
+    with torch.random.fork_rng(devices=[]): trial.train()(images.to(like.device, like.dtype))
+    for ours, sign in pairs: ours.shift.copy_(sign.shift)
+
+def _put(model, new):
+    "each new layer at all places of the old one"
+    places = [(n, new[m]) for n, m in model.named_modules(remove_duplicate=False) if m in new]
+    for name, m in places: model.set_submodule(name, m)
 
 def _images(example, shape):
     "the images given, or noise"
-    given = isinstance(example, Tensor) and example.dim() == 4
-    return example if given else noise_of(shape, 8)
+    return example if isinstance(example, Tensor) else noise_of(shape, 8)
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #9694a4db
-def _checked(model, quantizer, binary, skip):
+def _checked(model, quantizer, binary, skip, example):
     "the network without its wrapper, once it and the words are known to be right"
     if not isinstance(model, nn.Module):
         raise ValueError(f'model is a {type(model).__name__}: a torch module is needed')
     if binary not in ('act', 'both'):
         raise ValueError(f"binary={binary!r}: allowed are 'act' and 'both'")
     find_part('quantizer', quantizer)
+    check_example(example, single=True)
     if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
         raise ValueError(f'{type(model).__name__} has no Conv2d to make binary')
     network = unwrapped(model)
@@ -205,26 +244,23 @@ def _new_layers(model, reasons, standardize, **bits):
         return {m: _new_layer(n, m, kind, **bits) for n, m in convs.items()}
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #16680bda
-def _row(name, m, why, binary):
-    "what is said of a convolution"
-    bits = 1 if binary == 'both' and not why else 32
-    return dict(convolution=name, kind='real' if why else binary, why=why, weights=m.weight.numel(),
-                weight_bits=bits, groups=m.groups)
+def _row(name, m, why):
+    "what is said of a convolution as it is now"
+    kind = _kind(m)
+    return dict(convolution=name, kind=kind, why=why, weights=m.weight.numel(),
+                weight_bits=1 if kind == 'both' else 32, groups=m.groups)
 
-def _put(model, new, norms):
-    "each new layer at all places of the old one; without norms an `Identity` for each"
-    places = [(n, new[m]) for n, m in model.named_modules(remove_duplicate=False) if m in new]
-    for name, m in places: model.set_submodule(name, m)
-    kinds = () if norms else nn.modules.batchnorm._BatchNorm
-    for n in [n for n, m in model.named_modules() if isinstance(m, kinds)]:
-        put_in_place(model, n, nn.Identity())
+def _dropped_norms(model):
+    "batch norm -> what stays of it"
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    return {m: without_norm(m, n) for n, m in norms.items()}
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #85437619
 def binarize(
     model:nn.Module, # any network of convolutions
     binary:str='both', # 'both': signs and 1-bit weights; 'act': signs before real weights
     quantizer:str='approx_sign', # name of the sign, see `parts.register_quantizer`
-    act:str=None, # name of an activation in place of ReLU and its like; None: they stay
+    act:str=None, # name of an activation in place of layers such as ReLU (`F.relu` stays); None: they stay
     skip=(), # real convolutions: names or beginnings of names; or a function of name and layer
     first:bool=False, # make the first convolution binary, too?
     standardize:bool=False, # scaled weight standardisation (2101.08692)?
@@ -235,16 +271,17 @@ def binarize(
 )->nn.Module: # same class, names and weights; `what_changed` tells about it
     "The network with signs before its convolutions, and 1-bit weights."
     check_switch(first=first, standardize=standardize, shift=shift, norms=norms, inplace=inplace)
-    model = _checked(model, quantizer, binary, skip)
+    model = _checked(model, quantizer, binary, skip, example)
     if not inplace: model = copied(model)
-    shape, called = _calls(model, example, (nn.Conv2d, nn.Linear, *ACTS))
+    shape, called = _calls(model, example, (nn.Conv2d, nn.Linear, *ACTS), training=shift)
     reasons = _reasons(model, called, skip, first)
     new = _new_layers(model, reasons, standardize, binary=binary, quantizer=quantizer, shift=shift)
     new |= _new_acts(model, called, act)
-    rows = [_row(n, model.get_submodule(n), why, binary) for n, why in reasons.items()]
-    _put(model, new, norms)
-    if shift: _centre(model, _images(example, shape))
-    model.image_shape, model.binarized = shape, rows
+    if not norms: new |= _dropped_norms(model)
+    if shift: _centre(model, new, _images(example, shape))
+    _put(model, new)
+    model.image_shape = shape
+    model.binarized = [_row(n, model.get_submodule(n), why) for n, why in reasons.items()]
     return model
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #7e8bf586

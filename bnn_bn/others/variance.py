@@ -12,7 +12,7 @@ import torch
 from torch import nn, fx, Tensor
 from .netgraph import (ACTIVATIONS, DIFFERENCES, PRODUCTS, SAME, SUMS, WINDOWS,
                                     module_of, op, shape_of)
-from .branches import convs_to_standardise, find_branches, operands, tail
+from .branches import convs_to_standardise, find_branches, of_image, operands, tail
 
 # %% ../../nbs/6_any_network/39_variance.ipynb #4789ebd3
 SAMPLE = 2**15 # values of a channel that each node carries
@@ -80,9 +80,10 @@ def _sum_or_product(node, known, rng):
     return one + other if op(node) in SUMS else one*other
 
 def _concatenation(node, known, rng):
-    n = len(known[node.all_input_nodes[0]])
-    shares = {a: shape_of(a)[1]/shape_of(node)[1] for a in node.all_input_nodes}
-    return torch.cat([known[a][:math.ceil(n*share)] for a, share in shares.items()])[:n]
+    parts = node.args[0] if node.args else node.kwargs['tensors'] # one may stand there twice
+    n = len(known[parts[0]])
+    shares = [shape_of(a)[1]/shape_of(node)[1] for a in parts]
+    return torch.cat([known[a][:math.ceil(n*share)] for a, share in zip(parts, shares)])[:n]
 
 def _unchanged(node, known, rng): return known[node.all_input_nodes[0]]
 def _parts(node, known, rng):
@@ -104,7 +105,7 @@ def values_after(
 )->Tensor: # (SAMPLE,), a tuple of such for a split, or None where no rule is known
     "What a node makes of the values of its inputs."
     if op(node) == 'placeholder': return unit_normal(rng)
-    constant = node.meta.get('constant') # the mean of a parameter
+    constant = node.meta.get('constant') # the mean of what no image decides, such as a parameter
     if constant is not None: return torch.full((SAMPLE,), constant, dtype=torch.float64)
     if not _has_rule(node, _needed(node, known)): return None
     return RULES[op(node)](node, known, rng)
@@ -138,7 +139,9 @@ def size_before(
 def _deviation_behind(nodes, values):
     "the deviation of values behind some activations and pools"
     rng = _seed(1)
-    for n in nodes: values = values_after(n, {n.all_input_nodes[0]: values}, rng)
+    for n in nodes:
+        known = {a: values if of_image(a) else values_after(a, {}, rng) for a in n.all_input_nodes}
+        values = values_after(n, known, rng)
     return deviation(values)
 
 # %% ../../nbs/6_any_network/39_variance.ipynb #038925b2
@@ -220,6 +223,8 @@ def _carry(graph, jobs):
 def _known_input(node, values):
     source = node.all_input_nodes[0]
     if isinstance(values.get(source), Tensor): return values[source]
+    while missing := [a for a in source.all_input_nodes if shape_of(a) and values.get(a) is None]:
+        source = missing[0]
     raise ValueError(f'{node.target}: no rule for the variance of {source.name}, which it reads')
 
 def plan_network(
