@@ -210,7 +210,8 @@ def contents(out): return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p 
 @pytest.mark.parametrize('cleaned', [False, True])
 @pytest.mark.parametrize('given', [
     dict(teacher='runs/typo'), dict(teacher='torchvision/resnet18', teacher_file='typo.pth'),
-    dict(load_teacher=no_teacher, teacher='torchvision/resnet18'), dict(writer=no_writer)], ids=str)
+    dict(load_teacher=no_teacher, teacher='torchvision/resnet18'), dict(writer=no_writer)],
+    ids=['teacher', 'teacher_file', 'stopped', 'writer'])
 def test_a_run_is_replaced_once_the_new_one_can_begin(given, cleaned, ended, tmp_path, monkeypatch):
     "with force, what fails before it trains leaves the run that is there as it was"
     out = shutil.copytree(ended, tmp_path/'run')
