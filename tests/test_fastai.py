@@ -261,6 +261,7 @@ def test_trials_leave_no_trace(learner, tmp_path, trained):
     found = learn.lr_find(num_it=20, show_plot=False)
     learn.validate()
     learn.get_preds()
+    learn.tta(n=1)
     assert 0 < found.valley < 10
     assert memory(learn) == before
     assert {f.name: f.read_bytes() for f in tmp_path.glob('*.*')} == on_disk
