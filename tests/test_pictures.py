@@ -133,6 +133,14 @@ X, Y = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8), torch.arange(20)
 def test_tensor_dls_refuses(args, says):
     with pytest.raises(ValueError, match=says): tensor_dls(*args, bs=4, device='cpu', vocab=['a', 'b'])
 
+@pytest.mark.parametrize('vocab', [{'b': 1, 'a': 0}, {0: 'a', 1: 'b'}, {'b', 'a'}, frozenset('ab')], ids=str)
+def test_names_without_an_order_are_refused(vocab):
+    with pytest.raises(ValueError, match='vocab: .* says no order'): tensor_dls(X, Y, X, Y, bs=4, device='cpu', vocab=vocab)
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.int16, np.uint16, np.uint32, np.int64], ids=lambda t: t.__name__)
+def test_class_numbers_of_any_width(dtype):
+    assert tensor_dls(X, Y.numpy().astype(dtype), X, Y, bs=4, device='cpu').valid.one_batch()[1].dtype == torch.int64
+
 def make_folder(root, **forms):
     "each form as a file of both parts and classes"
     for part in ('train', 'val'):
