@@ -232,6 +232,20 @@ def test_two_steps_on_a_plain_learner(dls, tmp_path, opt):
     assert learn.opt_func is opt and learn.wd == .05 and {h['wd'] for h in learn.opt.hypers} == {.05}
     assert decaying(learn) <= REAL
 
+@pytest.mark.parametrize('words,says', [
+    (dict(shedule='cosine'), "'shedule' .did you mean schedule"), (dict(fact={}), "'fact' .did you mean facts"),
+    (dict(resum=False), "'resum' .did you mean resume"), (dict(nothing=1), "unexpected argument 'nothing'"),
+    (dict(stop=3), 'stop is of the saved state, which needs out='), (dict(steps=5), 'steps is of')], ids=str)
+@pytest.mark.parametrize('fit', [lambda l, **kw: l.fit_step(1, 1e-3, **kw), lambda l, **kw: l.fit_two_step((1, 1), **kw)])
+def test_a_misspelt_argument_of_a_training(learner, fit, words, says):
+    "before anything changes"
+    learn = learner()
+    model = learn.model
+    with pytest.raises(TypeError, match=says): fit(learn, **words)
+    if 'is of' not in says:
+        with pytest.raises(TypeError, match=says): fit(learn, out=learn.path/'run', **words)
+    assert learn.model is model and learn.opt is None and not (learn.path/'run').exists()
+
 def test_a_step_leaves_settings_as_they_were(learner):
     learn = learner(wd=.01)
     learn.fit_step(1, 1e-3, wd=.5)
