@@ -54,10 +54,15 @@ def _bad_outputs(model, xb):
     found = []
     def look(m, args, out):
         if _is_bad(out): found.append(leaves[m])
-    kept = buffers_of(model)
+    kept = _buffers_of(model)
     with torch.no_grad(), Hooks(list(leaves), look, detach=False): model(*xb)
-    write_back(kept)
+    _write_back(kept)
     return found
+
+def _buffers_of(model): return [(b, b.clone()) for b in model.buffers()]
+def _write_back(kept):
+    "the buffers as `_buffers_of` found them"
+    for buffer, old in kept: buffer.copy_(old)
 
 # %% ../nbs/2_no_norm/22_learner.ipynb #9c8cafbd
 class DivergenceGuard(Callback):
@@ -101,19 +106,13 @@ def before_train(self:DivergenceGuard):
     raise DataError(f'dls.train has no batch: {n} pictures, bs={bs}, and an incomplete batch is left '
                     'out; give more pictures or a smaller bs')
 
-def buffers_of(model): return [(b, b.clone()) for b in model.buffers()]
-
-def write_back(kept):
-    "the buffers as `buffers_of` found them"
-    for buffer, old in kept: buffer.copy_(old)
-
 @patch
 def before_batch(self:DivergenceGuard):
-    if self.training and not self.kept: self.kept = buffers_of(bare(self.learn.model))
+    if self.training and not self.kept: self.kept = _buffers_of(bare(self.learn.model))
 @patch
 def put_back(self:DivergenceGuard):
     "the buffers as they were before this step, be it of one batch or of several"
-    write_back(self.kept)
+    _write_back(self.kept)
 @patch
 def after_cancel_step(self:DivergenceGuard):
     if not is_trial(self.learn): self.skipped += 1

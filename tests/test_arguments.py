@@ -216,13 +216,15 @@ def test_a_wrong_argument_is_named(at_hand, door, name, value):
 
 
 @pytest.mark.parametrize('info', [dict(a=1, b=[.5, None, 'x'], c={'d': {'e': True}}), dict(a={3: 'cat', .5: 'dog'}),
-                                  dict(a=np.float32(.25), b=torch.arange(3), c=Path('x')), dict(a=(1, (2, 3)))], ids=str)
+                                  dict(a=np.float32(.25), b=torch.arange(3), c=Path('x')), dict(a=(1, (2, 3)))],
+                         ids=str)
 def test_what_a_file_keeps_is_what_it_gives_back(info):
     kept = plain_values(info)
     assert json.loads(json.dumps(kept, allow_nan=False)) == kept
 
 @pytest.mark.parametrize('info,says', [
-    (dict(x=nan), 'x=nan: a finite'), (dict(x=[1., -inf]), r'x\[1\]=-inf: a finite'), (dict(x=torch.tensor(nan)), 'x=nan'),
-    (dict(x={(1, 2): 3}), r'x: key=\(1, 2\): a text'), (dict(x={'y': {None: 3}}), r"x\['y'\]: key=None: a text")], ids=str)
+    (dict(x=nan), 'x=nan: a finite'), (dict(x=[1., -inf]), r'x\[1\]=-inf: a finite'),
+    (dict(x=torch.tensor(nan)), 'x=nan'), (dict(x={(1, 2): 3}), r'x: key=\(1, 2\): a text'),
+    (dict(x={'y': {None: 3}}), r"x\['y'\]: key=None: a text")], ids=str)
 def test_what_no_file_can_keep_is_named(info, says):
     with pytest.raises(ValueError, match=says): plain_values(info)

@@ -236,7 +236,8 @@ def test_two_steps_on_a_plain_learner(dls, tmp_path, opt):
     (dict(shedule='cosine'), "'shedule' .did you mean schedule"), (dict(fact={}), "'fact' .did you mean facts"),
     (dict(resum=False), "'resum' .did you mean resume"), (dict(nothing=1), "unexpected argument 'nothing'"),
     (dict(stop=3), 'stop is of the saved state, which needs out='), (dict(steps=5), 'steps is of')], ids=str)
-@pytest.mark.parametrize('fit', [lambda l, **kw: l.fit_step(1, 1e-3, **kw), lambda l, **kw: l.fit_two_step((1, 1), **kw)])
+@pytest.mark.parametrize('fit', [lambda l, **kw: l.fit_step(1, 1e-3, **kw),
+                                 lambda l, **kw: l.fit_two_step((1, 1), **kw)], ids=['one', 'two'])
 def test_a_misspelt_argument_of_a_training(learner, fit, words, says):
     "before anything changes"
     learn = learner()
@@ -290,11 +291,13 @@ class NaNPixel(Callback):
     order = 0
     def __init__(self, *batches): self.batches = batches
     def before_batch(self):
-        if self.training and self.iter in self.batches: self.learn.xb = (self.xb[0].clone().index_fill_(0, torch.tensor(0), torch.nan),)
+        if not self.training or self.iter not in self.batches: return
+        self.learn.xb = (self.xb[0].index_fill(0, torch.tensor(0), torch.nan),)
 
 @pytest.mark.parametrize('images', [1, 64]) # of a step: one batch of 32, or two
 def test_a_bad_picture_leaves_running_statistics_as_they_are(learner, images):
-    learn = learner(reactnet_bn('mini', n_out=10, in_chans=1, width=.25), cbs=[NaNPixel(2), GradientAccumulation(images)])
+    net = reactnet_bn('mini', n_out=10, in_chans=1, width=.25)
+    learn = learner(net, cbs=[NaNPixel(2), GradientAccumulation(images)])
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*steps were skipped')
         learn.fit(2, 1e-3)
@@ -329,8 +332,9 @@ def test_a_second_fit_trains(learner, tmp_path):
 
 class OwnGuard(DivergenceGuard): pass
 
-@pytest.mark.parametrize('own', [DivergenceGuard(50), DivergenceGuard, OwnGuard(50), AdaptiveGradClip(.5), CalibratedStart(images=16)],
-                         ids=lambda c: c.__name__ if isinstance(c, type) else type(c).__name__)
+OWN = DivergenceGuard(50), DivergenceGuard, OwnGuard(50), AdaptiveGradClip(.5), CalibratedStart(images=16)
+
+@pytest.mark.parametrize('own', OWN, ids=lambda c: c.__name__ if isinstance(c, type) else type(c).__name__)
 def test_a_callback_of_the_user_takes_the_place_of_ours(learner, own):
     kinds = DivergenceGuard, AdaptiveGradClip, CalibratedStart
     found = [[c for c in learner(cbs=own).cbs if isinstance(c, kind)] for kind in kinds]
@@ -338,8 +342,9 @@ def test_a_callback_of_the_user_takes_the_place_of_ours(learner, own):
     assert isinstance(own, type) or any(cs == [own] for cs in found)
 
 @pytest.mark.parametrize('loss,metrics', [
-    (CrossEntropyLossFlat(), ['accuracy']), (nn.CrossEntropyLoss(), ['accuracy']), (BCEWithLogitsLossFlat(), ['accuracy_multi']),
-    (nn.BCEWithLogitsLoss(), ['accuracy_multi']), (MSELossFlat(), []), (nn.L1Loss(), [])])
+    (CrossEntropyLossFlat(), ['accuracy']), (nn.CrossEntropyLoss(), ['accuracy']),
+    (BCEWithLogitsLossFlat(), ['accuracy_multi']), (nn.BCEWithLogitsLoss(), ['accuracy_multi']),
+    (MSELossFlat(), []), (nn.L1Loss(), [])])
 def test_the_metric_fits_the_loss(learner, loss, metrics):
     assert learner(loss_func=loss).metrics.attrgot('name') == metrics
     assert learner(loss_func=loss, metrics=[]).metrics == []
@@ -355,7 +360,8 @@ def test_several_labels_a_picture_have_a_metric(tmp_path):
     def labels(p): return [c for c, n in zip('abc', (2, 3, 4)) if int(p.stem) % n == 0]
     block = DataBlock((ImageBlock, MultiCategoryBlock(vocab=list('abc'))), get_items=get_image_files, get_y=labels,
                       splitter=RandomSplitter(seed=0), item_tfms=Resize(32))
-    learn = bnn_learner(block.dataloaders(tmp_path, bs=2, num_workers=0, device='cpu'), mini(n_out=3, in_chans=3), path=tmp_path, calibrated=False)
+    loaders = block.dataloaders(tmp_path, bs=2, num_workers=0, device='cpu')
+    learn = bnn_learner(loaders, mini(n_out=3, in_chans=3), path=tmp_path, calibrated=False)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
     assert list(learn.recorder.metric_names)[1:4] == ['train_loss', 'valid_loss', 'accuracy_multi']
 

@@ -189,7 +189,9 @@ def test_a_share_of_broken_pictures_is_counted_as_written(share, tmp_path):
     n = round(100*share)
     (tmp_path/'bad.png').write_bytes(b'x')
     Image.new('RGB', (8, 8)).save(tmp_path/'good.png')
-    def read(bad): return read_pictures([tmp_path/'good.png']*(100 - bad) + [tmp_path/'bad.png']*bad, Preparation((8, 8)), share)[1]
+    def read(bad):
+        files = [tmp_path/'good.png']*(100 - bad) + [tmp_path/'bad.png']*bad
+        return read_pictures(files, Preparation((8, 8)), share)[1]
     assert len(read(n)) == n
     with pytest.raises(DataError, match=f'and {n} may be left out'): read(n + 1)
 
@@ -212,7 +214,8 @@ def test_a_part_without_a_good_picture_is_named(tmp_path):
     with pytest.raises(DataError, match='no picture that is to validate can be read'):
         picture_dls(tmp_path, 32, 4, skip_bad=3, device='cpu')
 
-CARD = dict(backbone='reactnet18', norm='nobn', binary='both', width=.5, stem='cifar', alpha=.25, gamma=1.1547, rules='default')
+CARD = dict(backbone='reactnet18', norm='nobn', binary='both', width=.5, stem='cifar', alpha=.25, gamma=1.1547,
+            rules='default')
 
 @pytest.mark.parametrize('other', [dict(shortcut='real'), dict(quantizer='ste'), dict(act='prelu'), dict(stem_bits=8),
                                    dict(block='react'), dict(binary='act'), dict(alpha=.2)], ids=str)

@@ -134,9 +134,11 @@ X, Y = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8), torch.arange(20)
 def test_tensor_dls_refuses(args, says):
     with pytest.raises(ValueError, match=says): tensor_dls(*args, bs=4, device='cpu', vocab=['a', 'b'])
 
-@pytest.mark.parametrize('vocab', [{'b': 1, 'a': 0}, {0: 'a', 1: 'b'}, {'b', 'a'}, frozenset('ab')], ids=str)
+@pytest.mark.parametrize('vocab', [{'b': 1, 'a': 0}, {0: 'a', 1: 'b'}, {'b', 'a'}, frozenset('ab')],
+                         ids=['numbers', 'names', 'set', 'frozenset'])
 def test_names_without_an_order_are_refused(vocab):
-    with pytest.raises(ValueError, match='vocab: .* says no order'): tensor_dls(X, Y, X, Y, bs=4, device='cpu', vocab=vocab)
+    with pytest.raises(ValueError, match='vocab: .* says no order'):
+        tensor_dls(X, Y, X, Y, bs=4, device='cpu', vocab=vocab)
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.int16, np.uint16, np.uint32, np.int64], ids=lambda t: t.__name__)
 def test_class_numbers_of_any_width(dtype):
@@ -264,7 +266,8 @@ def of_names(root):
     import pandas as pd
     files = sorted((root/'valid').glob('*/*.png'))
     df = pd.DataFrame(dict(name=[str(f.relative_to(root)) for f in files], label=[f.parent.name for f in files]))
-    return ImageDataLoaders.from_df(df, root, fn_col='name', label_col='label', bs=2, item_tfms=Resize(32), num_workers=0, device='cpu')
+    return ImageDataLoaders.from_df(df, root, fn_col='name', label_col='label', bs=2, item_tfms=Resize(32),
+                                    num_workers=0, device='cpu')
 
 @pytest.mark.parametrize('make', [fastais, of_names, torchs, ours], ids=lambda f: f.__name__)
 @pytest.mark.parametrize('kind', [turned, transparent, deep, opaque, upright], ids=lambda f: f.__name__)

@@ -231,14 +231,16 @@ def test_a_vision_learner_of_fastai(tmp_path):
         before = [dls.valid.one_batch()[0] for _ in range(2)]
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='Normalize by')
-            made = vision_learner(dls, fastai_arch('cifar10-reactnet18-w50'), custom_head=nobn_head(256, dls.c), path=tmp_path)
+            arch, head = fastai_arch('cifar10-reactnet18-w50'), nobn_head(256, dls.c)
+            made = vision_learner(dls, arch, custom_head=head, path=tmp_path)
         with made.no_bar(), made.no_logging(): made.fit(1)
         assert torch.equal(dls.valid.one_batch()[0], before[0]) and torch.equal(*before)
 
 def test_a_class_that_is_none(learn):
     x = item(learn.dls)
     for k in (-1, learn.dls.c):
-        with pytest.raises(ValueError, match=f'class number {k}: from 0 to'): learn.dls.test_dl([(x, k)], with_labels=True).one_batch()
+        with pytest.raises(ValueError, match=f'class number {k}: from 0 to'):
+            learn.dls.test_dl([(x, k)], with_labels=True).one_batch()
 
 def test_mixed_pictures_have_the_names_of_their_parts():
     from torchvision.transforms import v2

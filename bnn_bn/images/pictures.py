@@ -83,7 +83,6 @@ def _of_pil(im):
     "upright, in mode L or RGB"
     return _eight_bits(_upright(im), im.format)
 
-# %% ../../nbs/4_training/02c_pictures.ipynb #fb8c2b13
 def is_special(file):
     "is it a picture that a plain reader sees otherwise: turned by EXIF, transparent, of 16 bits?"
     with Image.open(file) as im:
