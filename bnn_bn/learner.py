@@ -14,7 +14,7 @@ from importlib import import_module
 import torch
 from torch import nn
 from fastai.basics import Callback, CancelFitException, CancelStepException
-from fastai.basics import CrossEntropyLossFlat, L, Learner, accuracy
+from fastai.basics import CrossEntropyLossFlat, L, Learner, accuracy, accuracy_multi
 from fastai.callback.hook import Hooks
 from fastai.data.core import FilteredBase
 from fastai.data.load import DataLoader
@@ -40,7 +40,7 @@ def first_nonfinite(
     model:nn.Module, # any network, with gradients if the backward pass is suspected
     *xb, # the batch's inputs
 )->str: # name of a module ('forward: ...') or parameter ('backward: ...'), or 'loss'
-    "Where a batch first becomes non-finite."
+    "Where a batch first becomes non-finite; running statistics stay as they are."
     bad_outputs = _bad_outputs(model, xb)
     if bad_outputs: return f'forward: {bad_outputs[0]}'
     bad_grads = [n for n, p in model.named_parameters() if p.grad is not None and _is_bad(p.grad)]
@@ -54,8 +54,15 @@ def _bad_outputs(model, xb):
     found = []
     def look(m, args, out):
         if _is_bad(out): found.append(leaves[m])
+    kept = _buffers_of(model)
     with torch.no_grad(), Hooks(list(leaves), look, detach=False): model(*xb)
+    _write_back(kept)
     return found
+
+def _buffers_of(model): return [(b, b.clone()) for b in model.buffers()]
+def _write_back(kept):
+    "the buffers as `_buffers_of` found them"
+    for buffer, old in kept: buffer.copy_(old)
 
 # %% ../nbs/2_no_norm/22_learner.ipynb #9c8cafbd
 class DivergenceGuard(Callback):
@@ -70,6 +77,7 @@ class DivergenceGuard(Callback):
 
     def before_fit(self):
         forget_resting(self.learn.model)
+        self.kept = []
         if not is_trial(self.learn): self.in_a_row, self.steps, self.skipped = 0, 0, 0
     def before_step(self):
         _check_rates(self.opt)
@@ -100,18 +108,18 @@ def before_train(self:DivergenceGuard):
 
 @patch
 def before_batch(self:DivergenceGuard):
-    if not self.training: return
-    self.kept = [(b, b.clone()) for b in bare(self.learn.model).buffers()]
+    if self.training and not self.kept: self.kept = _buffers_of(bare(self.learn.model))
 @patch
 def put_back(self:DivergenceGuard):
-    "the buffers as they were before this batch"
-    for buffer, old in self.kept: buffer.copy_(old)
+    "the buffers as they were before this step, be it of one batch or of several"
+    _write_back(self.kept)
 @patch
 def after_cancel_step(self:DivergenceGuard):
     if not is_trial(self.learn): self.skipped += 1
     self.put_back()
 @patch
 def after_step(self:DivergenceGuard): # also after a step that was skipped
+    self.kept = []
     if not is_trial(self.learn): self.steps += 1
 
 @patch
@@ -153,6 +161,7 @@ def after_fit(self:DivergenceGuard):
         if 2*self.skipped >= self.steps: warnings.warn(f'{text}; {mend}', stacklevel=2)
     elif self.epoch + 1 == self.n_epoch:
         raise DivergenceError(f'{text}: nothing was trained; {mend}')
+    else: warnings.warn(f'{text}: nothing was trained; {mend}', stacklevel=2)
 
 # %% ../nbs/2_no_norm/22_learner.ipynb #8a4b6f7b
 @patch
@@ -208,7 +217,8 @@ def bnn_learner(
     calibrated:bool=None, # calibrate on the first batch? None: if BN-free, not under 'reference'
     opt=None, # a torch optimizer class, or as fastai's `opt_func`; None: torch.optim.Adam
     loss_func=None, # None: what the data say, as in fastai; else cross entropy
-    metrics=accuracy, cbs=None, splitter=None, # None: `body_and_head`
+    metrics=None, # None: accuracy, that of several labels, or none, as the loss says; []: none
+    cbs=None, splitter=None, # a callback of ours replaces its like; None: `body_and_head`
     opt_func=None, # fastai's word for `opt`
     **kwargs # as in fastai's `Learner`
 )->Learner:
@@ -221,12 +231,11 @@ def bnn_learner(
         _check_fit(dls, bare(model))
         _tell_pixels(dls, bare(model))
     if calibrated is None: calibrated = _wants_start(bare(model))
-    own = [DivergenceGuard(patience)]
-    if calibrated: own.append(CalibratedStart())
-    if clip_factor is not None: own.append(AdaptiveGradClip(clip_factor))
-    split = partial(split_bare, splitter or body_and_head)
-    opt.learn = Learner(dls, model, loss_func=loss_func or _loss_of(dls), metrics=metrics,
-                        cbs=[*own, *L(cbs)], opt_func=opt, wd=wd, splitter=split, **kwargs)
+    cbs = _with_own(L(cbs), patience, calibrated, clip_factor)
+    split, loss = partial(split_bare, splitter or body_and_head), loss_func or _loss_of(dls)
+    if metrics is None: metrics = _metrics_of(loss)
+    opt.learn = Learner(dls, model, loss_func=loss, metrics=metrics, cbs=cbs, opt_func=opt, wd=wd,
+                        splitter=split, **kwargs)
     return opt.learn
 
 # %% ../nbs/2_no_norm/22_learner.ipynb #52d7f717
@@ -247,6 +256,21 @@ def _loss_of(dls):
     "the loss function that the classes or numbers of the data come with"
     found = getattr(getattr(dls.train, 'dataset', None), 'loss_func', None)
     return CrossEntropyLossFlat() if found is None else found
+
+def _metrics_of(loss):
+    "accuracy; that of several labels a picture; none of a loss between numbers"
+    loss = getattr(loss, 'func', loss) # inside of fastai's
+    if isinstance(loss, nn.BCEWithLogitsLoss): return accuracy_multi
+    numbers = nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss
+    return [] if isinstance(loss, numbers) else accuracy
+
+def _with_own(cbs, patience, calibrated, clip_factor):
+    "the user's callbacks, and those of ours of which there is none among them"
+    own = [DivergenceGuard(patience)]
+    if calibrated: own.append(CalibratedStart())
+    if clip_factor is not None: own.append(AdaptiveGradClip(clip_factor))
+    given = [c if isinstance(c, type) else type(c) for c in cbs]
+    return [c for c in own if not any(issubclass(k, type(c)) for k in given)] + list(cbs)
 
 # %% ../nbs/2_no_norm/22_learner.ipynb #ee52058e
 _other_words = dict(weight_decay='wd', optimizer='opt', learning_rate='lr', callbacks='cbs',

@@ -4,7 +4,8 @@ A row is a call that works and, for each of its arguments, values that no reader
 meaningful. One argument is replaced at a time. Nothing may be accepted, and no error may come out
 of the depths without the argument's name.
 """
-import math, re
+import json, math, re
+from pathlib import Path
 import numpy as np, pytest, torch
 from fastai.basics import set_seed
 from torch import nn
@@ -13,6 +14,7 @@ from bnn_bn.agc import AdaptiveGradClip, adaptive_clip_grad, clipped_parameters,
 from bnn_bn.bench import take_turns
 from bnn_bn.checkpoint import save_network
 from bnn_bn.convert import binarize, remove_bn
+from bnn_bn.core.arguments import plain_values
 from bnn_bn.core.autocast import Autocast
 from bnn_bn.data import fashion_mini, tensor_dls
 from bnn_bn.deploy import classify, load_packed, pack
@@ -212,3 +214,17 @@ def test_a_wrong_argument_is_named(at_hand, door, name, value):
         f(at_hand, **{name: value})
     assert re.search(rf'\b{name}\b', str(e.value)), str(e.value) # a word of its own
 
+
+@pytest.mark.parametrize('info', [dict(a=1, b=[.5, None, 'x'], c={'d': {'e': True}}), dict(a={3: 'cat', .5: 'dog'}),
+                                  dict(a=np.float32(.25), b=torch.arange(3), c=Path('x')), dict(a=(1, (2, 3)))],
+                         ids=str)
+def test_what_a_file_keeps_is_what_it_gives_back(info):
+    kept = plain_values(info)
+    assert json.loads(json.dumps(kept, allow_nan=False)) == kept
+
+@pytest.mark.parametrize('info,says', [
+    (dict(x=nan), 'x=nan: a finite'), (dict(x=[1., -inf]), r'x\[1\]=-inf: a finite'),
+    (dict(x=torch.tensor(nan)), 'x=nan'), (dict(x={(1, 2): 3}), r'x: key=\(1, 2\): a text'),
+    (dict(x={'y': {None: 3}}), r"x\['y'\]: key=None: a text")], ids=str)
+def test_what_no_file_can_keep_is_named(info, says):
+    with pytest.raises(ValueError, match=says): plain_values(info)

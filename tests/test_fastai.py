@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 import matplotlib
@@ -15,27 +16,30 @@ from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 from torch.optim.swa_utils import AveragedModel
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 import fastai.callback.schedule # noqa: F401, Learner.lr_find
-from fastai.basics import Adam, Callback, CrossEntropyLossFlat, Learner, OptimWrapper, accuracy
-from fastai.basics import params, set_seed
-from fastai.callback.tracker import SaveModelCallback
+from fastai.basics import Adam, BCEWithLogitsLossFlat, Callback, CrossEntropyLossFlat, Learner, MSELossFlat
+from fastai.basics import OptimWrapper, accuracy, error_rate, params, set_seed
+from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+from fastai.callback.training import GradientAccumulation
 from fastai.optimizer import ranger
 from fastai.torch_core import TensorImage
 from bnn_bn import cost
+from bnn_bn.agc import AdaptiveGradClip
 from bnn_bn.checkpoint import load_network, save_network
 from bnn_bn.layers.conv import QuantConv2d, ScaledStdConv2d
 from bnn_bn.layers.signed import ScaleShift
 from bnn_bn.data import CIFAR10_STATS, fashion_mini, tensor_dls
 from bnn_bn.deploy import load_packed, pack
 from bnn_bn.core.files import write_file
-from bnn_bn.learner import bnn_learner
-from bnn_bn.models import assert_bn_free, binary_net, create_model, exempt_parameters, reactnet_nobn
+from bnn_bn.learner import DivergenceGuard, bnn_learner, first_nonfinite
+from bnn_bn.models import assert_bn_free, binary_net, create_model, exempt_parameters, reactnet_bn
+from bnn_bn.models import reactnet_nobn
 from bnn_bn.optim import OptFunc
 from bnn_bn.signal.probe import probe
 from bnn_bn.others.realnet import resnet9
 from bnn_bn.train.recipes import recipes
 from bnn_bn.train.resume import ExactResume, load_state
 from bnn_bn.train.speed import EMA, Autocast, Throughput
-from bnn_bn.signal.start import calibrate
+from bnn_bn.signal.start import CalibratedStart, calibrate
 from bnn_bn.train.steps import Best, History, schedules, with_binary
 from bnn_bn.train.teachers import load_teacher
 from bnn_bn.train.vision import bnn_vision_learner, fastai_arch, nobn_head
@@ -232,6 +236,21 @@ def test_two_steps_on_a_plain_learner(dls, tmp_path, opt):
     assert learn.opt_func is opt and learn.wd == .05 and {h['wd'] for h in learn.opt.hypers} == {.05}
     assert decaying(learn) <= REAL
 
+@pytest.mark.parametrize('words,says', [
+    (dict(shedule='cosine'), "'shedule' .did you mean schedule"), (dict(fact={}), "'fact' .did you mean facts"),
+    (dict(resum=False), "'resum' .did you mean resume"), (dict(nothing=1), "unexpected argument 'nothing'"),
+    (dict(stop=3), 'stop is of the saved state, which needs out='), (dict(steps=5), 'steps is of')], ids=str)
+@pytest.mark.parametrize('fit', [lambda l, **kw: l.fit_step(1, 1e-3, **kw),
+                                 lambda l, **kw: l.fit_two_step((1, 1), **kw)], ids=['one', 'two'])
+def test_a_misspelt_argument_of_a_training(learner, fit, words, says):
+    "before anything changes"
+    learn = learner()
+    model = learn.model
+    with pytest.raises(TypeError, match=says): fit(learn, **words)
+    if 'is of' not in says:
+        with pytest.raises(TypeError, match=says): fit(learn, out=learn.path/'run', **words)
+    assert learn.model is model and learn.opt is None and not (learn.path/'run').exists()
+
 def test_a_step_leaves_settings_as_they_were(learner):
     learn = learner(wd=.01)
     learn.fit_step(1, 1e-3, wd=.5)
@@ -265,10 +284,41 @@ def test_trials_leave_no_trace(learner, tmp_path, trained):
     found = learn.lr_find(num_it=20, show_plot=False)
     learn.validate()
     learn.get_preds()
+    learn.tta(n=1)
     assert 0 < found.valley < 10
     assert memory(learn) == before
     assert {f.name: f.read_bytes() for f in tmp_path.glob('*.*')} == on_disk
     assert all(torch.equal(p, weights[n]) for n, p in learn.model.state_dict().items())
+
+class NaNPixel(Callback):
+    "in training batches of these numbers"
+    order = 0
+    def __init__(self, *batches): self.batches = batches
+    def before_batch(self):
+        if not self.training or self.iter not in self.batches: return
+        self.learn.xb = (self.xb[0].index_fill(0, torch.tensor(0), torch.nan),)
+
+@pytest.mark.parametrize('images', [1, 64]) # of a step: one batch of 32, or two
+def test_a_bad_picture_leaves_running_statistics_as_they_are(learner, images):
+    net = reactnet_bn('mini', n_out=10, in_chans=1, width=.25)
+    learn = learner(net, cbs=[NaNPixel(2), GradientAccumulation(images)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='.*steps were skipped')
+        learn.fit(2, 1e-3)
+    guard = learn.divergence_guard
+    assert (guard.skipped, guard.steps) == {1: (2, 8), 64: (2, 4)}[images]
+    assert all(b.isfinite().all() for b in learn.model.buffers())
+
+def test_to_look_at_a_bad_batch_changes_nothing():
+    net = reactnet_bn('mini', n_out=10, in_chans=1, width=.25).train()
+    before = copy.deepcopy(net.state_dict())
+    assert first_nonfinite(net, IMAGES*torch.nan).startswith('forward: ')
+    assert first_nonfinite(net, IMAGES) == 'loss'
+    assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())
+
+def test_a_fit_that_ends_early_and_trained_nothing_says_so(learner):
+    learn = learner(calibrated=False, patience=50, cbs=[NaNPixel(*range(4)), EarlyStoppingCallback(patience=1)])
+    with pytest.warns(UserWarning, match='8 of 8 steps were skipped.*nothing was trained'): learn.fit(5, 1e-3)
 
 def test_a_second_fit_trains(learner, tmp_path):
     steps = []
@@ -281,6 +331,43 @@ def test_a_second_fit_trains(learner, tmp_path):
     other = learner(cbs=[ExactResume(file), Count()])
     with pytest.warns(UserWarning, match='nothing is left to do'): other.fit(2, 1e-3)
     assert len(steps) == 4*4
+
+# what a Learner of ours adds -------------------------------------------------------------------
+
+class OwnGuard(DivergenceGuard): pass
+
+OWN = DivergenceGuard(50), DivergenceGuard, OwnGuard(50), AdaptiveGradClip(.5), CalibratedStart(images=16)
+
+@pytest.mark.parametrize('own', OWN, ids=lambda c: c.__name__ if isinstance(c, type) else type(c).__name__)
+def test_a_callback_of_the_user_takes_the_place_of_ours(learner, own):
+    kinds = DivergenceGuard, AdaptiveGradClip, CalibratedStart
+    found = [[c for c in learner(cbs=own).cbs if isinstance(c, kind)] for kind in kinds]
+    assert [len(cs) for cs in found] == [1, 1, 1]
+    assert isinstance(own, type) or any(cs == [own] for cs in found)
+
+@pytest.mark.parametrize('loss,metrics', [
+    (CrossEntropyLossFlat(), ['accuracy']), (nn.CrossEntropyLoss(), ['accuracy']),
+    (BCEWithLogitsLossFlat(), ['accuracy_multi']), (nn.BCEWithLogitsLoss(), ['accuracy_multi']),
+    (MSELossFlat(), []), (nn.L1Loss(), [])])
+def test_the_metric_fits_the_loss(learner, loss, metrics):
+    assert learner(loss_func=loss).metrics.attrgot('name') == metrics
+    assert learner(loss_func=loss, metrics=[]).metrics == []
+    assert learner(loss_func=loss, metrics=error_rate).metrics.attrgot('name') == ['error_rate']
+
+def test_several_labels_a_picture_have_a_metric(tmp_path):
+    from fastai.data.block import DataBlock, MultiCategoryBlock
+    from fastai.data.transforms import RandomSplitter, get_image_files
+    from fastai.vision.augment import Resize
+    from fastai.vision.data import ImageBlock
+    from PIL import Image
+    for k in range(12): Image.new('RGB', (32, 32), (20*k, 9, 70)).save(tmp_path/f'{k}.png')
+    def labels(p): return [c for c, n in zip('abc', (2, 3, 4)) if int(p.stem) % n == 0]
+    block = DataBlock((ImageBlock, MultiCategoryBlock(vocab=list('abc'))), get_items=get_image_files, get_y=labels,
+                      splitter=RandomSplitter(seed=0), item_tfms=Resize(32))
+    loaders = block.dataloaders(tmp_path, bs=2, num_workers=0, device='cpu')
+    learn = bnn_learner(loaders, mini(n_out=3, in_chans=3), path=tmp_path, calibrated=False)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
+    assert list(learn.recorder.metric_names)[1:4] == ['train_loss', 'valid_loss', 'accuracy_multi']
 
 # EMA -------------------------------------------------------------------------------------------
 
@@ -503,7 +590,7 @@ def test_a_learner_of_ours_brings_its_trainings():
     "in a process that has imported the learner alone"
     code = '''
 from bnn_bn.data import fashion_mini
-from bnn_bn.learner import bnn_learner
+from bnn_bn.learner import DivergenceGuard, bnn_learner, first_nonfinite
 from bnn_bn.models import reactnet_nobn
 net = reactnet_nobn('mini', n_out=10, in_chans=1, stem='cifar', width=.25)
 learn = bnn_learner(fashion_mini(bs=50, n=100, device='cpu'), net)

@@ -15,8 +15,10 @@ from PIL import Image
 from bnn_bn.checkpoint import load_info, load_model, save_network
 from bnn_bn.cli import bnn
 from bnn_bn.deploy import classify, load_packed
-from bnn_bn.images.inventory import take_inventory
-from bnn_bn.train.own import picture_dls
+from bnn_bn.core.errors import DataError
+from bnn_bn.images.inventory import read_pictures, take_inventory
+from bnn_bn.images.pictures import Preparation
+from bnn_bn.train.own import picture_dls, starting_weights
 from bnn_bn.train.plan import plan_of
 from bnn_bn.train.recipes import Recipe, make_dls, make_learner, make_recipe
 from bnn_bn.train.resume import same_settings
@@ -198,6 +200,68 @@ def test_links_hidden_files_and_unicode(tmp_path):
     found = take_inventory(folder)
     assert len(found.files('train')) + len(found.files('valid')) >= 8
     assert '._0.png' in [f.name for f in found.odd] and '.cache' not in found.classes
+
+def test_one_name_in_two_forms_is_one_class(tmp_path):
+    "\u00e9 as one sign, and as e with an accent: two folders that look alike"
+    paint(tmp_path, {'caf\u00e9': (9, 99, 30), 'cafe\u0301': (9, 99, 30), 'bar': (99, 30, 9)}, 4)
+    found = take_inventory(tmp_path)
+    assert sorted(found.classes) == ['bar', 'caf\u00e9']
+    assert len(found.files('train')) + len(found.files('valid')) == len(list(tmp_path.rglob('*.png'))) == 12
+
+@pytest.mark.parametrize('twice', ['Train', 'Valid'])
+def test_a_part_that_is_there_twice_is_refused(twice, tmp_path):
+    for part in {'train', 'valid', twice}: paint(tmp_path/part, n=2)
+    with pytest.raises(DataError, match=f'{twice} and .*{twice.lower()}: one part'): take_inventory(tmp_path)
+
+def test_classes_may_have_names_of_parts(tmp_path):
+    paint(tmp_path, {name: (9, 99, 30) for name in ('Test', 'test', 'Train')}, 3)
+    assert take_inventory(tmp_path).classes == ['Test', 'Train', 'test']
+
+@pytest.mark.parametrize('share', [.07, .14, .28, .29, .57, .58]) # times 100, some are below a whole number
+def test_a_share_of_broken_pictures_is_counted_as_written(share, tmp_path):
+    n = round(100*share)
+    (tmp_path/'bad.png').write_bytes(b'x')
+    Image.new('RGB', (8, 8)).save(tmp_path/'good.png')
+    def read(bad):
+        files = [tmp_path/'good.png']*(100 - bad) + [tmp_path/'bad.png']*bad
+        return read_pictures(files, Preparation((8, 8)), share)[1]
+    assert len(read(n)) == n
+    with pytest.raises(DataError, match=f'and {n} may be left out'): read(n + 1)
+
+def test_where_the_held_out_picture_is_broken_the_next_is_held_out(tmp_path):
+    paint(tmp_path, n=5)
+    held, = take_inventory(tmp_path).valid['red']
+    held.write_bytes(b'<html>')
+    dls = picture_dls(tmp_path, 32, 4, skip_bad=1, device='cpu')
+    found = dls.inventory
+    assert (len(found.train['red']), len(found.valid['red']), found.bad) == (3, 1, [held])
+    for (f, k), x, y in zip(found.files('valid'), dls.valid.x, dls.valid.y):
+        assert torch.equal(x, torch.from_numpy(Preparation((32, 32))(f)).permute(2, 0, 1)) and k == y
+    for f in (tmp_path/'red').iterdir(): f.write_bytes(b'<html>')
+    with pytest.raises(DataError, match='of the class red, no picture that is to train can be read'):
+        picture_dls(tmp_path, 32, 4, skip_bad=5, device='cpu')
+
+def test_a_part_without_a_good_picture_is_named(tmp_path):
+    for part in ('train', 'valid'): paint(tmp_path/part, n=3)
+    for f in (tmp_path/'valid/red').iterdir(): f.write_bytes(b'<html>')
+    with pytest.raises(DataError, match='no picture that is to validate can be read'):
+        picture_dls(tmp_path, 32, 4, skip_bad=3, device='cpu')
+
+CARD = dict(backbone='reactnet18', norm='nobn', binary='both', width=.5, stem='cifar', alpha=.25, gamma=1.1547,
+            rules='default')
+
+@pytest.mark.parametrize('other', [dict(shortcut='real'), dict(quantizer='ste'), dict(act='prelu'), dict(stem_bits=8),
+                                   dict(block='react'), dict(binary='act'), dict(alpha=.2)], ids=str)
+def test_weights_of_another_network_do_not_start_one(other):
+    assert starting_weights(CARD, 64).name == 'cifar10-reactnet18-w50'
+    assert starting_weights(CARD | dict(n_out=3, stem_bits=None), 64).name == 'cifar10-reactnet18-w50'
+    start = starting_weights(CARD | other, 64)
+    assert not start.name and next(iter(other)) + '=' in start.why
+
+def test_what_a_network_does_not_say_is_the_default():
+    "the weights have alpha=.25, a network that says nothing has .2"
+    start = starting_weights({k: v for k, v in CARD.items() if k != 'alpha'}, 64)
+    assert not start.name and 'alpha=0.25, not 0.2' in start.why
 
 def damage(folder, n):
     for k in range(n): (folder/f'red/broken{k}.jpg').write_bytes(b'<html>')

@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
 from folders import noise_folder
 from bnn_bn.core.errors import DataError
 from bnn_bn.data import tensor_dls
@@ -133,6 +134,16 @@ X, Y = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8), torch.arange(20)
 def test_tensor_dls_refuses(args, says):
     with pytest.raises(ValueError, match=says): tensor_dls(*args, bs=4, device='cpu', vocab=['a', 'b'])
 
+@pytest.mark.parametrize('vocab', [{'b': 1, 'a': 0}, {0: 'a', 1: 'b'}, {'b', 'a'}, frozenset('ab')],
+                         ids=['numbers', 'names', 'set', 'frozenset'])
+def test_names_without_an_order_are_refused(vocab):
+    with pytest.raises(ValueError, match='vocab: .* says no order'):
+        tensor_dls(X, Y, X, Y, bs=4, device='cpu', vocab=vocab)
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.int16, np.uint16, np.uint32, np.int64], ids=lambda t: t.__name__)
+def test_class_numbers_of_any_width(dtype):
+    assert tensor_dls(X, Y.numpy().astype(dtype), X, Y, bs=4, device='cpu').valid.one_batch()[1].dtype == torch.int64
+
 def make_folder(root, **forms):
     "each form as a file of both parts and classes"
     for part in ('train', 'val'):
@@ -238,6 +249,50 @@ def test_describe_knows_a_subset(root):
     whole = torchs(root)
     half = DataLoader(torch.utils.data.Subset(whole.valid.dataset, range(4)), 2)
     assert describe(DataLoaders(half, half)).info == describe(whole).info
+
+def turned(im, file):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    im.save(file, exif=exif)
+def transparent(im, file):
+    im.putalpha(Image.linear_gradient('L').resize(im.size))
+    im.save(file)
+def deep(im, file): Image.fromarray(np.asarray(im.convert('L')).astype(np.uint16)*257).save(file)
+def opaque(im, file): im.convert('RGBA').save(file)
+def upright(im, file): im.save(file, exif=Image.Exif())
+
+def of_names(root):
+    "a table of names, as many have it"
+    import pandas as pd
+    files = sorted((root/'valid').glob('*/*.png'))
+    df = pd.DataFrame(dict(name=[str(f.relative_to(root)) for f in files], label=[f.parent.name for f in files]))
+    return ImageDataLoaders.from_df(df, root, fn_col='name', label_col='label', bs=2, item_tfms=Resize(32),
+                                    num_workers=0, device='cpu')
+
+@pytest.mark.parametrize('make', [fastais, of_names, torchs, ours], ids=lambda f: f.__name__)
+@pytest.mark.parametrize('kind', [turned, transparent, deep, opaque, upright], ids=lambda f: f.__name__)
+def test_pictures_that_are_read_in_another_way_are_told(make, kind, tmp_path):
+    "a file reads them upright, on white and scaled; the loaders of others do not"
+    noise_folder(tmp_path, dict(train=4, valid=4), sides=(9, 14), enlarge=4, seed=1)
+    for f in tmp_path.glob('*/*/*.png'): kind(Image.open(f).convert('RGB'), f)
+    dls = make(tmp_path)
+    lacks, other = describe(dls).lacks, make is not ours and kind in (turned, transparent, deep)
+    assert ('read' in lacks) == other and not lacks.keys() - {'read'}
+    if not other: return
+    assert f'{len(dls.valid_ds)} of {len(dls.valid_ds)} pictures' in lacks['read']
+    if kind is deep: return # all white, of which no network can be calibrated
+    with pytest.warns(UserWarning, match='read .*turned, transparent .*pack.*read='): pack(learner(dls))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        assert pack(learner(dls), read='upright').info['resize']
+
+@pytest.mark.parametrize('first', [[v2.Resize(40, antialias=False), v2.CenterCrop(32)],
+                                   [v2.Resize(40, max_size=80), v2.CenterCrop(32)],
+                                   [ImageClassification(crop_size=32, resize_size=40, antialias=False)]], ids=str)
+def test_a_resize_that_no_file_can_keep_is_told(first, root):
+    chain = v2.Compose([v2.ToImage(), *first, v2.ToDtype(torch.float32, scale=True)])
+    dl = DataLoader(ImageFolder(root/'valid', chain), 1)
+    assert {'mean', 'resize'} <= describe(DataLoaders(dl, dl)).lacks.keys()
 
 SPOILT_FOLDERS = dict(
     a_circle=lambda p: (p/'train/a/loop').symlink_to(p/'train'),

@@ -1,6 +1,7 @@
 "What a fastai user does with DataLoaders, on those of each factory of ours."
 import hashlib
 import random
+import warnings
 import matplotlib
 import numpy as np
 import pytest
@@ -208,6 +209,45 @@ def test_transforms_of_fastai_are_refused(learn):
     dl = learn.dls.valid.new(after_batch=[Flip()])
     with pytest.raises(ValueError, match='has no place for Flip.*augment='): dl.one_batch()
     with pytest.raises(ValueError, match='has no place for'): learn.tta(n=1, item_tfms=Flip())
+
+def test_normalised_once(learn):
+    "fastai's vision_learner adds a Normalize to any loaders without one"
+    from fastai.data.transforms import Normalize
+    channels, before = learn.dls.one_batch()[0].shape[1], rows_of(learn)
+    own = learn.dls.train.args
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        learn.dls.add_tfms([Normalize.from_stats(own['mean'], own['std'], cuda=False)], 'after_batch')
+    with pytest.warns(UserWarning, match='is left out: .*give mean and std to the loaders'):
+        learn.dls.add_tfms([Normalize.from_stats([.1]*channels, [.2]*channels, cuda=False)], 'after_batch')
+    learn.dls.train.one_batch()
+    assert torch.equal(rows_of(learn), before)
+
+def test_a_vision_learner_of_fastai(tmp_path):
+    from fastai.vision.learner import vision_learner
+    from bnn_bn.train.vision import fastai_arch, nobn_head
+    x = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+    for dls in tensor_dls(x, torch.arange(8) % 2, x, torch.arange(8) % 2, bs=4, device='cpu'), folders(tmp_path):
+        before = [dls.valid.one_batch()[0] for _ in range(2)]
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='Normalize by')
+            arch, head = fastai_arch('cifar10-reactnet18-w50'), nobn_head(256, dls.c)
+            made = vision_learner(dls, arch, custom_head=head, path=tmp_path)
+        with made.no_bar(), made.no_logging(): made.fit(1)
+        assert torch.equal(dls.valid.one_batch()[0], before[0]) and torch.equal(*before)
+
+def test_a_class_that_is_none(learn):
+    x = item(learn.dls)
+    for k in (-1, learn.dls.c):
+        with pytest.raises(ValueError, match=f'class number {k}: from 0 to'):
+            learn.dls.test_dl([(x, k)], with_labels=True).one_batch()
+
+def test_mixed_pictures_have_the_names_of_their_parts():
+    from torchvision.transforms import v2
+    dls = fashion_mini(bs=8, n=64, device='cpu', mix=v2.MixUp(num_classes=10))
+    x, y = dls.one_batch()
+    shown = [str(c) for _, c in dls.train.decode_batch((x, y), 8)]
+    for row, names in zip(y, shown): assert names.split(' + ') == [dls.vocab[k] for k in row.nonzero().flatten()]
 
 def test_vocab(learn):
     assert learn.dls.c == len(learn.dls.vocab) == learn.dls.valid.c

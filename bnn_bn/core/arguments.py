@@ -164,10 +164,18 @@ def plain_values(
 def _plain(name, v):
     if hasattr(v, 'tolist'): v = v.tolist() # numpy's, torch's
     if isinstance(v, PurePath): return str(v)
+    if isinstance(v, float) and not isfinite(v): _refuse(name, v, 'a finite number, or None, is')
     if v is None or isinstance(v, (bool, int, float, str)): return v
-    if isinstance(v, Mapping): return {k: _plain(f'{name}[{k!r}]', x) for k, x in v.items()}
+    if isinstance(v, Mapping):
+        return {_key(name, k): _plain(f'{name}[{k!r}]', x) for k, x in v.items()}
     if not _is_list(v): _refuse(name, v, 'numbers, texts, lists and dicts of them are')
     return [_plain(f'{name}[{i}]', x) for i, x in enumerate(v)]
+
+def _key(name, k):
+    "a text, of a number, too, as JSON would make it one without a word"
+    if isinstance(k, str): return k
+    if not _is_real(k): _refuse(f'{name}: key', k, 'a text is')
+    return str(k)
 
 def _is_list(v):
     "has it elements in an order, and is it no text?"

@@ -5,10 +5,25 @@
 # %% auto #0
 __all__ = ['is_trial']
 
+# %% ../../nbs/7_appendix/05d_trials.ipynb #dc9982a8
+from functools import wraps
+from fastai.basics import Learner
+
 # %% ../../nbs/7_appendix/05d_trials.ipynb #6a3102b1
+def _telling(fit):
+    "the same function, during which the Learner has the attribute `is_fitting`"
+    @wraps(fit)
+    def telling(self, *args, **kwargs):
+        self.is_fitting = True
+        try: return fit(self, *args, **kwargs)
+        finally: self.__dict__.pop('is_fitting', None)
+    return telling
+
+Learner.fit = _telling(Learner.fit)
+
 def is_trial(
     learn, # Learner within `before_fit`, or later
 )->bool:
     "Is this `lr_find`, a validation or a prediction, of which nothing may be kept?"
-    if hasattr(learn, 'lr_finder') or hasattr(learn, 'gather_preds'): return True
-    return learn.lock.locked() # Learner.validate holds it, Learner.fit does not
+    if not hasattr(learn, 'is_fitting') or hasattr(learn, 'lr_finder'): return True
+    return learn.lock.locked() # a callback validates within a fit

@@ -45,13 +45,23 @@ PARTS = 'valid', 'val', 'validation', 'test'
 
 def _parts(path):
     "folder of the training classes, that of the validation classes or None, and what else is there"
-    inside = {p.name.lower(): p for p in _folders(path)}
+    folders = _folders(path)
+    inside = {p.name.lower(): p for p in folders}
     train = inside.get('train')
     if train is None or not _folders(train): return path, None, []
+    _check_once(folders)
     known = [inside[name] for name in PARTS if name in inside]
     valid = known[0] if known else None
     others = [p for p in inside.values() if p not in (train, valid)]
     return train, valid, others
+
+def _check_once(folders):
+    "DataError for a part that is there twice: Train beside train"
+    for name in ('train', *PARTS):
+        same = [p for p in folders if p.name.lower() == name]
+        if len(same) > 1:
+            raise DataError(f'{" and ".join(map(str, same))}: one part of a name is needed; '
+                            'join the folders, or rename one')
 
 def _classes(folder, odd):
     "{class: its pictures}; what is none goes to `odd`"
@@ -59,7 +69,8 @@ def _classes(folder, odd):
     for p in _folders(folder):
         files = _files(p)
         odd += [f for f in files if not _is_picture(f)]
-        found[unicodedata.normalize('NFC', p.name)] = [f for f in files if _is_picture(f)]
+        name = unicodedata.normalize('NFC', p.name) # an é may also be an e and an accent
+        found[name] = found.get(name, []) + [f for f in files if _is_picture(f)]
     odd += [f for f in sorted(folder.iterdir()) if not f.is_dir()]
     return found
 
@@ -181,7 +192,7 @@ def read_pictures(
         except (ValueError, OSError) as e: why[i] = str(e)
     with ThreadPoolExecutor(min(8, num_cpus())) as pool: list(pool.map(read, range(len(files))))
     bad = sorted(why)
-    cap = int(skip_bad if skip_bad >= 1 else skip_bad*len(files))
+    cap = int(skip_bad if skip_bad >= 1 else skip_bad*len(files) + 1e-9) # .29*100 is below 29
     if len(bad) > cap: raise _too_many([files[i] for i in bad], len(files), cap)
     return np.delete(x, bad, 0), bad
 

@@ -6,10 +6,11 @@
 __all__ = ['GIVE', 'PictureFacts', 'first_images', 'describe']
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #a464f4b9
-import math
+import math, os
 from dataclasses import dataclass, field
+from functools import partial
 import numpy as np
-from .pictures import Preparation, to_info
+from .pictures import Preparation, is_special, read_picture, to_info
 from .protocol import PictureDL
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #23d4c812
@@ -22,6 +23,7 @@ class PictureFacts:
 GIVE = { # how a user gives what was not found
     'mean': 'mean=[...], std=[...] of each channel, for pixels in [0, 1]',
     'classes': 'classes=[...], their names in order',
+    'read': "read='upright' if that is meant",
     'resize': "resize='squish' (stretched), 'middle', 'pad' or dict(method='crop', resized=256)"}
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #66c508eb
@@ -94,6 +96,8 @@ def _fastai_batch(dl, shape, facts):
     else: facts.info.update(_stats(mean, std, shape[1]))
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #c4bd020a
+def _is_smooth(t): return getattr(t, 'antialias', True) is not False # PIL always is
+
 def _pair(size): return tuple(np.broadcast_to(size, 2))
 
 # these change neither the place nor the scale of a pixel
@@ -119,14 +123,16 @@ class _Way:
             case 'Resize' if self.may_resize(t): self.resize(t.size, t.interpolation)
             case 'CenterCrop' if self.may_cut(t): self.cut = _pair(t.size)
             case 'Normalize' if self.stats is None: self.stats = t.mean, t.std
-            case 'ImageClassification' if self.is_fresh(): self.preset(t)
+            case 'ImageClassification' if self.is_fresh() and _is_smooth(t): self.preset(t)
             case 'Grayscale' if t.num_output_channels == 1: pass
             case name if name not in SILENT: self.unknown.append(t)
 
     def is_fresh(self): return self.resized is None and self.stats is None
 
     def may_resize(self, t):
-        return self.resized is None and self.cut is None and getattr(t, 'max_size', None) is None
+        "is the picture resized once, smoothly, whatever its shape?"
+        first = self.resized is None and self.cut is None
+        return first and getattr(t, 'max_size', None) is None and _is_smooth(t)
 
     def may_cut(self, t):
         "is the middle cut once, out of a picture that is as large?"
@@ -181,6 +187,46 @@ def _prepared(way, shape):
     "the preparation that a chain is, for batches of a shape (B,C,H,W)"
     return Preparation(way.cut or shape[2:], shape[1], 'crop', way.resized, way.filter)
 
+# %% ../../nbs/4_training/04b_loaders.ipynb #ae06c0ee
+LOOKED = 100 # pictures whose files are looked at, spread over the set
+
+def _compare_reading(facts, dl, channels):
+    "`lacks` names the pictures that the loader reads in another way than a packed network does"
+    pairs = _readings(dl)
+    other = [file for file, read in pairs if _reads_otherwise(file, read, channels)]
+    if other:
+        facts.lacks['read'] = (
+            f'{len(other)} of {len(pairs)} pictures that were looked at, such as {other[0]}, are '
+            'turned, transparent or of 16 bits: a packed network reads them upright, on white and '
+            'scaled, these loaders do not')
+
+def _reads_otherwise(file, read, channels):
+    try:
+        if not is_special(file): return False
+        theirs, ours = read(), read_picture(file, channels)
+        return np.asarray(theirs.convert(ours.mode)).tolist() != np.asarray(ours).tolist()
+    except (OSError, ValueError, AttributeError): return False # broken, or no picture of PIL
+
+def _spread(n): return range(0, n, -(-n//LOOKED) or 1)
+
+def _readings(dl):
+    "(file, function that reads it as the loader does), of some of the pictures that are files"
+    found = _dataset(dl)
+    if hasattr(found, 'tls'): # fastai's
+        tl = found.tls[0]
+        files = [(_file_of(tl, i), partial(tl.__getitem__, i)) for i in _spread(len(tl))]
+        return [pair for pair in files if pair[0]]
+    if not (hasattr(found, 'samples') and hasattr(found, 'loader')): return []
+    files = [found.samples[i][0] for i in _spread(len(found.samples))] # torchvision's
+    return [(f, partial(found.loader, f)) for f in files]
+
+def _file_of(tl, i):
+    "the file that an item of fastai's is, or is made to before it is read; None: neither"
+    item = tl._get(i)
+    for t in tl.tfms.fs:
+        if isinstance(item, (str, os.PathLike)) and os.path.isfile(item): return item
+        item = t(item)
+
 # %% ../../nbs/4_training/04b_loaders.ipynb #f7b52218
 def _filled(dls):
     "the validation set; of empty loaders, those of an exported Learner, one of noise"
@@ -215,6 +261,7 @@ def describe(
     if isinstance(dl, PictureDL): read = _of_ours
     facts = read(dl, shape)
     _complete(facts, dls, shape)
+    if not isinstance(dl, PictureDL): _compare_reading(facts, dl, shape[1])
     return facts
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #2a5b6f87

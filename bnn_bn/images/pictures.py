@@ -84,6 +84,12 @@ def _of_pil(im):
     "upright, in mode L or RGB"
     return _eight_bits(_upright(im), im.format)
 
+def is_special(file):
+    "is it a picture that a plain reader sees otherwise: turned by EXIF, transparent, of 16 bits?"
+    with Image.open(file) as im:
+        turned = im.getexif().get(0x0112, 1) != 1
+        return turned or im.mode not in _plain or 'transparency' in im.info
+
 # %% ../../nbs/4_training/02c_pictures.ipynb #1107514a
 def _array_of(x):
     "an array (H,W) or (H,W,channels), of an array or a tensor (channels,H,W)"

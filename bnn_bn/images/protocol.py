@@ -6,12 +6,12 @@
 __all__ = ['ShardedDL', 'PictureLoaders']
 
 # %% ../../nbs/4_training/02d_protocol.ipynb #35f3a28a
-import copy
-from collections.abc import Collection
+import copy, warnings
+from collections.abc import Collection, Mapping
 import numpy as np, torch
 from torch import Tensor
 from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
-from fastai.data.transforms import Categorize, CategoryMap, Transform
+from fastai.data.transforms import Categorize, Category, CategoryMap, Normalize, Transform
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW
 from ..core.arguments import check_type
 from .pictures import Preparation, pixel_bytes, split_pictures
@@ -68,7 +68,15 @@ class ClassOf(_Whole, Categorize):
             raise ValueError('with_labels: pairs (picture, class) are needed, not pictures alone')
         if isinstance(o[1], str) and o[1] not in self.vocab.o2i:
             raise ValueError(f"class {o[1]!r}: known are {', '.join(map(str, self.vocab))}")
-        return TensorCategory(self.vocab.o2i[o[1]] if isinstance(o[1], str) else int(o[1]))
+        k = self.vocab.o2i[o[1]] if isinstance(o[1], str) else int(o[1])
+        if self.c and not 0 <= k < self.c:
+            raise ValueError(f'class number {k}: from 0 to {self.c - 1} are known')
+        return TensorCategory(k)
+    def decodes(self, o):
+        "the name; of a mixed picture, which has a share of each class, the names of its parts"
+        mixed = isinstance(o, Tensor) and o.ndim == 1
+        parts = o.nonzero().flatten().tolist() if mixed else [o]
+        return Category(' + '.join(str(self.vocab[k]) for k in parts))
 
 def picture_set(items, tfms, vocab, split_idx=None):
     "fastai's Datasets of pictures and classes"
@@ -121,7 +129,7 @@ class Finishing(Transform):
 
 # %% ../../nbs/4_training/02d_protocol.ipynb #bb30edfb
 class PictureLoaders(DataLoaders):
-    "fastai's DataLoaders, which take new pictures in any form."
+    "fastai's DataLoaders of normalised batches, which take new pictures in any form."
     def test_dl(self,
         test_items, # one picture or many, see `split_pictures`; with_labels: pairs with a class
         rm_type_tfms=None, with_labels:bool=False, **kwargs # as in fastai's `test_dl`
@@ -132,6 +140,24 @@ class PictureLoaders(DataLoaders):
         if not hasattr(items, 'iloc'): items = split_pictures(items, channels)
         if len(items) == 0: raise ValueError('test_items: no pictures were given')
         return super().test_dl(items, rm_type_tfms, with_labels, **kwargs)
+
+    def add_tfms(self, tfms, event, loaders=None): # as in fastai's
+        "fastai's, but batches that are normalised already are not normalised once more."
+        for t in tfms: _check_normalised(self, t)
+        rest = [t for t in tfms if not isinstance(t, Normalize)]
+        if rest: super().add_tfms(rest, event, loaders)
+
+# %% ../../nbs/4_training/02d_protocol.ipynb #787a3fe3
+def _check_normalised(dls, t):
+    "a warning for a `Normalize` by other numbers than those of the loaders"
+    if not isinstance(t, Normalize) or t.mean is None: return
+    own = [_numbers(dls.train.args[k]) for k in ('mean', 'std')]
+    other = [_numbers(v) for v in (t.mean, t.std)]
+    if np.allclose(own, other, atol=1e-3): return
+    warnings.warn(f'Normalize by mean, std = {other} is left out: the pictures are normalised by '
+                  f'{own}; give mean and std to the loaders instead', stacklevel=4)
+
+def _numbers(v): return [round(x, 4) for x in torch.as_tensor(v).flatten().tolist()]
 
 # %% ../../nbs/4_training/02d_protocol.ipynb #9ad8550f
 class Pairs:
@@ -184,11 +210,12 @@ def class_numbers(y, name, n, most):
     if y.shape != (n,) or y.is_floating_point() or y.dtype == torch.bool:
         raise ValueError(f'{name}: labels of shape {tuple(y.shape)} and {y.dtype}: {n} class '
                          'numbers are needed, one for each image, int64')
+    y = y.long() # torch finds no minimum of unsigned words
     if y.min() < 0 or most is not None and y.max() >= most:
         to = '' if most is None else f' to {most - 1}, as vocab names {most}'
         raise ValueError(f'{name}: labels from {y.min()} to {y.max()}: '
                          f'classes are numbered from 0{to}')
-    return y.long()
+    return y
 
 # %% ../../nbs/4_training/02d_protocol.ipynb #3126d113
 def _same_kind(x, xv):
@@ -200,6 +227,9 @@ def _same_kind(x, xv):
 def checked_tensors(x, y, xv, yv, vocab):
     "bytes and class numbers for training and validation, or a ValueError"
     check_type(Collection, 'a list of names', none=True, vocab=vocab)
+    if isinstance(vocab, (Mapping, set, frozenset)):
+        raise ValueError(f'vocab: a {type(vocab).__name__} says no order; a list of names is '
+                         'needed, that of class 0 first')
     if vocab is not None and len(set(vocab)) != len(vocab):
         raise ValueError('vocab: a name stands there twice; each class needs its own')
     most = None if vocab is None else len(vocab)

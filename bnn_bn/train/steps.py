@@ -229,6 +229,7 @@ from ..checkpoint import load_strictly
 from ..models import BinaryNet, binary_net
 from ..optim import OptFunc
 from .resume import ExactResume
+from ..weights import did_you_mean
 
 # %% ../../nbs/2_no_norm/25_steps.ipynb #4a0e6de2
 def with_binary(
@@ -249,6 +250,18 @@ def _binary_net(model):
     if isinstance(model, BinaryNet): return model
     raise ValueError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models can '
                      'be binarised in steps')
+
+# %% ../../nbs/2_no_norm/25_steps.ipynb #1f38ba8b
+_OF_RESUME = 'resume', 'steps', 'stop', 'info' # arguments of `ExactResume`
+_KNOWN = *_OF_RESUME, 'schedule', 'monitor', 'cbs', 'facts' # with those of each step's fit
+
+def _check_words(name, words, out):
+    "TypeError for a word that is not known, or that means nothing without a folder"
+    for k in words:
+        if k not in _KNOWN:
+            raise TypeError(f'{name}: unexpected argument {k!r}{did_you_mean(k, _KNOWN)}')
+        if k in _OF_RESUME and not out:
+            raise TypeError(f'{name}: {k} is of the saved state, which needs out=, a folder')
 
 # %% ../../nbs/2_no_norm/25_steps.ipynb #c5538b98
 @contextmanager
@@ -285,6 +298,7 @@ def fit_step(self:Learner,
     **kwargs # of `ExactResume`: `resume`, `steps`, `stop`, `info`
 )->Best:
     "One training with a fresh optimizer; with `out`, it can be killed and resumed exactly."
+    _check_words('fit_step', kwargs, out)
     check_whole(epochs=epochs)
     check_lr(lr)
     check_number(0, none=True, wd=wd)
@@ -306,6 +320,7 @@ def fit_two_step(self:Learner,
     **kwargs # of `fit_step`
 )->list: # what `step_result` says of each step
     "1-bit activations, then 1-bit weights too (2104.08215, 4.1); `learn.model` is a new network."
+    _check_words('fit_two_step', kwargs, out)
     _check_two_steps(self, epochs, lr, wd, select, **kwargs)
     weights, results = None, []
     steps = ('act', 'step1.safetensors'), ('both', 'best.safetensors')
