@@ -9,6 +9,7 @@ __all__ = ['backbones', 'Backbone', 'register_backbone', 'BinaryNet', 'check_sid
 import numbers
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import count, islice
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
@@ -154,15 +155,20 @@ def _row(backbone, block):
     row = backbones[backbone]
     return row if block is None else replace(row, block=find_part('block', block))
 
-def _odd_side(row, stem, side):
-    "the odd side of the map that a stride-2 block with a pooled shortcut would meet, or None"
-    k, stride, pool = stem_shape(row, stem)
-    side = (side + 2*(k//2) - k)//stride + 1
-    if pool: side = (side - 1)//2 + 1
+def _misfit(row, stem, side):
+    "what would go wrong with a map on its way through the network, in words; None: nothing"
+    def after(stride): return (side - 1)//stride + 1 # padded by half an odd kernel
+    _, stride, pool = stem_shape(row, stem)
+    side = after(stride)
+    if pool: side = after(2)
     pooled = not getattr(row.block, 'any_side', False)
-    for _, _, s in row.stages:
-        if s > 1 and side % s and side != 3 and pooled: return side
-        side = (side + s - 1)//s
+    for _, depth, s in row.stages:
+        if depth and pooled and side//s not in (1, after(s)): # one pixel is added to all
+            return (f'would shrink a map of {side} pixels, where its {s}x{s} average pool and '
+                    f'its stride-{s} convolution disagree')
+        if depth: side = after(s)
+        if row.pool and side < 2: return 'would halve a map of one pixel'
+        if row.pool: side //= 2
 
 @patch
 def __prepare_scriptable__(self:BinaryNet): # what `torch.jit.script` asks first
@@ -199,20 +205,15 @@ def check_side(
     side:int, # height or width of the images, pixels
     block:str=None, # as in `binary_net`
 ):
-    "ValueError where a pool and a stride-2 convolution disagree on a map, or none is left."
+    "ValueError where a pool and a strided convolution disagree on a map, or none is left."
     row = _row(backbone, block)
-    halvings = len(row.stages)
-    if row.pool and side >> halvings == 0:
-        raise ValueError(f'image side {side}: {backbone} halves it {halvings} times; '
-                         f'{1 << halvings} is the least')
-    odd = _odd_side(row, stem, side)
-    if odd is None: return
-    good = [s for s in range(max(1, side - 64), side + 65) if _odd_side(row, stem, s) is None]
-    near = sorted(sorted(good, key=lambda s: abs(s - side))[:2])
-    raise ValueError(f'image side {side}: {backbone} with the {stem} stem would halve a map of '
-                     f'{odd} pixels, '
-                     'where its 2x2 average pool and its stride-2 convolution disagree; '
-                     f"resize or pad, for instance to {' or '.join(map(str, near))}")
+    wrong = _misfit(row, stem, side)
+    if wrong is None: return
+    others = (s for d in count(1) for s in (side - d, side + d) if s > 0)
+    good = islice((s for s in others if _misfit(row, stem, s) is None), 2)
+    near = ' or '.join(map(str, sorted(good)))
+    raise ValueError(f'image side {side}: {backbone} with the {stem} stem {wrong}; resize or pad, '
+                     f'for instance to {near}')
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #f613273d
 _choices = dict(norm=('nobn', 'bn', 'naive'), binary=('both', 'act', 'real'),
@@ -238,6 +239,11 @@ def same_thing(**named):
     if x is not None and y is not None:
         raise TypeError(f'{b} and {a} are the same thing: give one of them')
     return y if x is None else x
+
+def _classes(n_out, num_classes):
+    "their number by either word; TypeError if both are given (1000 may be the default)"
+    if num_classes is None: return n_out
+    return same_thing(n_out=None if n_out == 1000 else n_out, num_classes=num_classes)
 
 def _checked(backbone, stem, n_out, in_chans, width, alpha, gamma, **named):
     "classes, channels and width as plain numbers, of numpy's too"
@@ -305,7 +311,7 @@ def binary_net(
     num_classes:int=None, # timm's word for `n_out`
 )->BinaryNet: # (B,in_chans,H,W) to (B,n_out)
     "A binary network of any backbone, norm and quantisation (2104.08215)."
-    stem_bits, n_out = _checked_bits(stem_bits), n_out if num_classes is None else num_classes
+    stem_bits, n_out = _checked_bits(stem_bits), _classes(n_out, num_classes)
     n_out, in_chans, width = _checked(backbone, stem, n_out, in_chans, width, alpha, gamma,
                                       norm=norm, binary=binary, shortcut=shortcut)
     row, rules = _row(backbone, block), get_rules(rules)
@@ -470,6 +476,7 @@ from pathlib import Path
 from .core.arguments import check_whole
 from .core.unwrap import bare
 from .layers.activations import RPReLU, RSign
+from .layers.signed import ScaleShift
 from .weights import cards
 
 # %% ../nbs/2_no_norm/12_models.ipynb #3db72963
@@ -479,8 +486,8 @@ _free = [k for k in inspect.signature(binary_net).parameters if k not in _fixed]
 def _arguments(kwargs):
     "arguments of `binary_net` by our names; TypeError says what was probably meant"
     given = dict(kwargs)
-    if 'num_classes' in given:
-        given['n_out'] = same_thing(n_out=given.get('n_out'), num_classes=given.pop('num_classes'))
+    classes = given.pop('num_classes', None)
+    if classes is not None: given['n_out'] = same_thing(n_out=given.get('n_out'), num_classes=classes)
     for k in given:
         if k not in _free:
             near = did_you_mean(k, [*_free, 'num_classes', 'pretrained'])
@@ -620,7 +627,7 @@ def create_model(
         config = cards()[name].config
         fresh = {} if pretrained else {k: v for k, v in config.items() if k in _free}
         return _make(config['backbone'], config['norm'],
-                     name if pretrained is True else pretrained, fresh | kwargs)
+                     name if pretrained is True else pretrained, fresh | _arguments(kwargs))
     if isinstance(name, Path) or str(name).endswith('.bnn'): return _of_file(name, kwargs)
     if name not in list_models():
         known = list_models() + list_models(pretrained=True)
@@ -680,6 +687,6 @@ def exempt_parameters(
     "Those that never decay, as in `decay_groups`; elsewhere, of our layers all but real weights."
     model = bare(model)
     if isinstance(model, BinaryNet): return decay_groups(model)[1]['params']
-    ours = [m for m in model.modules() if isinstance(m, (QuantConv2d, RSign, RPReLU))]
+    ours = [m for m in model.modules() if isinstance(m, (QuantConv2d, RSign, RPReLU, ScaleShift))]
     named = [(m, name, p) for m in ours for name, p in m.named_parameters(recurse=False)]
     return [p for m, name, p in named if not _is_real_weight(m, name)]

@@ -23,6 +23,7 @@ from fastai.torch_core import TensorImage
 from bnn_bn import cost
 from bnn_bn.checkpoint import load_network, save_network
 from bnn_bn.layers.conv import QuantConv2d, ScaledStdConv2d
+from bnn_bn.layers.signed import ScaleShift
 from bnn_bn.data import CIFAR10_STATS, fashion_mini, tensor_dls
 from bnn_bn.deploy import load_packed, pack
 from bnn_bn.core.files import write_file
@@ -128,6 +129,9 @@ def test_our_layers_in_other_networks():
     block = mini().body.block1
     net = nn.Sequential(nn.Conv2d(1, 16, 3), block, nn.Flatten(), nn.Linear(16, 2))
     assert {id(p) for p in exempt_parameters(net)} == {id(p) for p in block.parameters()}
+    end = ScaleShift(16)
+    assert {id(p) for p in exempt_parameters(nn.Sequential(net, end))} == {
+        id(p) for m in (block, end) for p in m.parameters()}
 
 # heads of fastai --------------------------------------------------------------------------------
 
@@ -425,6 +429,21 @@ def test_the_words_of_timm(tmp_path):
     file = save_network(net, tmp_path/'five.safetensors')
     with pytest.warns(UserWarning, match='fresh'): assert load_network(file, num_classes=3).num_classes == 3
     with pytest.raises(TypeError, match='same thing'): load_network(file, n_out=3, num_classes=3)
+
+@pytest.mark.parametrize('make', [
+    partial(create_model, 'cifar10-reactnet18-w50'),
+    partial(create_model, 'cifar10-reactnet18-w50', pretrained=True),
+    partial(create_model, 'reactnet_mini_nobn'), partial(create_model, 'vgg11_real'), partial(reactnet_nobn, 'mini'),
+    partial(binary_net, 'reactnet_mini')])
+@pytest.mark.filterwarnings('ignore:.*fresh')
+def test_both_words_for_the_classes(make):
+    "either of them, num_classes=None as if it were left out, and both are refused"
+    own = make().state_dict()
+    again = make(num_classes=None).state_dict()
+    assert {k: v.shape for k, v in again.items()} == {k: v.shape for k, v in own.items()}
+    for words in dict(n_out=7), dict(num_classes=7), dict(n_out=None, num_classes=7):
+        assert list(make(**words).parameters())[-1].shape == (7,)
+    with pytest.raises(TypeError, match='same thing'): make(n_out=10, num_classes=20)
 
 def test_a_fresh_classifier_keeps_what_stands_behind_it():
     net, x = resnet9(width=.125), torch.randn(2, 3, 32, 32)

@@ -14,7 +14,7 @@ from torch import nn, Tensor
 from ..core.arguments import check_number, check_word
 from .binarize import approx_sign, in_transform
 from .activations import RSign, RPReLU, is_watched
-from .conv import QuantConv2d, ScaledStdConv2d
+from .conv import QuantConv2d, ScaledStdConv2d, get_padding
 from .pixels import PixelConv2d, PixelStdConv2d
 
 # %% ../../nbs/2_no_norm/11_blocks.ipynb #5ce4b280
@@ -90,6 +90,7 @@ class Spec:
 @patch
 def conv(self:Spec, ni, nf, ks, stride=1, binary=True, padding=None, signs=False, pixels=False):
     "A convolution as this network has them; `pixels`: with eight-bit weights, of a picture"
+    if padding is None: padding = get_padding(ks) # ceil(side/stride) pixels, whatever the stride
     kwargs = dict(stride=stride, padding=padding, zero=self.rules.zero,
                   binary=binary and self.binary == 'both',
                   signs=signs and self.binary != 'real')
