@@ -240,6 +240,11 @@ def same_thing(**named):
         raise TypeError(f'{b} and {a} are the same thing: give one of them')
     return y if x is None else x
 
+def _classes(n_out, num_classes):
+    "their number by either word; TypeError if both are given (1000 may be the default)"
+    if num_classes is None: return n_out
+    return same_thing(n_out=None if n_out == 1000 else n_out, num_classes=num_classes)
+
 def _checked(backbone, stem, n_out, in_chans, width, alpha, gamma, **named):
     "classes, channels and width as plain numbers, of numpy's too"
     _check_stem(stem)
@@ -307,7 +312,7 @@ def binary_net(
     num_classes:int=None, # timm's word for `n_out`
 )->BinaryNet: # (B,in_chans,H,W) to (B,n_out)
     "A binary network of any backbone, norm and quantisation (2104.08215)."
-    stem_bits, n_out = _checked_bits(stem_bits), same_thing(n_out=n_out, num_classes=num_classes)
+    stem_bits, n_out = _checked_bits(stem_bits), _classes(n_out, num_classes)
     n_out, in_chans, width = _checked(backbone, stem, n_out, in_chans, width, alpha, gamma,
                                       norm=norm, binary=binary, shortcut=shortcut)
     row, rules = _row(backbone, block), get_rules(rules)
@@ -482,8 +487,8 @@ _free = [k for k in inspect.signature(binary_net).parameters if k not in _fixed]
 def _arguments(kwargs):
     "arguments of `binary_net` by our names; TypeError says what was probably meant"
     given = dict(kwargs)
-    n_out = same_thing(**{k: given.pop(k, None) for k in ('n_out', 'num_classes')})
-    if n_out is not None: given['n_out'] = n_out
+    classes = given.pop('num_classes', None)
+    if classes is not None: given['n_out'] = same_thing(n_out=given.get('n_out'), num_classes=classes)
     for k in given:
         if k not in _free:
             near = did_you_mean(k, [*_free, 'num_classes', 'pretrained'])

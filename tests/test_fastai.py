@@ -524,14 +524,13 @@ def test_the_words_of_timm(tmp_path):
     partial(binary_net, 'reactnet_mini')])
 @pytest.mark.filterwarnings('ignore:.*fresh')
 def test_both_words_for_the_classes(make):
-    "either of them, None as if it were left out, and both are refused"
+    "either of them, num_classes=None as if it were left out, and both are refused"
     own = make().state_dict()
-    for words in dict(num_classes=None), dict(n_out=None), dict(n_out=None, num_classes=None):
-        assert {k: v.shape for k, v in make(**words).state_dict().items()} == {k: v.shape for k, v in own.items()}
+    again = make(num_classes=None).state_dict()
+    assert {k: v.shape for k, v in again.items()} == {k: v.shape for k, v in own.items()}
     for words in dict(n_out=7), dict(num_classes=7), dict(n_out=None, num_classes=7):
         assert list(make(**words).parameters())[-1].shape == (7,)
-    for n_out in 10, 1000:
-        with pytest.raises(TypeError, match='same thing'): make(n_out=n_out, num_classes=20)
+    with pytest.raises(TypeError, match='same thing'): make(n_out=10, num_classes=20)
 
 def test_a_fresh_classifier_keeps_what_stands_behind_it():
     net, x = resnet9(width=.125), torch.randn(2, 3, 32, 32)
