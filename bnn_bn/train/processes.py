@@ -17,6 +17,7 @@ from fastai.distributed import DistributedDL, DistributedTrainer
 from fastcore.basics import patch
 from ..core.arguments import as_device
 from ..data import ShardedDL
+from ..images.loaders import device_of
 
 # %% ../../nbs/4_training/26_processes.ipynb #1a630261
 class _AnyDL(DistributedDL):
@@ -76,7 +77,8 @@ def _join_metrics(metrics, device):
     alone = [m.name for m in metrics if m not in sums + kept and not isinstance(m, ValueMetric)]
     if not alone or rank_distrib(): return
     warnings.warn(f'{alone[0]}: counts the images of the first process alone; give a metric that '
-                  "is a mean (fastai's AvgMetric), or keeps preds and targs (AccumMetric)")
+                  "is a mean (fastai's AvgMetric), or keeps preds and targs (AccumMetric)",
+                  stacklevel=2)
 
 def _of_all(tensors):
     "the lists of all processes in one"
@@ -173,7 +175,7 @@ def _joined(learn, timeout):
     except ImportError:
         raise ImportError('training in several processes needs accelerate: '
                           'pip install accelerate') from None
-    cpu = torch.device(getattr(learn.dls, 'device', None) or 'cpu').type == 'cpu'
+    cpu = device_of(learn.dls).type == 'cpu'
     wait = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
     return Processes(sync_bn=False, cpu=cpu, kwargs_handlers=[wait])
 
