@@ -223,7 +223,8 @@ def device_of(
     dls, # DataLoaders: ours, fastai's, or fastai's around torch's
 )->torch.device:
     "The device of the network that fastai trains on them."
-    return torch.device(getattr(dls, 'device', default_device()) or 'cpu')
+    if not hasattr(dls, 'device'): return default_device()
+    return torch.device(dls.device or 'cpu')
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #2a5b6f87
 def _complete(facts, dls, shape):

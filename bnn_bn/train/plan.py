@@ -89,11 +89,6 @@ def span(
     return f'{seconds/86400:.1f} days'
 
 # %% ../../nbs/4_training/27b_plan.ipynb #a56e351e
-def _seconds(device):
-    "the clock, once a GPU has done all that it was given"
-    if device.type == 'cuda': torch.cuda.synchronize(device)
-    return time.perf_counter()
-
 @dataclass
 class Plan:
     "What a training will take."
@@ -125,6 +120,11 @@ class Plan:
                 f'about {self.bytes/1e6:.1f} MB of disk')
 
 # %% ../../nbs/4_training/27b_plan.ipynb #4f7c3cfe
+def _seconds(device):
+    "the clock, once a GPU has done all that it was given"
+    if device.type == 'cuda': torch.cuda.synchronize(device)
+    return time.perf_counter()
+
 class _Clock(Callback):
     "seconds of a few steps and the bytes of their state, then an end"
     order = 200 # after everything

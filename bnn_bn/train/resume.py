@@ -103,6 +103,16 @@ def _read_state(f):
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _NotWhole(f'{f}: its header names what is not there') from None
 
+def _gpu_of(dls):
+    "the device of a training, and torch's module for it; None for the CPU, which all share"
+    device = device_of(dls)
+    return (None, None) if device.type == 'cpu' else (device, torch.get_device_module(device))
+
+def _loader_rngs(dls):
+    "the generators of the loaders, also of wrapped ones"
+    loaders = [getattr(dl, 'dl', dl) for dl in dls.loaders]
+    return [dl.rng for dl in loaders if isinstance(getattr(dl, 'rng', None), random.Random)]
+
 # %% ../../nbs/4_training/24_resume.ipynb #c838d184
 def random_states(
     dls, # DataLoaders, whose loaders may have a generator `rng`
@@ -130,16 +140,6 @@ def restore_random_states(
     own = states.get('own', {}).get(gpu and gpu.type) # an earlier state has none
     if own is not None: module.set_rng_state(own, gpu)
     for r, s in zip(_loader_rngs(dls), states['loaders']): r.setstate(s)
-
-def _gpu_of(dls):
-    "the device of a training, and torch's module for it; None for the CPU, which all share"
-    device = device_of(dls)
-    return (None, None) if device.type == 'cpu' else (device, torch.get_device_module(device))
-
-def _loader_rngs(dls):
-    "the generators of the loaders, also of wrapped ones"
-    loaders = [getattr(dl, 'dl', dl) for dl in dls.loaders]
-    return [dl.rng for dl in loaders if isinstance(getattr(dl, 'rng', None), random.Random)]
 
 # %% ../../nbs/4_training/24_resume.ipynb #24a354e5
 class _Rest:
