@@ -244,7 +244,7 @@ def authors_rate(dls, width):
         authors_clip(clipped)
         opt.step()
         loss.item()
-        if dls.device.type == 'cuda': torch.cuda.synchronize()
+        if dls.device.type == 'cuda': torch.cuda.synchronize(dls.device)
         now = time.perf_counter()
         times.append(now - start)
         start = now

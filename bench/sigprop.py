@@ -42,7 +42,7 @@ class Training:
 def seconds(step, device):
     "of one step, once the device has nothing else to do"
     def wait():
-        if device.startswith('cuda'): torch.cuda.synchronize()
+        if device.startswith('cuda'): torch.cuda.synchronize(device)
     wait()
     start = time.perf_counter()
     step()

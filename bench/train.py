@@ -159,7 +159,7 @@ def arguments():
 def clock_of(device):
     "seconds, after all that the device has to do"
     def clock():
-        if device.startswith('cuda'): torch.cuda.synchronize()
+        if device.startswith('cuda'): torch.cuda.synchronize(device)
         return time.perf_counter()
     return clock
 
@@ -195,7 +195,7 @@ def add_rates(table, a, x, info):
 def facts(a):
     "what the figures were measured with"
     words = ['PEER' if w == str(a.peer) else w for w in sys.argv[1:]]
-    device = torch.cuda.get_device_name() if a.device.startswith('cuda') else platform.machine()
+    device = torch.cuda.get_device_name(a.device) if a.device.startswith('cuda') else platform.machine()
     return dict(command=' '.join(['python bench/train.py', *words]), batch=a.batch,
                 threads=a.threads, rounds=a.rounds, device=device, torch=torch.__version__)
 

@@ -9,7 +9,7 @@ __all__ = ['drop_bn', 'remove_bn', 'ledger', 'NFConv2d', 'ScaleShift', 'binarize
 import math
 import torch, pandas as pd
 from torch import nn, fx, Tensor
-from .core.arguments import check_number, check_switch, check_type, check_word
+from .core.arguments import as_float64, check_number, check_switch, check_type, check_word
 from .core.unwrap import bare, check_values, copied, put_in_place
 from .signal import start
 from .others.netgraph import WINDOWS, note_shapes, op, read_graph, shape_of, without_norm
@@ -71,7 +71,9 @@ class _Behind(fx.Interpreter):
 
     def run_node(self, n):
         y = super().run_node(n)
-        if n in self.nodes: self.found[n] = y.double().var((0, 2, 3), correction=0).mean().sqrt().item()
+        if n not in self.nodes: return y
+        variance = as_float64(y).var((0, 2, 3), correction=0).mean()
+        self.found[n] = variance.sqrt().item()
         return y
 
 def _correct_pools(model, plan, graph, x):

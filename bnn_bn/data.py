@@ -114,7 +114,7 @@ def _checked(mean, std):
 def _normalise(self:TensorDL, device):
     "mean and deviation of bytes, and the transform that shows a batch"
     both = _checked(self.args['mean'], self.args['std'])
-    stats = [torch.tensor(s, device=device).view(1, -1, 1, 1) for s in both]
+    stats = [torch.as_tensor(s, dtype=torch.float32, device=device).view(1, -1, 1, 1) for s in both]
     self.mean, self.std = (s*255 for s in stats)
     return Finishing(*stats)
 

@@ -55,7 +55,8 @@ class FolderDL(PictureDL):
         check_number(0, lighting=lighting)
         check_whole(bs=bs)
         self.args = dict(mean=mean, std=std, lighting=lighting, rules=rules)
-        self.mean, self.std = (torch.tensor(s).view(1, -1, 1, 1) for s in (mean, std))
+        stats = (torch.as_tensor(s, dtype=torch.float32) for s in (mean, std))
+        self.mean, self.std = (s.view(1, -1, 1, 1) for s in stats)
         last = Finish(self.mean, self.std, lighting, rules)
         super().__init__(dataset, bs=bs, shuffle=shuffle, **self.own(last, kwargs))
 

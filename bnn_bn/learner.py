@@ -28,7 +28,7 @@ from .images.loaders import describe
 from .core.errors import DataError, DivergenceError
 from .models import BinaryNet, assert_bn_free, joined, same_thing
 from .optim import OptFunc, body_and_head, forget_resting, split_bare
-from .signal.start import CalibratedStart
+from .signal.start import CalibratedStart, trains_together
 from .core.trials import is_trial
 from .core.unwrap import bare
 from .weights import did_you_mean
@@ -81,7 +81,8 @@ class DivergenceGuard(Callback):
         if not is_trial(self.learn): self.in_a_row, self.steps, self.skipped = 0, 0, 0
     def before_step(self):
         _check_rates(self.opt)
-        if not any_process(not all_finite(self.learn.loss, self.learn.model.parameters())):
+        bad = not all_finite(self.learn.loss, self.learn.model.parameters())
+        if not any_process(bad, self.learn):
             self.in_a_row = 0
             return
         if is_trial(self.learn): raise CancelFitException # lr_find has seen enough
@@ -198,10 +199,12 @@ def all_finite(
 
 def any_process(
     flag:bool, # what this process says
+    learn=None, # Learner that trains in several or in this one; None: in all that are connected
 )->bool: # the same in all processes
     "Does any process of a distributed training say so?"
     dist = torch.distributed
-    if not (dist.is_available() and dist.is_initialized()): return bool(flag)
+    joined = dist.is_available() and dist.is_initialized()
+    if not joined or learn is not None and not trains_together(learn): return bool(flag)
     device = 'cuda' if dist.get_backend() == 'nccl' else 'cpu'
     t = torch.tensor(float(flag), device=device)
     dist.all_reduce(t, dist.ReduceOp.MAX)

@@ -1,7 +1,7 @@
 "A training stopped at any batch, and what its state holds; a tiny network tries each place."
 import copy, json, math, random, signal, threading, warnings
 import numpy as np, pytest, torch
-from fastai.basics import Callback, DataLoader, DataLoaders, Learner, OptimWrapper, set_seed
+from fastai.basics import Adam, Callback, DataLoader, DataLoaders, Learner, OptimWrapper, set_seed
 from fastai.callback import progress, schedule  # noqa: F401 (no_bar, fit_one_cycle, lr_find)
 from fastai.callback.training import GradientAccumulation
 from torch import nn
@@ -132,8 +132,39 @@ def test_generators_go_on_where_they_were():
     for again in (dls, loaders()):
         restore_random_states(again, states)
         assert draw(again) == first
-    assert set(states) == {'python', 'numpy', 'torch', 'cuda', 'loaders'}
+    assert set(states) == {'python', 'numpy', 'torch', 'cuda', 'loaders', 'own'}
     assert len(states['loaders']) == 2
+
+
+class Gpus:
+    "two generators in the place of those of two GPUs"
+    def __init__(self, drawn=()):
+        self.all = [torch.Generator().manual_seed(0) for _ in range(2)]
+        for g in drawn: torch.rand(7, generator=self.all[g])
+    def put(self, patch):
+        def index(device): return torch.device(device).index
+        patch.setattr(torch.cuda, 'is_available', lambda: True)
+        patch.setattr(torch.cuda, 'device_count', lambda: 2)
+        patch.setattr(torch.cuda, 'get_rng_state_all', lambda: [g.get_state() for g in self.all])
+        patch.setattr(torch.cuda, 'set_rng_state_all',
+                      lambda states: [g.set_state(s) for g, s in zip(self.all, states)])
+        patch.setattr(torch.cuda, 'get_rng_state', lambda device: self.all[index(device)].get_state())
+        patch.setattr(torch.cuda, 'set_rng_state', lambda state, device: self.all[index(device)].set_state(state))
+        return self
+
+@pytest.mark.parametrize('before, after', [(0, 1), (1, 0), (0, 0)])
+def test_the_generator_of_the_own_gpu_goes_on(before, after, monkeypatch):
+    "in a process that has another one than the process that wrote, or with another number"
+    dls = loaders()
+    dls.device = torch.device('cuda', before)
+    first = Gpus([before]).put(monkeypatch)
+    states = unpack_tree(*pack_tree(random_states(dls)))
+    dls.device, again = torch.device('cuda', after), Gpus().put(monkeypatch)
+    restore_random_states(dls, states)
+    wanted, found = first.all[before].get_state(), again.all[after].get_state()
+    assert torch.equal(wanted, found)
+    del states['own'] # of an earlier version
+    restore_random_states(dls, states)
 
 
 class Skips(DataLoader):
@@ -505,3 +536,17 @@ def test_moments_lie_in_memory_as_their_weights():
     plain = state['state'][0]['exp_avg'].stride()
     assert moments['exp_avg'].stride() == conv.weight.stride() != plain
     assert moments['step'].dim() == 0
+
+
+def test_counters_stay_where_the_optimizer_reads_them(monkeypatch):
+    "Adam's, one a weight, on the CPU: from a GPU each would be read anew in each step; fastai's state is moved"
+    moved = []
+    monkeypatch.setattr(resume, 'to_device', lambda state, device: moved.append(device) or state)
+    linear = nn.Linear(2, 2)
+    theirs = stepped(torch.optim.Adam(linear.parameters()), linear)
+    resume._restore_opt(theirs, theirs.state_dict())
+    assert not moved
+    ours = Adam([list(linear.parameters())], lr=1.)
+    ours.step()
+    resume._restore_opt(ours, ours.state_dict())
+    assert moved == [torch.device('cpu')]

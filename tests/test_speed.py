@@ -1,5 +1,5 @@
 "The callbacks of `speed` with the real guard of `learner`, and in a pickle."
-import io, pickle, warnings
+import io, pickle, warnings, weakref
 from dataclasses import replace
 from types import SimpleNamespace
 import pytest, torch
@@ -125,3 +125,25 @@ def test_compile_with_guard_and_ema():
     plain = fit(learner(EMA(), Autocast()), 2)
     for a, b in ((learn.model, plain.model), (learn.ema.model, plain.ema.model)):
         assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+
+def test_a_compiled_step_that_failed_keeps_no_memory():
+    "neither while the batch runs without, nor after the fit; also that of an error behind the error"
+    torch._dynamo.reset()
+    held, alive = [], []
+    def fails():
+        first = torch.zeros(1000)
+        held.append(weakref.ref(first))
+        raise MemoryError('out of memory')
+    def backend(graph, inputs):
+        def call(*args):
+            second = torch.zeros(1000)
+            held.append(weakref.ref(second))
+            try: fails()
+            except MemoryError as e: raise RuntimeError('failed') from e
+        return call
+    class Look(Callback):
+        def after_pred(self): alive.extend(w() is not None for w in held)
+    with pytest.warns(UserWarning, match='a compiled step failed'):
+        learn = fit(learner(Compile(backend=backend), Look()))
+    assert held and isinstance(learn.compile.error, RuntimeError)
+    assert not any(alive) and not any(w() is not None for w in held)

@@ -141,7 +141,9 @@ def _process(rank, world, file, out):
     dist.init_process_group('gloo', init_method=f'file://{file}', rank=rank, world_size=world)
     net, start = mini(), CalibratedStart()
     if rank: torch.nn.init.constant_(net.head.fc.bias, 3.)  # what is not calibrated may differ
-    start.learn = type('Learn', (), dict(model=net, xb=(IMAGES[rank::world],)))()
+    joined = type('Joined', (), {})()
+    joined.accelerator = None  # as fastai's DistributedTrainer has one
+    start.learn = type('Learn', (), dict(model=net, xb=(IMAGES[rank::world],), cbs=[joined]))()
     start.before_fit()
     start.before_batch()
     torch.save({n: p.detach() for n, p in start_parameters(net).items()}, f'{out}/{rank}.pt')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_whole', 'check_sizes', 'check_number', 'check_word', 'check_switch', 'check_type', 'check_callable',
-           'as_device', 'plain_values']
+           'as_device', 'as_float64', 'plain_values']
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #904c2688
 from math import inf, isfinite, isnan
@@ -147,12 +147,22 @@ def as_device(
     try: found = torch.device(device)
     except (RuntimeError, TypeError): _refuse('device', device, 'cpu, cuda or cuda:1, say, is')
     try: torch.zeros(1, device=found).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
         n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if found.type == 'cuda' and (found.index or 0) < n:
+            why = (str(e).strip() or type(e).__name__).splitlines()[0]
+            raise ValueError(f"device='{device}' is there and cannot be used ({why}); "
+                             'free it, or give another') from None
         has = f'{n} CUDA devices' if found.type == 'cuda' else f'no {found.type} that works'
         raise ValueError(f"device='{device}': this machine has {has}; leave it out, "
                          'or give cpu') from None
     return found
+
+def as_float64(
+    t, # Tensor
+): # Tensor, on the CPU where its device has no float64
+    "A tensor in double precision."
+    return (t.cpu() if t.device.type == 'mps' else t).double()
 
 # %% ../../nbs/7_appendix/00c_arguments.ipynb #bbc98d6e
 def plain_values(

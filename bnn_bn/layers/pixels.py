@@ -8,6 +8,7 @@ __all__ = ['LEVELS', 'eight_bits', 'zero_point', 'to_bytes', 'Pixels', 'PixelCon
 # %% ../../nbs/1_one_bit/02e_pixels.ipynb #f0a41692
 import torch
 from torch import Tensor
+from ..core.arguments import as_float64
 from .conv import QuantConv2d, ScaledStdConv2d, scaled_conv2d
 
 # %% ../../nbs/1_one_bit/02e_pixels.ipynb #2815b108
@@ -29,7 +30,7 @@ def zero_point(
     mean:Tensor, # (C,), of the pictures' channels, black being 0 and white 1
 )->Tensor: # (C,) whole numbers from 0 to 255
     "The byte that stands for the mean of each channel."
-    return (mean.double()*255).round().clamp(0, 255).to(mean.dtype)
+    return (as_float64(mean)*255).round().clamp(0, 255).to(mean)
 
 def to_bytes(
     x:Tensor, # (...,C,H,W), normalised
@@ -70,7 +71,8 @@ class Pixels:
         return (whole*scale*self.ratio().view(1, -1, 1, 1)).to(self.weight.dtype), None
 
     def rest(self): # (C,): grey levels from the mean to the zero point; 0 while nothing is known
-        levels = zero_point(self.mean).double() - 255*self.mean.double() # 76.5 is a tie in float32
+        mean = as_float64(self.mean) # 76.5 is a tie in float32
+        levels = zero_point(mean) - 255*mean
         return torch.where(self.std > 0, levels.to(self.mean), 0.)
 
     def forward(self, x:Tensor, factor:float=1.)->Tensor: # (B,C_in,H,W) to (B,C_out,H',W')

@@ -71,7 +71,7 @@ class Folder:
         return Folded(self.add(op, [x.step], name, factor=factor, **geometry), x.offset*factor)
 
 # %% ../../nbs/5_packed/31b_fold.ipynb #1a39e504
-def as_numpy(t): return t.detach().double().cpu().numpy()
+def as_numpy(t): return t.detach().cpu().double().numpy()
 
 def norm_line(norm, channels):
     "factor and bias per channel of a batch norm in evaluation, or of none"

@@ -12,6 +12,7 @@ from collections import Counter
 import torch, torch.nn.functional as F
 from torch import nn, fx, Tensor
 from torch.overrides import TorchFunctionMode
+from ..core.arguments import as_float64
 from ..core.unwrap import put_in_place, unwrapped
 
 # %% ../../nbs/6_any_network/38_netgraph.ipynb #329e41c2
@@ -216,7 +217,7 @@ def _word(node, module):
 def _mean_of(model, target):
     "the mean of a parameter or buffer that the graph reads"
     owner, _, name = target.rpartition('.')
-    return getattr(model.get_submodule(owner), name).double().mean().item()
+    return as_float64(getattr(model.get_submodule(owner), name)).mean().item()
 
 def _trace(model):
     "the graph of the training pass, auxiliary classifiers too; its nodes know word and module"

@@ -8,6 +8,7 @@ __all__ = ['put_modules', 'NFConv2d', 'ScaleShift']
 # %% ../../nbs/6_any_network/39b_normfree.ipynb #40b65988
 import torch
 from torch import nn
+from ..core.arguments import as_float64
 from ..core.unwrap import put_in_place
 from ..layers.signed import NFConv2d, ScaleShift
 from .netgraph import module_of, op
@@ -63,7 +64,7 @@ def _ledger_scale(new, job):
     if isinstance(new, ScaleShift): return job.target_std/job.input_std
     w, scale = new.kernel()
     if scale is not None: w = w*scale
-    energy = w.detach().double().square().flatten(1).sum(1).mean().sqrt().item()
+    energy = as_float64(w.detach()).square().flatten(1).sum(1).mean().sqrt().item()
     return job.target_std/energy/(job.input_std if new.sign is None else job.sign_std)
 
 # %% ../../nbs/6_any_network/39b_normfree.ipynb #7554a7f2

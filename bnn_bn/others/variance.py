@@ -58,7 +58,7 @@ def _pool(node, known, rng):
 def _act(node, known, rng):
     m, values = module_of(node), known[node.all_input_nodes[0]].clone() # it may work in place
     if op(node) == 'prelu':
-        slope = .25 if m is None else m.weight.detach().double().mean().cpu()
+        slope = .25 if m is None else m.weight.detach().cpu().double().mean()
         return torch.where(values > 0, values, values*slope)
     if m is not None: return m(values)
     args = [a for a in node.args[1:] if not isinstance(a, bool)]
@@ -71,7 +71,7 @@ def _weights(node, known, rng):
     "a layer that keeps its plain weights, such as that of a gate"
     values, m = known[node.all_input_nodes[0]], module_of(node)
     if m is None: return None
-    energy = m.weight.detach().double().cpu().flatten(1).square().sum(1).mean()
+    energy = m.weight.detach().cpu().double().flatten(1).square().sum(1).mean()
     return unit_normal(rng, len(values))*(energy.sqrt()*deviation(values))
 
 def _sum_or_product(node, known, rng):

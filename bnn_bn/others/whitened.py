@@ -11,7 +11,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn.functional import unfold
 from fastai.callback.core import Callback
-from ..core.arguments import check_number, check_type, check_whole
+from ..core.arguments import as_float64, check_number, check_type, check_whole
 from ..core.unwrap import bare
 
 # %% ../../nbs/4_training/12ca_whitened.ipynb #7842e1e9
@@ -40,7 +40,7 @@ def whiten(
     check_number(above=0, eps=eps)
     patches = unfold(x.float(), conv.kernel_size).transpose(1, 2).flatten(0, 1)
     if not patches.isfinite().all(): raise ValueError('x: NaN or infinite pixels')
-    variances, axes = torch.linalg.eigh(torch.cov(patches.T.double()))
+    variances, axes = torch.linalg.eigh(torch.cov(as_float64(patches.T)))
     kernels = (axes/(variances + eps).sqrt()).T.flip(0).view(-1, *conv.weight.shape[1:])
     conv.weight.copy_(torch.cat([kernels, -kernels]))
     return conv

@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 import torch, pandas as pd
 from torch import nn, Tensor
 from fastai.torch_core import one_param
-from ..core.arguments import check_callable, check_number, check_type, check_whole, check_word
+from ..core.arguments import as_float64, check_callable, check_number, check_type
+from ..core.arguments import check_whole, check_word
 from ..core.plots import BLUE, GREY, label_lines, open_axes
 from ..core.unwrap import bare
 
@@ -124,7 +125,7 @@ def _images(model, data):
 
 def _stats(x):
     "mean, mean per-channel variance and mean square of a (B,C,...) tensor"
-    x = x.detach().double()
+    x = as_float64(x.detach())
     dims = [d for d in range(x.dim()) if d != 1]
     variance = x.var(dims, correction=0).mean()
     return dict(mean=x.mean().item(), var=variance.item(), mean_sq=x.square().mean().item())

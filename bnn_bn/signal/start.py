@@ -11,7 +11,7 @@ from itertools import chain
 import torch, pandas as pd
 from torch import nn, Tensor
 from fastai.callback.core import Callback
-from ..core.arguments import check_switch, check_type, check_whole
+from ..core.arguments import as_float64, check_switch, check_type, check_whole
 from ..layers.activations import RSign, RPReLU
 from ..layers.conv import ScaledStdConv2d
 from .ledger import in_order, keep_modes
@@ -25,11 +25,11 @@ DEAD = 1e-4     # a channel with less than this share of the deviation wanted co
 
 def _mean(x):
     "mean of each channel, (1,C,1,1)"
-    return x.double().mean((0, 2, 3), keepdim=True)
+    return as_float64(x).mean((0, 2, 3), keepdim=True)
 
 def _deviation(x):
     "standard deviation of each channel, (C,); 0 where it is rounding alone"
-    x = x.double()
+    x = as_float64(x)
     std = x.std((0, 2, 3), correction=0)
     rms = x.square().mean((0, 2, 3)).sqrt()
     return torch.where(std > 1e-6*rms, std, 0.)
@@ -37,9 +37,10 @@ def _deviation(x):
 # %% ../../nbs/2_no_norm/12c_start.ipynb #4a747b13
 def _centre(shift, x):
     "shift = minus the mean of each channel of `x`; what is right within rounding stays as it is"
-    std = _deviation(x).view_as(shift)
-    off = (_mean(x) + shift).abs()
-    shift.copy_(torch.where(off > ROUNDING*std, -_mean(x), shift))
+    old = as_float64(shift)
+    std = _deviation(x).view_as(old)
+    off = (_mean(x) + old).abs()
+    shift.copy_(torch.where(off > ROUNDING*std, -_mean(x), old))
 
 def centre_sign(sign, args):
     "Set the thresholds of an `RSign`: each channel of what its sign is taken of gets mean 0."
@@ -55,9 +56,9 @@ def centre_rprelu(act, args):
 def scale_conv(conv, out, target):
     "Set the gains of a `ScaledStdConv2d`: each channel of its output gets the deviation `target`."
     std = _deviation(out)
-    alive, off = std > DEAD*target, (std/target - 1).abs()
+    alive, off, gain = std > DEAD*target, (std/target - 1).abs(), as_float64(conv.gain)
     factor = torch.where(alive & (off > ROUNDING), target/std, 1.)
-    conv.gain.mul_(factor.view_as(conv.gain))
+    conv.gain.copy_(gain*factor.view_as(gain))
     dead = (~alive).nonzero().flatten().tolist()
     return dict(set='gains', channels=std.numel(), dead=dead, wanted=target, met=std.mean().item())
 
@@ -244,9 +245,15 @@ def calibrate(
     return pd.DataFrame(walk.rows.values()).set_index('module')
 
 # %% ../../nbs/2_no_norm/12c_start.ipynb #1f2f69b3
+def trains_together(
+    learn, # Learner within `fit`
+)->bool: # False, too, where processes are connected and each trains a network of its own
+    "Do several processes train this network, by a callback of accelerate's?"
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return joined and any('accelerator' in vars(cb) for cb in learn.cbs)
+
 def _whole_batch(x):
     "the images of all processes, in the order of one process's batch"
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()): return x
     parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(parts, x.contiguous())
     return torch.stack(parts, 1).flatten(0, 1)
@@ -261,8 +268,6 @@ def _calibrated(model, images, parts):
 
 def _share(model):
     "the first process's start for all"
-    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not joined: return
     for p in start_parameters(model).values(): torch.distributed.broadcast(p.data, 0)
 
 # %% ../../nbs/2_no_norm/12c_start.ipynb #ac4a6aa2
@@ -283,8 +288,9 @@ class CalibratedStart(Callback):
         self.due = False
         model = bare(self.model)
         if not any(map(_has_gain, model.modules())) or not is_fresh(model): return
-        x = _whole_batch(self.xb[0].detach())[:self.images]
+        x, together = self.xb[0].detach(), trains_together(self.learn)
+        x = (_whole_batch(x) if together else x)[:self.images]
         self.table = _calibrated(model, x, self.parts)
-        _share(model)
+        if together: _share(model)
     def after_fit(self):
         if is_trial(self.learn): self.table = self.earlier

@@ -20,6 +20,7 @@ from ..core.files import full_path, locked, read_table, write_figure, write_file
 from ..checkpoint import save_network
 from ..data import fashion_mini
 from ..core.errors import CheckpointError
+from ..images.loaders import device_of
 from ..learner import bnn_learner
 from ..models import create_model
 from ..core.plots import COLOR_OF, GREY, NAMES, label_lines, open_axes
@@ -72,7 +73,7 @@ def _result(learn, seconds):
     _, loss, accuracy = learn.recorder.values[-1]
     return dict(accuracy=round(accuracy, 6), loss=round(loss, 6), seconds=round(seconds, 1),
                 parameters=sum(p.numel() for p in learn.model.parameters()),
-                versions=versions(learn.dls.device))
+                versions=versions(device_of(learn.dls)))
 
 # %% ../../nbs/2_no_norm/29_demo.ipynb #8742d2bb
 def results_table(

@@ -14,10 +14,12 @@ import fastai.callback.progress # noqa: F401, Learner.no_bar
 from fastcore.basics import patch
 from ..core.trials import is_trial
 from ..core.unwrap import bare
+from ..images.loaders import device_of
 from .recipes import Recipe, make_learner, make_model, shape_of
 from .resume import pack_tree, random_states, restore_random_states, state_of
 from .sizes import parse_sizes, size_at
-from .speed import Payback, bf16_is_fast, compile_seconds, has_compiler, step_seconds
+from .speed import Payback, bf16_is_fast, compile_seconds, half_types, has_compiler
+from .speed import step_seconds
 from .steps import History
 
 # %% ../../nbs/4_training/27b_plan.ipynb #f200fb5d
@@ -57,7 +59,7 @@ def payback(
 )->Payback:
     "When a compilation pays in a run of a recipe."
     states = random_states(dls)
-    images = next(iter(dls.train))[0]
+    images = next(iter(dls.train))[0].to(device_of(dls))
     model = make_model(r, dls.c, images.shape[1]).to(images.device)
     seconds = step_seconds(model, images, amp)
     restore_random_states(dls, states)
@@ -118,15 +120,17 @@ class Plan:
                 f'about {self.bytes/1e6:.1f} MB of disk')
 
 # %% ../../nbs/4_training/27b_plan.ipynb #4f7c3cfe
+def _seconds(device):
+    "the clock, once a GPU has done all that it was given"
+    if device.type == 'cuda': torch.cuda.synchronize(device)
+    return time.perf_counter()
+
 class _Clock(Callback):
     "seconds of a few steps and the bytes of their state, then an end"
     order = 200 # after everything
     def __init__(self, n): self.n, self.times, self.bytes = n, [], 0
     def before_train(self): self.last = self.now()
-    def now(self):
-        device = one_param(self.learn.model).device
-        if device.type == 'cuda': torch.cuda.synchronize(device)
-        return time.perf_counter()
+    def now(self): return _seconds(one_param(self.learn.model).device)
     def after_batch(self):
         if not self.training: return
         self.times.append(self.now() - self.last)
@@ -144,14 +148,17 @@ def _bytes(tree):
     return numbers + len(json.dumps(header)) + 100*len(tensors)
 
 @torch.no_grad()
-def _check_seconds(learn, n=2):
+def _check_seconds(learn, amp='', n=2):
     "of a validation, from its first batches"
-    model, dl, start, done = bare(learn.model).eval(), learn.dls.valid, time.perf_counter(), 0
+    model, dl, done = bare(learn.model).eval(), learn.dls.valid, 0
+    device = one_param(model).device
+    half = torch.autocast(device.type, half_types.get(amp), enabled=bool(amp))
+    start = _seconds(device)
     for x, *_ in dl:
-        model(x)
+        with half: model(x.to(device))
         done += 1
         if done == n: break
-    return (time.perf_counter() - start)/max(done, 1)*len(dl)
+    return (_seconds(device) - start)/max(done, 1)*len(dl)
 
 # %% ../../nbs/4_training/27b_plan.ipynb #9e9a32c4
 def plan_of(
@@ -168,9 +175,9 @@ def plan_of(
     network = _bytes(dict(bare(learn.model).state_dict()))
     states = 2*r.steps*(clock.bytes + network)    # two generations, each with the best weights
     return Plan(recipe=r, images=_images(dls.train), valid=_images(dls.valid),
-                batches=len(dls.train), step=clock.step(), check=_check_seconds(learn),
+                batches=len(dls.train), step=clock.step(), check=_check_seconds(learn, amp),
                 work=sum(work_of(r, shape_of(dls)[-1])), bytes=states + (r.steps + 1)*network,
-                device=str(dls.device or 'cpu'), timed=len(clock.times[1:]) or 1)
+                device=str(device_of(dls)), timed=len(clock.times[1:]) or 1)
 
 def _images(dl):
     "how many pictures a loader has, 0 where it does not say"

@@ -6,23 +6,29 @@
 __all__ = ['Processes', 'several_processes', 'own_device', 'check_alike', 'checked_device']
 
 # %% ../../nbs/4_training/26_processes.ipynb #57e83241
-import atexit, os
+import atexit, os, warnings
 from contextlib import contextmanager
+from itertools import chain
 from datetime import timedelta
 import torch
-from fastai.basics import num_distrib, one_param, rank_distrib, to_detach
+from torch.nn.parallel import DistributedDataParallel
+from fastai.basics import ValueMetric, num_distrib, one_param, rank_distrib, to_detach
 from fastai.distributed import DistributedDL, DistributedTrainer
+from fastcore.basics import patch
 from ..core.arguments import as_device
 from ..data import ShardedDL
+from ..images.loaders import device_of
 
 # %% ../../nbs/4_training/26_processes.ipynb #1a630261
 class _AnyDL(DistributedDL):
-    "fastai's, for CPU and GPU"
+    "fastai's, for CPU and GPU; of all rows, where `world_size` is 1"
     def _broadcast(self, t, rank):
         device = 'cuda' if torch.distributed.get_backend() == 'nccl' else 'cpu'
         t = torch.LongTensor(t).to(device)
         torch.distributed.broadcast(t, rank)
         return t.cpu().tolist()
+    def _to_detach(self, b, cpu=True, gather=True):
+        return to_detach(b, cpu, gather and self.world_size > 1)
 
 def _deal(dl, rank, world, device):
     "a loader of this process's share"
@@ -32,8 +38,7 @@ def _deal(dl, rank, world, device):
     return dl
 
 def _take_back(dl):
-    dl.shard = 0, 1
-    dl.__dict__.pop('to_detach', None)
+    for k in ('shard', 'to_detach'): dl.__dict__.pop(k, None) # those of its class again
 
 def _keep(b, cpu=True, gather=True): return to_detach(b, cpu, False)
 
@@ -44,20 +49,73 @@ def _one_of(x):
 
 class Processes(DistributedTrainer):
     "fastai's DistributedTrainer, with batches dealt out by rows, and metrics over all images."
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.network, self.dealt = None, {} # id -> a loader of shares, and what it was made of
     def device(self): return one_param(self.learn.model).device # it may be EMA's, without a wrapper
-    def _wrap_dl(self, dl): return _deal(dl, rank_distrib(), num_distrib(), self.device())
+    def _wrap_dl(self, dl):
+        share = (0, 1) if self.predicts() else (rank_distrib(), num_distrib())
+        new = _deal(dl, *share, self.device())
+        self.dealt.setdefault(id(new), (new, dl))
+        return new
+    def predicts(self): return hasattr(self.learn, 'gather_preds') # each process all images
 
     def before_batch(self):
         if self.training or not self.yb or len(self.yb[0]): return
         self.learn.xb, self.learn.yb = tuple(map(_one_of, self.xb)), () # the Recorder passes over it
 
-    def after_validate(self): # order 11: before the Recorder reads them
-        if not isinstance(self.learn.dl, ShardedDL): return
-        sums = [m for m in self.recorder._valid_mets if hasattr(m, 'total')]
-        totals = [[float(m.total), float(m.count)] for m in sums]
-        totals = torch.tensor(totals, dtype=torch.float64, device=self.device())
-        torch.distributed.all_reduce(totals)
-        for m, (total, count) in zip(sums, totals.tolist()): m.total, m.count = total, count
+# %% ../../nbs/4_training/26_processes.ipynb #5e1c97b4
+def _join_metrics(metrics, device):
+    "the sums of all processes; what others keep of each image; a warning names what has neither"
+    sums = [m for m in metrics if hasattr(m, 'total')]
+    totals = [[float(m.total), float(m.count)] for m in sums]
+    totals = torch.tensor(totals, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(totals)
+    for m, (total, count) in zip(sums, totals.tolist()): m.total, m.count = total, count
+    kept = [m for m in metrics if hasattr(m, 'preds') and hasattr(m, 'targs')]
+    for m in kept: m.preds, m.targs = map(_of_all, (m.preds, m.targs))
+    alone = [m.name for m in metrics if m not in sums + kept and not isinstance(m, ValueMetric)]
+    if not alone or rank_distrib(): return
+    warnings.warn(f'{alone[0]}: counts the images of the first process alone; give a metric that '
+                  "is a mean (fastai's AvgMetric), or keeps preds and targs (AccumMetric)",
+                  stacklevel=2)
+
+def _of_all(tensors):
+    "the lists of all processes in one"
+    parts = [None]*num_distrib()
+    torch.distributed.all_gather_object(parts, tensors)
+    return list(chain(*parts))
+
+@patch
+def _join(self:Processes, metrics): # order 11: before the Recorder reads them
+    local = getattr(self.learn.dl, 'to_detach', None) is _keep
+    if local and not self.predicts(): _join_metrics(metrics, self.device())
+@patch
+def after_train(self:Processes): self._join(self.recorder._train_mets[1:]) # but the smooth loss
+@patch
+def after_validate(self:Processes): self._join(self.recorder._valid_mets)
+
+# %% ../../nbs/4_training/26_processes.ipynb #7d2be6a1
+@patch
+def before_fit(self:Processes):
+    self.network = self.learn.model
+    DistributedTrainer.before_fit(self)
+
+@patch
+def after_fit(self:Processes):
+    DistributedTrainer.after_fit(self)
+    self.network = None
+    self.accelerator._models.clear() # it would keep the wrapper of each fit
+
+@patch
+def give_back(self:Processes):
+    "network and loaders as they were, also after a fit that broke off"
+    learn, given = self.learn, {k: dl for k, (_, dl) in self.dealt.items()}
+    learn.dls.loaders = [given.get(id(dl), dl) for dl in learn.dls.loaders]
+    for new, _ in self.dealt.values(): _take_back(new)
+    if self.network is not None: learn.model = self.network
+    while isinstance(learn.model, DistributedDataParallel): learn.model = learn.model.module
+    self.accelerator._models.clear()
 
 # %% ../../nbs/4_training/26_processes.ipynb #9d68dfeb
 @contextmanager
@@ -76,10 +134,9 @@ def several_processes(
         yield learn
         _leave(processes.accelerator)
     finally:
+        processes.give_back()
         learn.detach_distributed()
         learn.logger = logger
-        for dl in learn.dls.loaders:
-            if isinstance(dl, ShardedDL): _take_back(dl)
 
 def own_device():
     "The GPU of this process, as torchrun numbers them on a machine; 'cpu' where there is none."
@@ -105,7 +162,11 @@ def checked_device(
     device=None, # 'cpu', 'cuda', 'cuda:1', ... or a torch.device; None: `own_device`
 )->torch.device: # on which a tensor can be made
     "The device that is meant; ValueError where this machine has none such."
-    return own_device() if device is None else as_device(device)
+    if device is not None: return as_device(device)
+    own, n = own_device(), torch.cuda.device_count()
+    if own.index is None or own.index < n: return own
+    raise ValueError(f'LOCAL_RANK={own.index}: this machine has {n} CUDA devices, one for each '
+                     'process from 0 on; start fewer processes, or name the device')
 
 # %% ../../nbs/4_training/26_processes.ipynb #718c8c30
 def _joined(learn, timeout):
@@ -114,7 +175,7 @@ def _joined(learn, timeout):
     except ImportError:
         raise ImportError('training in several processes needs accelerate: '
                           'pip install accelerate') from None
-    cpu = torch.device(getattr(learn.dls, 'device', None) or 'cpu').type == 'cpu'
+    cpu = device_of(learn.dls).type == 'cpu'
     wait = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
     return Processes(sync_bn=False, cpu=cpu, kwargs_handlers=[wait])
 

@@ -19,7 +19,7 @@ from fastcore.basics import compose
 from ..core.arguments import check_number, check_whole
 from ..core.files import full_path
 from ..images.augment import cutout, flip_and_crop, random_flip
-from ..images.loaders import first_images
+from ..images.loaders import device_of, first_images
 from ..data import TensorDL, cifar100_dls, cifar10_dls, fashion_mini
 from .distill import Distill, load_teacher
 from ..folder import FolderDL, folder_dls
@@ -317,7 +317,7 @@ def make_learner(
     start = start_of(r, shape)
     model = started(start, dls.c) if start.name else make_model(r, dls.c, shape[1])
     learn = bnn_learner(dls, model, r.clip or None, r.wd, calibrated=_calibrated(r, start),
-                        opt=fused(_optimizer(r), dls.device),
+                        opt=fused(_optimizer(r), device_of(dls)),
                         loss_func=SoftCrossEntropy(r.smoothing),
                         metrics=[accuracy] + ([top_k_accuracy] if dls.c > 5 else []),
                         cbs=[*extra, *(cbs or [])])

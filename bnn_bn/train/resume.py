@@ -14,11 +14,12 @@ from itertools import chain
 from pathlib import Path
 import numpy as np, torch
 from fastai.basics import Callback, CancelEpochException, CancelFitException, L, patch
-from fastai.basics import OptimWrapper, get_random_states, one_param, rank_distrib, to_device
+from fastai.basics import OptimWrapper, get_random_states, rank_distrib, to_device
 from fastai.callback.training import GradientAccumulation
 from ..checkpoint import read_tensors, write_tensors
 from ..core.files import full_path
 from ..core.errors import CheckpointError
+from ..images.loaders import device_of
 from ..learner import any_process
 from ..models import BinaryNet, decay_groups
 from ..core.trials import is_trial
@@ -103,16 +104,27 @@ def _read_state(f):
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _NotWhole(f'{f}: its header names what is not there') from None
 
+def _gpu_of(dls):
+    "the device of a training, and torch's module for it; None for the CPU, which all share"
+    device = device_of(dls)
+    return (None, None) if device.type == 'cpu' else (device, torch.get_device_module(device))
+
+def _loader_rngs(dls):
+    "the generators of the loaders, also of wrapped ones"
+    loaders = [getattr(dl, 'dl', dl) for dl in dls.loaders]
+    return [dl.rng for dl in loaders if isinstance(getattr(dl, 'rng', None), random.Random)]
+
 # %% ../../nbs/4_training/24_resume.ipynb #c838d184
 def random_states(
     dls, # DataLoaders, whose loaders may have a generator `rng`
 )->dict: # a tree as for `pack_tree`
     "The states of all generators that a training draws from."
-    found = get_random_states()
+    found, (gpu, module) = get_random_states(), _gpu_of(dls)
     kind, keys, *rest = found['numpy_state']
     numpy = kind, torch.from_numpy(keys.astype(np.int64)), *rest
     return dict(python=found['random_state'], numpy=numpy, torch=found['torch_state'],
-                cuda=found['torch_cuda_state'], loaders=[r.getstate() for r in _loader_rngs(dls)])
+                cuda=found['torch_cuda_state'], loaders=[r.getstate() for r in _loader_rngs(dls)],
+                own={gpu.type: module.get_rng_state(gpu)} if gpu else {})
 
 def restore_random_states(
     dls, # the same or others of the same make
@@ -125,12 +137,10 @@ def restore_random_states(
     torch.set_rng_state(states['torch'])
     gpus = torch.cuda.device_count() if states['cuda'] else 0
     if gpus: torch.cuda.set_rng_state_all(states['cuda'][:gpus])
+    gpu, module = _gpu_of(dls)
+    own = states.get('own', {}).get(gpu and gpu.type) # an earlier state has none
+    if own is not None: module.set_rng_state(own, gpu)
     for r, s in zip(_loader_rngs(dls), states['loaders']): r.setstate(s)
-
-def _loader_rngs(dls):
-    "the generators of the loaders, also of wrapped ones"
-    loaders = [getattr(dl, 'dl', dl) for dl in dls.loaders]
-    return [dl.rng for dl in loaders if isinstance(getattr(dl, 'rng', None), random.Random)]
 
 # %% ../../nbs/4_training/24_resume.ipynb #24a354e5
 class _Rest:
@@ -283,7 +293,7 @@ def after_train(self:ExactResume): self.skip, self.trained = 0, random_states(se
 
 @patch
 def after_batch(self:ExactResume):
-    self.halted = any_process(self.stop.is_set())
+    self.halted = any_process(self.stop.is_set(), self.learn)
     if self.training: self._after_step()
     elif self.halted:
         self.cut = True
@@ -304,7 +314,7 @@ def after_cancel_epoch(self:ExactResume):
 @patch
 def after_epoch(self:ExactResume):
     self.save(self.epoch + 1, 0)
-    self.halted = any_process(self.stop.is_set())
+    self.halted = any_process(self.stop.is_set(), self.learn)
     if self.halted: raise CancelFitException
 
 @patch
@@ -348,8 +358,8 @@ def restore(
 ):
     "Put what `state_of` saved into a Learner."
     bare(learn.model).load_state_dict(state['model'])
-    opt = to_device(state['opt'], one_param(learn.model).device)
-    _restore_opt(_torch_opt(learn), _regrouped(_torch_opt(learn), opt, bare(learn.model)))
+    opt = _torch_opt(learn)
+    _restore_opt(opt, _regrouped(opt, state['opt'], bare(learn.model)))
     learn.train_iter = state['train_iter']
     _restore_recorder(learn.recorder, state['recorder'])
     have, saved = _stateful(learn), state['callbacks']
@@ -411,8 +421,10 @@ def _regrouped(opt, state, model):
     return dict(state={j: m for j, m in moments.items() if m}, param_groups=groups)
 
 def _restore_opt(opt, state):
-    opt.load_state_dict(state)
-    if not isinstance(opt, torch.optim.Optimizer): return
+    if not isinstance(opt, torch.optim.Optimizer):
+        opt.load_state_dict(to_device(state, next(chain.from_iterable(opt.param_lists)).device))
+        return
+    opt.load_state_dict(state) # moves what must move; counters stay on the CPU, where they are read
     for p, values in opt.state.items():
         if not p.dim(): continue
         moments = {k: v for k, v in values.items() if getattr(v, 'shape', None) == p.shape}

@@ -23,7 +23,7 @@ from ..checkpoint import save_model, tensors_digest
 from ..data import TensorDL
 from .distill import Distill
 from ..core.errors import CheckpointError
-from ..images.loaders import describe
+from ..images.loaders import describe, device_of
 from ..others.realnet import real_nets
 from .failures import or_nothing, readable, set_threads
 from .options import command_line, spelt_out, train_parser
@@ -97,19 +97,21 @@ def prepared(
     **few # `images`, `holdout`, `valid_images`, `download` of `make_dls`
 )->tuple: # the recipe, with 'own' as data where the user gave them; its DataLoaders
     "Seeds and data of a training."
-    device = checked_device(device if dls is None else device or _device(dls))
+    device = checked_device(device if dls is None else device or device_of(dls))
     check_whole(0, 2**32 - 1, seed=seed)
     set_seed(seed, reproducible=device.type == 'cpu')
     if dls is None: return r, make_dls(r, path, device, seed=seed, **few)
-    if device.type != _device(dls).type:
-        raise ValueError(f"device='{device}': dls are on {_device(dls)}")
+    if not _is_same(device, device_of(dls)):
+        raise ValueError(f"device='{device}': dls are on {device_of(dls)}")
     given = dict(few, path=path, mixup=r.mixup, cutout=r.cutout, download=None)
     given = [k for k, v in given.items() if v]
     if given:
         raise ValueError(f'{given[0]}: works on the data of a recipe, not on dls; leave it out')
     return replace(r, data='own', size=0, valid=0., skip_bad=0.), dls
 
-def _device(dls): return torch.device(getattr(dls, 'device', None) or 'cpu')
+def _is_same(a, b):
+    "the same device, as far as both say its number?"
+    return a.type == b.type and (None in (a.index, b.index) or a.index == b.index)
 
 def _alone(out):
     "the lock of a run's folder, which the first of several processes takes"
@@ -130,7 +132,7 @@ def _train(learn, r, out, config, command, **kwargs):
     result = _run(learn, r, config, out, facts=facts, **kwargs)
     if result is None: return _read_config(out/'result.json', {'steps'})
     rates = rates_used(r.schedule, r.lr, r.epochs, len(learn.dls.train))
-    about = dict(rates=rates, command=command, **config, versions=versions(_device(learn.dls)))
+    about = dict(rates=rates, command=command, **config, versions=versions(device_of(learn.dls)))
     return _finish(learn, r, out, result | about, facts)
 
 def facts_of(dls):
@@ -149,7 +151,7 @@ def _run(learn, r, config, out, force, **kwargs):
     with stop_signals() as stop, several_processes(learn), log:
         check_alike(_flat(config) | sums)
         with or_nothing(out, run_files() if force else ()):
-            _prepare(out, config | sums, _device(learn.dls).type)
+            _prepare(out, config | sums, device_of(learn.dls).type)
             distrib_barrier() # all processes look for states
             if _has_ended(out): return None
             steps = _fit(learn, r, out=out, stop=stop, info=config | sums, **kwargs)
@@ -260,10 +262,10 @@ def _config_of(out, resume, force=False, save_steps=None):
 def _choose(r, dls, amp, compiled, old):
     "what 'auto' means: as in the run that goes on, or as this machine has it; it is said"
     if old and amp == 'auto': amp = old['amp']
-    amp = choose_amp(amp, _device(dls))
+    amp = choose_amp(amp, device_of(dls))
     if not old: compiled, why = choose_compiled(compiled, r, dls, amp)
     else: compiled, why = _as_before(compiled, old)
-    kind = _device(dls).type
+    kind = device_of(dls).type
     if not rank_distrib(): print(f"{amp or 'float32'} on {kind}; {why}", flush=True)
     return amp, compiled
 
@@ -389,7 +391,7 @@ def _counts(pred, y):
     hits = pred.topk(min(5, pred.shape[1]), 1).indices == y[:, None]
     loss = F.cross_entropy(pred, y, reduction='sum')
     images = hits.new_tensor(len(y), dtype=loss.dtype)
-    return torch.stack([hits[:, 0].sum(), hits.sum(), loss, images]).double().cpu()
+    return torch.stack([hits[:, 0].sum(), hits.sum(), loss, images]).cpu().double()
 
 # %% ../../nbs/4_training/28_run.ipynb #e180993b
 def bnn_train(

@@ -7,7 +7,7 @@ __all__ = ['has_compiler', 'keep_compiled', 'Compile', 'Payback', 'step_seconds'
            'bf16_is_fast', 'unscale', 'EMA', 'ema_decay', 'Throughput', 'rates']
 
 # %% ../../nbs/4_training/21_speed.ipynb #88e4d147
-import copy, math, os, shutil, sys, time, warnings
+import copy, math, os, shutil, sys, time, traceback, warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -107,10 +107,18 @@ class _Compiled:
         if not self.callback.ready: return self.model._call_impl(*args, **kwargs)
         try:
             with _settings(): return self.code(*args, **kwargs)
-        except Exception as e: error = e
+        except Exception as e: error = _emptied(e)
         out = self.model._call_impl(*args, **kwargs) # an error of the model's own comes again
         self.callback.give_up(error)
         return out
+
+def _emptied(error):
+    "an error without its frames, whose variables hold the memory of the code that failed"
+    traceback.clear_frames(error.__traceback__)
+    error.__traceback__ = None
+    for e in (error.__cause__, error.__context__):
+        if e is not None and e.__traceback__ is not None: _emptied(e)
+    return error
 
 def _settings():
     "torch's settings for a call that may compile"
@@ -154,8 +162,9 @@ def step_seconds(
     "Seconds of one forward and backward pass that is not compiled."
     model = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
     images = images.as_subclass(torch.Tensor)
-    with torch.random.fork_rng(): times = [_timed_step(model, images, amp) for _ in range(2)]
-    return min(times)
+    kind = images.device.type
+    with torch.random.fork_rng([] if kind == 'cpu' else [images.device], device_type=kind):
+        return min(_timed_step(model, images, amp) for _ in range(2))
 
 def compile_seconds(
     model:nn.Module,
