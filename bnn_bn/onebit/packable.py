@@ -19,7 +19,7 @@ from ..core.unwrap import check_values, own_calls, unwrapped
 # %% ../../nbs/5_packed/31e_packable.ipynb #643a7708
 def _kinds(module, prefix):
     "type of each module below, by name"
-    return {name: type(m) for name, m in module.named_modules(prefix=prefix)}
+    return {name: type(m) for name, m in module.named_modules(prefix=prefix, remove_duplicate=False)}
 
 def _check_kinds(live, known):
     "ValueError names the first module that is another one, or that is too many or missing"
@@ -47,8 +47,8 @@ def _check_calls(model):
 def _has_children(module): return next(module.children(), None) is not None
 
 def _leaves(module):
-    "modules without children, in order"
-    return [m for m in module.modules() if not _has_children(m)]
+    "modules without children, in order; one at several places comes as often"
+    return [m for _, m in module.named_modules(remove_duplicate=False) if not _has_children(m)]
 
 _letters = {nn.AdaptiveAvgPool2d: 'p', nn.Flatten: 'f', nn.Linear: 'l'}
 _letters |= dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.PReLU), 'a')
