@@ -22,7 +22,7 @@ from .models import BinaryNet, joined, same_thing, torch_parts
 from .others.described import StepsNet, built, check_memory, describe, describe_network
 from .others.described import network_from
 from .others.realnet import network_of
-from .core.unwrap import check_values, own_calls, unwrapped
+from .core.unwrap import check_values, own_calls, state_once, unwrapped
 from .layers.signed import NFConv2d, ScaleShift, SignConv2d
 from .signal.start import is_fresh, mark_fresh
 from .others.published import check_weights, load_strictly, named, read_torch, tensors_of
@@ -33,6 +33,15 @@ _all_ = ['from_mmpretrain', 'from_reactnet', 'from_reference', 'load_strictly', 
          'reference_names', 'to_reference']
 
 # %% ../nbs/4_training/13_checkpoint.ipynb #a98e86b0
+def _apart(tensors):
+    "the same, without two names of one memory (shared weights), which a file cannot hold"
+    seen, out = set(), {}
+    for name, t in tensors.items():
+        place = t.untyped_storage().data_ptr()
+        out[name] = t.clone() if place in seen else t
+        seen.add(place)
+    return out
+
 def tensors_digest(tensors, text=''):
     "sha256 over a text and each tensor's name, dtype, shape and bytes"
     h = hashlib.sha256(text.encode())
@@ -49,7 +58,7 @@ def write_tensors(
     **head # anything JSON can hold
 ):
     "Write tensors, a header and a sha256 over both as one safetensors file."
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    tensors = _apart({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
     text = json.dumps(dict(version=1, **head), sort_keys=True)
     meta = dict(bnn_bn=text, sha256=tensors_digest(tensors, text))
     write_file(path, to_bytes(tensors, meta), previous)
@@ -138,7 +147,7 @@ def _parts(model):
     "descriptions of the parts that differ from the configuration, or a CheckpointError"
     with torch.device('meta'): twin = network_of(model.cfg)
     _check_calls(model, twin)
-    parts, live = {}, dict(model.named_modules())
+    parts, live = {}, dict(model.named_modules(remove_duplicate=False))
     for name in _replaced:
         if _outline(live[name]) != _outline(twin.get_submodule(name)):
             parts[name] = describe(torch_parts(live[name]), name)
@@ -219,7 +228,8 @@ def save_network(
     check_type(nn.Module, 'a torch.nn.Module', model=model)
     model, info = joined(unwrapped(model, CheckpointError)), plain_values(info)
     check_values(model)
-    head, weights = _head_of(model), model.state_dict()
+    head = _head_of(model)
+    weights = state_once(model) if 'network' in head else model.state_dict()
     bad = [n for n, t in weights.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad: raise CheckpointError(f'{path}: {", ".join(bad[:5])} not finite: nothing was written')
     write_tensors(path, weights, info=info, **head)

@@ -7,6 +7,7 @@ __all__ = ['PackedNet', 'pack', 'load_packed', 'as_module', 'classify']
 
 # %% ../nbs/5_packed/32_deploy.ipynb #d7a5a23d
 import math, warnings
+from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 import numpy as np
@@ -36,7 +37,7 @@ class PackedNet:
         "Run the network; with an eight-bit stem it takes bytes (uint8) as well."
         if isinstance(x, np.ndarray): return self.engine(x)
         _check_tensor(x, self.graph.channels, self.takes_bytes)
-        return _like(x, self.engine(x.detach().numpy()))
+        return _uncompiled()(self.engine, x)
 
     def save(self,
         path, # usually `*.bnn`
@@ -89,6 +90,14 @@ def _whole(v): return all(map(_is_count, np.ravel(v).tolist()))
 def _is_count(x): return isinstance(x, Integral) and x > 0
 
 # %% ../nbs/5_packed/32_deploy.ipynb #2bccb60f
+def _of_tensor(engine, x): return _like(x, engine(x.detach().numpy()))
+
+@cache
+def _uncompiled():
+    "the same function, which torch.compile leaves to Python: there is nothing for it in the engine"
+    import torch
+    return torch.compiler.disable(_of_tensor)
+
 def _like(x, y):
     "logits as a tensor of the images' class"
     if x.dtype.is_floating_point: return type(x.detach())(y)
@@ -246,7 +255,7 @@ def as_module(
     class PackedModule(nn.Module):
         def __reduce__(self): return as_module, (packed,)
         def forward(self, x):
-            if torch.jit.is_tracing():
+            if torch.jit.is_tracing() or torch.compiler.is_exporting():
                 raise ValueError('a packed network cannot be traced; bnn_bn.export.to_onnx takes it')
             return packed(x.float() if x.is_floating_point() else x)
         def extra_repr(self): return repr(packed)

@@ -127,8 +127,10 @@ class BinaryNet(nn.Sequential):
 
     @property
     def n_out(self)->int: # classes, as the live head makes them
-        linear = [m for m in self.head.modules() if isinstance(m, nn.Linear)]
-        return linear[-1].out_features if linear else self.args['n_out']
+        linear, conv = (_layers(self.head, kind) for kind in (nn.Linear, nn.Conv2d))
+        if linear: return linear[-1].out_features
+        if conv: return conv[-1].out_channels
+        return self.args['n_out'] if any(True for _ in self.head.parameters()) else self.num_features
 
     num_classes = n_out # timm's word
 
@@ -137,9 +139,7 @@ class BinaryNet(nn.Sequential):
         return dict(self.args, n_out=self.n_out, in_chans=self.in_chans)
 
     def forward(self, x:Tensor)->Tensor: # (B,in_chans,H,W) to (B,n_out)
-        if isinstance(x, Tensor): x = plain_tensor(x)
-        _check_images(self, x)
-        return super().forward(x)
+        return super().forward(self._checked(x))
 
     def __getitem__(self, i): # a part of it is no `BinaryNet`
         if isinstance(i, slice): return nn.Sequential(*list(self)[i])
@@ -176,12 +176,24 @@ def __prepare_scriptable__(self:BinaryNet): # what `torch.jit.script` asks first
                               'torch.jit.trace and torch.export.export take it')
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #ede78724
+@patch
+def _checked(self:BinaryNet, x):
+    "the images as a plain tensor"
+    x = plain_tensor(x)
+    _check_images(self, x)
+    return x
+
+@patch
+def _again(self:BinaryNet, **other): # the network with first weights, and with other arguments
+    return binary_net(**dict(self.args, **other))
+
 def _check_images(model, x):
     "ValueError unless these are pictures (B,C,H,W) in the weights' dtype, or real under autocast"
     if not isinstance(x, Tensor):
         if isinstance(x, torch.fx.Proxy):
             raise ValueError('torch.fx cannot trace this network, which asks for the shape and dtype '
-                             'of its images; torch.export.export takes it')
+                             'of its images; torch.export.export takes it, and create_feature_extractor '
+                             'its body, if the classes of its blocks and of its stem are leaf_modules')
         kind = f'{type(x).__module__}.{type(x).__name__}'
         raise ValueError(f'images are a {kind}: a torch tensor is needed; '
                          'torch.as_tensor(x) makes one')
@@ -367,14 +379,11 @@ def init_binary(model, rules):
             m.weight.uniform_(0, 1e-3)
     return model
 
-def _holds_linear(m): return any(isinstance(part, nn.Linear) for part in m.modules())
+def _layers(m, kind): return [part for part in m.modules() if isinstance(part, kind)]
 
 def _classifier_name(head):
-    "the name of the part with the last linear layer; the last part where there is none"
-    parts = list(head.named_children())
-    names = [name for name, _ in parts]
-    linear = [name for name, m in parts if _holds_linear(m)]
-    return ['', *names, *linear][-1]
+    "the name of the part with the last linear layer; '' where there is none"
+    return ['', *[name for name, m in head.named_children() if _layers(m, nn.Linear)]][-1]
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #8d215c07
 @patch
@@ -382,7 +391,7 @@ def forward_features(self:BinaryNet,
     x:Tensor, # (B,in_chans,H,W)
 )->Tensor: # (B,num_features,H',W')
     "The map behind the last block."
-    return self.body(x)
+    return self.body(self._checked(x))
 
 @patch
 def forward_head(self:BinaryNet,
@@ -390,28 +399,30 @@ def forward_head(self:BinaryNet,
     pre_logits:bool=False, # stop before the classifier?
 )->Tensor: # (B,n_out), or (B,num_features)
     "Pooling and classifier."
-    if not pre_logits: return self.head(x)
+    if not pre_logits or not _layers(self.head, nn.Linear): return self.head(x)
     for name, part in self.head.named_children():
         if name == _classifier_name(self.head): return x
         x = part(x)
 
 @patch
 def get_classifier(self:BinaryNet)->nn.Module:
-    "The last part of the head that holds a linear layer."
+    "The last part of the head that holds a linear layer; `nn.Identity` where there is none."
+    if not _layers(self.head, nn.Linear): return nn.Identity()
     return self.head.get_submodule(_classifier_name(self.head))
 
 @patch(as_prop=True)
 def num_features(self:BinaryNet)->int:
     "Channels of the map that the head takes."
-    linear = [m for m in self.head.modules() if isinstance(m, nn.Linear)]
-    if linear: return linear[0].in_features//(1 + _is_doubled(self.head))
-    with torch.device('meta'): return binary_net(**self.args).head.fc.in_features
+    first = next(iter(_layers(self.head, (nn.Linear, nn.Conv2d))), None)
+    if isinstance(first, nn.Conv2d): return first.in_channels
+    if first is not None: return first.in_features//(1 + _is_doubled(self.head))
+    with torch.device('meta'): return self._again().head.fc.in_features
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #0ce6be58
 def _last_linear(net):
-    "name in the head, and inputs, of its last linear layer; of the last part where there is none"
+    "name in the head, and inputs, of its last linear layer; '' and the map's where there is none"
     found = [(n, m.in_features) for n, m in net.head.named_modules() if isinstance(m, nn.Linear)]
-    return found[-1] if found else (_classifier_name(net.head), net.num_features)
+    return found[-1] if found else ('', net.num_features)
 
 def _is_doubled(head): return any(type(m).__name__ == 'AdaptiveConcatPool2d' for m in head.modules())
 
@@ -440,7 +451,7 @@ def reset_stem(self:BinaryNet,
 )->BinaryNet: # the same network
     "A fresh first convolution for images with other channels."
     like = self.body.stem.conv.weight
-    fresh = binary_net(**dict(self.args, in_chans=in_chans)).body.stem.conv
+    fresh = self._again(in_chans=in_chans).body.stem.conv
     self.body.stem.conv = fresh.to(like)
     return self
 
@@ -668,6 +679,14 @@ def _is_real_weight(m, name):
     if isinstance(m, nn.Linear): return True
     return isinstance(m, nn.Conv2d) and not getattr(m, 'binary', False)
 
+def _each_once(modules):
+    "module, name and parameter; one that several modules share comes once"
+    seen = set()
+    for m in modules:
+        for name, p in m.named_parameters(recurse=False):
+            if p not in seen: yield m, name, p
+            seen.add(p)
+
 def decay_groups(
     model:BinaryNet,
     wd:float=1e-5, # weight decay of the first group
@@ -676,10 +695,9 @@ def decay_groups(
     model = bare(model)
     four_dims = get_rules(model.cfg['rules']).decay_4d
     groups = [], []
-    for m in model.modules():
-        for name, p in m.named_parameters(recurse=False):
-            decays = p.dim() == 4 if four_dims else _is_real_weight(m, name)
-            groups[0 if decays else 1].append(p)
+    for m, name, p in _each_once(model.modules()):
+        decays = p.dim() == 4 if four_dims else _is_real_weight(m, name)
+        groups[0 if decays else 1].append(p)
     return [dict(params=groups[0], weight_decay=wd), dict(params=groups[1], weight_decay=0.)]
 
 def exempt_parameters(
@@ -689,5 +707,4 @@ def exempt_parameters(
     model = bare(model)
     if isinstance(model, BinaryNet): return decay_groups(model)[1]['params']
     ours = [m for m in model.modules() if isinstance(m, (QuantConv2d, RSign, RPReLU, ScaleShift))]
-    named = [(m, name, p) for m in ours for name, p in m.named_parameters(recurse=False)]
-    return [p for m, name, p in named if not _is_real_weight(m, name)]
+    return [p for m, name, p in _each_once(ours) if not _is_real_weight(m, name)]

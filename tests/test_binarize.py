@@ -324,3 +324,18 @@ def test_it_learns():
         opt.zero_grad(), loss.backward(), opt.step()
         losses.append(loss.item())
     assert losses[-1] < .7*losses[0]
+
+class PreActivated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act, self.conv = nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
+    def forward(self, x): return x + self.conv(self.act(x))
+
+@torch.no_grad()
+def test_an_activation_whose_input_is_read_again():
+    "the shifts move what the activation gives, not what the shortcut adds"
+    block = binarize(small(PreActivated()), act='rprelu')[2]
+    block.act.shift_in.fill_(1.)
+    x = torch.randn(2, 8, 6, 6)
+    want = x + block.conv(block.act(x.clone()))
+    assert torch.equal(block(x.clone()), want)

@@ -8,8 +8,10 @@ from bnn_bn import checkpoint
 from bnn_bn.checkpoint import load_info, load_network, read_tensors, read_weights, save_network
 from bnn_bn.checkpoint import tensors_digest, write_tensors
 from bnn_bn.core.errors import CheckpointError
+from bnn_bn.deploy import pack
+from bnn_bn.layers.activations import RSign
 from bnn_bn.layers.signed import NFConv2d, ScaleShift, SignConv2d
-from bnn_bn.models import binary_net
+from bnn_bn.models import binary_net, decay_groups, exempt_parameters
 from bnn_bn.others.described import StepsNet
 
 def refused(match): return pytest.raises(CheckpointError, match=match)
@@ -327,3 +329,72 @@ def test_shapes_are_compared_before_a_network_is_made(mini, path, monkeypatch):
     assert made == ['meta']
     text = json.dumps(dict(version=1, config=dict(mini.cfg, n_out=11), info={}), sort_keys=True)
     assert read_tensors(path)[1] == json.loads(text)
+
+SMALL = dict(backbone='reactnet_mini', n_out=3, stem='cifar', width=.25)
+
+def classified_by_a_convolution():
+    model = binary_net(**SMALL).eval()
+    model.head = nn.Sequential(nn.Conv2d(32, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return model
+
+def headless(last):
+    model = binary_net(**SMALL).eval()
+    if last: model.head.fc = nn.Identity()
+    else: model.head = model.head[:-1]
+    return model
+
+@torch.no_grad()
+@pytest.mark.parametrize('make,n_out', [(classified_by_a_convolution, 5), (lambda: headless(True), 32),
+                                        (lambda: headless(False), 32)])
+def test_a_head_without_a_linear_layer(make, n_out, tmp_path):
+    "it has no classifier; what it gives is counted, and another number of classes gets a plain head"
+    model, x = make(), torch.randn(2, 3, 32, 32)
+    features = model.forward_features(x)
+    assert model(x).shape == (2, n_out) and model.n_out == model.cfg['n_out'] == n_out
+    assert torch.equal(model.forward_head(features, pre_logits=True), model(x))
+    assert type(model.get_classifier()) is nn.Identity and model.num_features == 32
+    file = save_network(model, tmp_path/'n.safetensors')
+    assert torch.equal(load_network(file, n_out=n_out)(x), model(x))
+    with pytest.warns(UserWarning, match='fresh'): other = load_network(file, n_out=3)
+    assert other(x).shape == (2, 3) and other.n_out == 3
+    assert model.reset_classifier(4)(x).shape == (2, 4)
+
+def test_a_convolution_before_the_linear_layer():
+    model, x = binary_net(**SMALL), torch.randn(2, 3, 32, 32)
+    model.head = nn.Sequential(nn.Conv2d(32, 64, 1), *model.head[:-1], nn.Linear(64, 5))
+    assert (model.n_out, model.num_features) == (5, 32) and model.reset_classifier(4)(x).shape == (2, 4)
+
+def test_the_map_is_of_pictures_that_are_checked():
+    with pytest.raises(ValueError, match='takes .B,3,H,W'):
+        binary_net(**SMALL).forward_features(torch.randn(2, 1, 32, 32))
+
+def shared_weight(model): model.body.block2.conv.weight = model.body.block1.conv.weight
+def shared_block(model): model.body.block2 = model.body.block1
+def shared_activation(model):
+    relu, hidden = nn.ReLU(), [nn.Linear(32, 32) for _ in range(2)]
+    model.head = nn.Sequential(*model.head[:-1], hidden[0], relu, hidden[1], relu, nn.Linear(32, 3))
+
+@torch.no_grad()
+@pytest.mark.parametrize('share', [shared_weight, shared_block, shared_activation])
+def test_shared_parts_are_saved_and_packed(share, tmp_path):
+    "the file has their numbers under each name"
+    model, x = binary_net(**SMALL, norm='naive').eval(), torch.randn(2, 3, 32, 32)
+    share(model)
+    assert torch.equal(load_network(save_network(model, tmp_path/'n.safetensors'))(x), model(x))
+    torch.testing.assert_close(pack(model)(x), model(x), rtol=1e-4, atol=1e-4)
+
+def test_a_shared_block_that_its_place_would_have_otherwise(tmp_path):
+    "beta is another one there, and the error says that"
+    model = binary_net(**SMALL)
+    shared_block(model)
+    with pytest.raises(CheckpointError, match='body.block2 is BiRealBlock.beta=1.0., .* makes BiRealBlock.beta=0.98'):
+        save_network(model, tmp_path/'n.safetensors')
+
+def test_a_shared_weight_moves_once_a_step():
+    model, other = binary_net(**SMALL), nn.Sequential(RSign(8), SignConv2d(8, 8, 3), SignConv2d(8, 8, 3))
+    shared_weight(model)
+    model.body.block2.conv.gain = model.body.block1.conv.gain
+    other[2].weight = other[1].weight
+    groups = [p for g in decay_groups(model) for p in g['params']]
+    assert len(groups) == len(list(model.parameters())) == len(set(groups))
+    for net in (model, other): assert len(exempt_parameters(net)) == len(set(exempt_parameters(net))) > 0

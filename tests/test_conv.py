@@ -3,9 +3,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from bnn_bn.layers.activations import RPReLU, RSign
 from bnn_bn.layers.binarize import hard_sign
 from bnn_bn.layers.conv import QuantConv2d, ScaledStdConv2d, scaled_conv2d
 from bnn_bn.layers.conv import standard_sign, standardize
+from bnn_bn.layers.pixels import PixelStdConv2d
+from bnn_bn.layers.signed import NFConv2d, ScaleShift, SignConv2d
+from bnn_bn.models import binary_net
 
 GEOMETRY = dict(stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2)
 
@@ -105,3 +109,64 @@ def test_signs_of_standardised_weights_under_a_transform(kw):
 
 def test_signs_have_the_dtype_of_the_weights():
     for part in standard_sign(images(5, 2, 3, 3).half()): assert part.dtype == torch.float16
+
+PER_CHANNEL = RSign(8), RPReLU(8), ScaleShift(8)
+
+@pytest.mark.parametrize('m', PER_CHANNEL, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize('shape', [(5, 8), (8, 4, 4), (2, 1, 4, 4), (2, 4, 8, 8)], ids=str)
+def test_a_shift_for_each_channel_meets_maps_of_as_many(m, shape):
+    "another shape would be broadcast to one that nobody asked for"
+    with pytest.raises(ValueError, match=f'{type(m).__name__} of 8 channels .* .B,8,H,W. are needed'):
+        m(torch.randn(shape))
+
+@pytest.mark.parametrize('binary', ['both', 'act', None])
+@pytest.mark.parametrize('kind', [SignConv2d, NFConv2d])
+def test_one_image_without_a_batch_dimension_is_signed(kind, binary):
+    for shift in (True, False):
+        conv, x = kind(4, 6, 3, binary=binary, shift=shift), images(4, 7, 8).float()
+        assert conv(x).shape == (6, 5, 6) and torch.equal(conv(x), conv(x[None])[0])
+
+@pytest.mark.parametrize('m', [QuantConv2d(8, 8, 3, bias=True), ScaledStdConv2d(8, 8, 3, bias=True),
+                               SignConv2d(8, 8, 3), NFConv2d(8, 8, 3), ScaleShift(8)],
+                         ids=lambda m: type(m).__name__)
+def test_autocast_gives_its_dtype(m):
+    "as torch's convolution and batch norm do, with a bias or a shift too"
+    with torch.autocast('cpu', torch.bfloat16):
+        x = nn.Conv2d(3, 8, 3)(images(2, 3, 9, 9).float())
+        y = m(x)
+    assert x.dtype == y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in m.parameters() if p.grad is not None)
+
+LAYERS = dict(
+    std=lambda: ScaledStdConv2d(3, 8, 3, bias=True), pixels=lambda: PixelStdConv2d(3, 8, 3),
+    nf=lambda: NFConv2d(3, 8, 3, binary='both'), sign=lambda: SignConv2d(3, 8, 3),
+    rsign=lambda: RSign(8), fixed=lambda: RSign(8, shift=False), rprelu=lambda: RPReLU(8, .1),
+    scale=lambda: ScaleShift(8))
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', LAYERS)
+def test_reset_parameters_leaves_nothing_of_a_training(name):
+    "gains, thresholds, slopes and fixed numbers too: all is as in a new layer with the same draws"
+    def drawn(m):
+        torch.manual_seed(3)
+        for part in m.modules(): part.reset_parameters()
+        return m.state_dict()
+    new, used = LAYERS[name](), LAYERS[name]()
+    fresh = {k: v for k, v in new.state_dict().items() if 'weight' not in k and 'bias' not in k}
+    for p in used.parameters(): p.add_(5)
+    if hasattr(used, 'scale'): used.scale.fill_(7.)
+    for k, v in drawn(used).items(): assert torch.equal(v, drawn(new)[k]) and torch.equal(v, fresh.get(k, v)), k
+
+@pytest.mark.parametrize('make', [
+    lambda: ScaledStdConv2d(1, 8, 1), lambda: NFConv2d(8, 8, 1, groups=8), lambda: PixelStdConv2d(1, 8, 1),
+    lambda: ScaledStdConv2d(1, 8, 1, binary=True), lambda: NFConv2d(1, 8, 1, binary='both'),
+    lambda: binary_net('reactnet_mini', in_chans=1, stem=(1, 1, False))])
+def test_one_weight_a_filter_cannot_be_standardised(make):
+    "less its mean it is 0, and so would be all that the layer gives"
+    with pytest.raises(ValueError, match='one weight a filter'): make()
+
+def test_one_weight_a_filter_where_nothing_is_standardised():
+    for m in (SignConv2d(1, 8, 1), SignConv2d(8, 8, 1, groups=8), QuantConv2d(1, 8, 1, binary=True)):
+        assert m(images(2, m.in_channels, 4, 4).float()).abs().min() > 0
+    assert binary_net('reactnet_mini', 'naive', in_chans=1, stem=(1, 1, False)).in_chans == 1

@@ -308,3 +308,17 @@ def test_wrapped_and_training(tmp_path):
     assert net.training and not again.training
     x = torch.randn(2, *SHAPE)
     assert np.array_equal(again(x).detach(), net.eval()(x).detach())
+
+@torch.no_grad()
+@pytest.mark.parametrize('share', ['layer', 'weight'])
+def test_a_layer_at_several_places(share, tmp_path):
+    "is saved and packed as it answers"
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+    parts = first, nn.ReLU(), first if share == 'layer' else second, nn.ReLU()
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    x = torch.randn(4, 3, 16, 16)
+    net = binarize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *parts, *head), example=x).eval()
+    net[4].weight = net[2].weight
+    assert torch.equal(load_network(save_network(net, tmp_path/'n.safetensors'))(x), net(x))
+    torch.testing.assert_close(pack(net, images=x)(x), net(x), rtol=1e-4, atol=1e-4)

@@ -263,3 +263,14 @@ def test_a_network_that_was_saved_is_read_again(tmp_path):
         again = load_network(save_network(net.eval(), tmp_path/'n.safetensors', at=np.float32(.5)))
     assert torch.equal(again(IMAGES), net(IMAGES))
     assert len(list(params(again))) == len(list(params(net)))
+
+def test_one_loader_says_what_loaders_do(folder):
+    "fastai's and torch's; what is none is named"
+    loaders = of_torch(folder, KEPT['cut']), block(folder, CategoryBlock, parent_label, half_of_fastai())
+    for dls in loaders:
+        whole, one = pack(mini(n_out=2, in_chans=3), dls).info, pack(mini(n_out=2, in_chans=3), dls.valid).info
+        assert whole == one and {'mean', 'size', 'classes', 'resize'} <= one.keys()
+    for wrong in ([1], loaders[0].valid.dataset, torch.rand(2, 3, 32, 32)):
+        with pytest.raises(ValueError, match='^dls: a .* is none of loaders'): pack(mini(n_out=2, in_chans=3), wrong)
+
+def half_of_fastai(): return Normalize.from_stats([.5]*3, [.25]*3)

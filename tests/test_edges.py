@@ -319,6 +319,7 @@ def test_networks_that_cannot_be_packed(word):
 
 def test_a_network_of_others():
     with refused('^Linear is no BinaryNet', ExportError): as_packable(nn.Linear(2, 2))
+    with refused('^Linear is no BinaryNet and has no SignConv2d or NFConv2d', ExportError): pack(nn.Linear(2, 2))
 
 
 def test_heads_and_stems_that_can():
@@ -420,3 +421,14 @@ def test_any_maker_of_an_optimizer():
         for g in made.opt.param_groups:
             assert g['weight_decay'] == (0 if g.get('exempt') else .3)
     with refused('rho=0.5: SGD has no such setting'): made.set_hyper('rho', .5)
+
+class Wrapped(nn.Module):
+    "a network of ours behind what somebody does to pictures"
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+    def forward(self, x): return self.net((x - .5)/.25)
+
+def test_a_network_inside_another_is_named():
+    with refused('^Wrapped is no BinaryNet, its net is one: pack that; .* mean= and std=', ExportError):
+        pack(Wrapped())

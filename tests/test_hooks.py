@@ -154,3 +154,26 @@ def test_body_and_head_with_a_hook(tmp_path):
         model = nn.Sequential(model.body, model.head)
         model.register_state_dict_pre_hook(before_saving)
         refused(lambda door=door, model=model: door(model), kind, 'the network has a state_dict hook')
+
+@pytest.mark.parametrize('whose', ['global', 'inside'])
+def test_what_a_hook_was_given_stays(whose):
+    "whether it is torch's hook of all modules, or of a layer inside the one that a block calls"
+    from torch.nn.modules.module import register_module_forward_hook
+    model, seen = ours(), []
+    def keep(m, args, y):
+        if isinstance(m, nn.Conv2d): seen.append((y, y.clone()))
+    if whose == 'inside':
+        model.body.block1.conv.register_forward_hook(keep)
+        model.body.block1.conv = Passes(model.body.block1.conv)
+    handle = register_module_forward_hook(keep) if whose == 'global' else None
+    try: model(IMAGES)
+    finally:
+        if handle: handle.remove()
+    assert seen and all(torch.equal(now, then) for now, then in seen)
+
+class Passes(nn.Module):
+    "a wrapper of a layer"
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+    def forward(self, *args): return self.inner(*args)

@@ -9,6 +9,7 @@ from bnn_bn import models
 from bnn_bn.checkpoint import load_network, save_network
 from bnn_bn.deploy import pack
 from bnn_bn.layers import parts
+from bnn_bn.layers.activations import RPReLU
 from bnn_bn.layers.binarize import soft_sign
 from bnn_bn.layers.blocks import BiRealBlock, Spec
 from bnn_bn.layers.signed import NFConv2d, SignConv2d
@@ -349,3 +350,31 @@ def test_a_cell_that_is_run_again_registers_again():
         parts.register_quantizer('again', sign)
     assert parts.blocks['again'] is block and parts.quantizers['again'].f is sign
     with pytest.raises(ValueError, match='there already'): parts.register_block('again', Plain)
+
+class ReadsAgain(nn.Module):
+    "an activation whose input is read once more, as before a convolution"
+    inplace = False
+    def __init__(self, ni, nf, stride, spec, betas=(1.,)):
+        super().__init__()
+        if (ni, stride) != (nf, 1): raise ValueError('of one size only')
+        self.act, self.sign, self.conv = spec.act(ni), spec.sign(ni), spec.conv(ni, nf, 3, signs=True)
+        if self.inplace: self.act.inplace = True
+    def forward(self, x): return x + self.conv(self.sign(self.act(x)), .2)
+
+class WritesOver(ReadsAgain): inplace = True
+
+@torch.no_grad()
+def test_an_activation_leaves_its_input_to_whoever_reads_it_again():
+    "only our own blocks, where nobody does, ask for the memory; a block that writes over it is refused"
+    assert parts.check_block(ReadsAgain) == 1
+    with pytest.raises(ValueError, match='under a hook: .* writes over a map .* inplace=False'):
+        parts.check_block(WritesOver)
+    for spec in (Spec(), Spec(own_act=parts.acts['rprelu'])):
+        assert not spec.act(8).inplace
+        block, x = ReadsAgain(8, 8, 1, spec), torch.randn(2, 8, 4, 4)
+        block.act.shift_in.fill_(1.)
+        want = x + block.conv(block.sign(block.act(x.clone())), .2)
+        assert torch.equal(block(x.clone()), want)
+    for own in (dict(), dict(act='rprelu'), dict(act='rprelu', block='react')):
+        net = binary_net(**MINI, **own)
+        assert all(m.inplace for m in net.modules() if isinstance(m, RPReLU))

@@ -1,7 +1,9 @@
 """A compiled training step is one graph, with the gradients of a plain one, on each torch."""
+import subprocess, sys
 import pytest, torch, torch.nn.functional as F
 from torch import nn
 from torch._dynamo.testing import CompileCounter
+from bnn_bn.deploy import as_module, pack
 from bnn_bn.layers.binarize import hard_sign
 from bnn_bn.layers.parts import OwnSign
 from bnn_bn.models import binary_net
@@ -89,3 +91,32 @@ def test_hard_sign_in_a_function_is_traced_whole():
     torch._dynamo.reset()
     compiled = slopes(torch.compile(lambda x: f(x), backend='eager', fullgraph=True))
     assert torch.equal(compiled, slopes(f))
+
+COLD = """import sys, torch
+from bnn_bn.deploy import as_module, load_packed
+q, x = load_packed(sys.argv[1]), torch.randn(2, 1, 32, 32)
+calls = as_module(q), torch.nn.Sequential(torch.nn.Identity(), as_module(q)), lambda x: q(x)*1
+y = torch.compile(calls[int(sys.argv[2])], backend='eager')(x) # the first call of all
+assert torch.equal(y, q(x))"""
+
+@pytest.mark.parametrize('call', range(3))
+def test_a_packed_network_inside_a_compiled_one(call, tmp_path):
+    "the first call too, in which the engine lays out its memory"
+    file = pack(binary_net('reactnet_mini', n_out=3, in_chans=1, width=.25).eval()).save(tmp_path/'n.bnn')
+    done = subprocess.run([sys.executable, '-c', COLD, file, str(call)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+def test_a_packed_network_cannot_be_exported():
+    module = as_module(pack(binary_net('reactnet_mini', n_out=3, in_chans=1, width=.25).eval()))
+    with pytest.raises(ValueError, match='cannot be traced; bnn_bn.export.to_onnx'):
+        torch.export.export(module, (torch.randn(2, 1, 32, 32),))
+
+@torch.no_grad()
+def test_maps_of_a_body_by_torch_fx():
+    "with blocks and stem as leaves; of the whole network the error says so"
+    extraction = pytest.importorskip('torchvision.models.feature_extraction')
+    model, x = binary_net('reactnet_mini', n_out=3, in_chans=1, width=.25).eval(), torch.randn(2, 1, 32, 32)
+    leaves = dict(leaf_modules=[type(model.body.block1), type(model.body.stem.conv)])
+    made = extraction.create_feature_extractor(model.body, ['block2'], tracer_kwargs=leaves)(x)
+    assert torch.equal(made['block2'], model.body[:3](x))
+    with pytest.raises(ValueError, match='leaf_modules'): extraction.create_feature_extractor(model, ['body.block2'])

@@ -229,9 +229,15 @@ def _file_of(tl, i):
         item = t(item)
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #f7b52218
+def _valid(dls):
+    "the validation set; of a single loader, fastai's or torch's, itself"
+    if hasattr(type(dls), '__iter__') and hasattr(dls, 'dataset'): return dls
+    if hasattr(dls, 'valid'): return dls.valid
+    raise ValueError(f'dls: a {_name(dls)} is none of loaders: DataLoaders are needed, or a DataLoader')
+
 def _filled(dls):
     "the validation set; of empty loaders, those of an exported Learner, one of noise"
-    if getattr(dls.valid, 'n', None) != 0: return dls.valid
+    if getattr(valid := _valid(dls), 'n', None) != 0: return valid
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     try: return dls.test_dl([noise]*8, num_workers=0)
     except Exception as e:
@@ -240,7 +246,7 @@ def _filled(dls):
 
 # %% ../../nbs/4_training/04b_loaders.ipynb #5b1911a6
 def first_images(
-    dls, # DataLoaders
+    dls, # DataLoaders, or one DataLoader
 ): # tensor (B,C,H,W)
     "Images of the validation set as the network sees them."
     dl = _filled(dls)
@@ -251,12 +257,12 @@ def first_images(
                      f"{tuple(getattr(x, 'shape', ()))}; images (B,C,H,W) are needed")
 
 def describe(
-    dls, # DataLoaders: ours, fastai's, or fastai's around torch's
+    dls, # DataLoaders: ours, fastai's, or fastai's around torch's; or one DataLoader
     images=None, # a batch of them (B,C,H,W); None: one is made
 )->PictureFacts:
     "What DataLoaders say about the way from a picture to a batch."
     from fastai.data.core import TfmdDL
-    dl, images = dls.valid, first_images(dls) if images is None else images
+    dl, images = _valid(dls), first_images(dls) if images is None else images
     shape, read = tuple(images.shape), _of_torch
     if isinstance(dl, TfmdDL): read = _of_fastai
     if isinstance(dl, PictureDL): read = _of_ours

@@ -8,6 +8,7 @@ __all__ = ['RSign', 'is_watched', 'RPReLU']
 # %% ../../nbs/1_one_bit/01_activations.ipynb #a7132a8f
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
+from torch.nn.modules.module import _has_any_global_hook
 from ..core.arguments import check_callable, check_number, check_switch, check_whole
 from .binarize import approx_sign, check_zero, in_transform, made, plain_tensor, soft_sign
 
@@ -17,6 +18,14 @@ def _check_sign(sign, zero, **switches):
     check_callable(none=False, sign=sign)
     check_zero(zero)
     check_switch(**switches)
+
+def check_maps(m, x, ni):
+    "ValueError unless a layer of `ni` channels is given maps (B,ni,H,W)"
+    if torch.jit.is_tracing() or not isinstance(x, Tensor): return # shapes are no numbers there
+    if x.dim() == 4 and x.shape[1] == ni: return
+    raise ValueError(f'{type(m).__name__} of {ni} channels was given the shape {tuple(x.shape)}: maps '
+                     f'(B,{ni},H,W) are needed; x[None] makes a batch of one map, x[:, :, None, None] '
+                     'maps of numbers')
 
 # %% ../../nbs/1_one_bit/01_activations.ipynb #1f1c2753
 class RSign(nn.Module):
@@ -35,11 +44,15 @@ class RSign(nn.Module):
         self.sign, self.zero, self.binary = sign, zero, binary
         self.shift = nn.Parameter(torch.zeros(1, ni, 1, 1)) if shift else None
 
+    def reset_parameters(self): # as in torch's layers
+        if self.shift is not None: nn.init.zeros_(self.shift)
+
     def forward(self,
         x:Tensor, # (B,C,H,W)
         factor:float=1., # the sign is that of factor * x + shift
     )->Tensor: # (B,C,H,W)
         x = plain_tensor(x)
+        if self.shift is not None: check_maps(self, x, self.shift.shape[1])
         if self.binary: return self.sign(x, self.zero, self.shift, factor)
         if factor != 1: x = x*factor
         if self.shift is not None: x = x + self.shift
@@ -71,10 +84,12 @@ class _RPReLU(torch.autograd.Function):
 def is_watched(
     *modules:nn.Module,
 )->bool:
-    "Has any of the modules a hook? Then what it takes and gives is not to be written over."
+    "Has any of the modules, or one inside, a hook? Then what it takes and gives is not written over."
+    if _has_any_global_hook(): return True
     for m in modules:
         if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
             return True
+        if m._modules and is_watched(*filter(None, m._modules.values())): return True
     return False
 
 # %% ../../nbs/1_one_bit/01_activations.ipynb #3ecf0ce1
@@ -88,13 +103,18 @@ class RPReLU(nn.Module):
         check_whole(ni=ni)
         check_number(slope=slope)
         super().__init__()
-        self.inplace = inplace
+        self.inplace, self._first = inplace, slope
         self.shift_in = nn.Parameter(torch.zeros(1, ni, 1, 1))
         self.slope = nn.Parameter(torch.full((ni,), slope))
         self.shift_out = nn.Parameter(torch.zeros(1, ni, 1, 1))
 
+    def reset_parameters(self): # as in torch's layers
+        for shift in (self.shift_in, self.shift_out): nn.init.zeros_(shift)
+        nn.init.constant_(self.slope, self._first)
+
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,C,H,W)
         x = plain_tensor(x)
+        check_maps(self, x, self.shift_in.shape[1])
         if in_transform(): return F.prelu(x + self.shift_in, self.slope) + self.shift_out
         over = self.inplace and x.dtype == self.shift_in.dtype and not is_watched(self)
         z = x.add_(self.shift_in) if over else x + self.shift_in

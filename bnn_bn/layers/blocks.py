@@ -79,9 +79,11 @@ class Spec:
         check_number(above=0, alpha=self.alpha, gamma=self.gamma)
 
     def bn(self, nf): return nn.BatchNorm2d(nf) if self.norm == 'bn' else nn.Identity()
-    def act(self, nf):
-        if self.own_act is not None: return self.own_act(nf)
-        return RPReLU(nf, inplace=True) if self.rprelu else nn.Identity()
+    def act(self, nf, inplace=False): # inplace: nobody else reads what it takes
+        if self.own_act is None and not self.rprelu: return nn.Identity()
+        act = RPReLU(nf) if self.own_act is None else self.own_act(nf)
+        if inplace and isinstance(act, RPReLU): act.inplace = True
+        return act
     def sign(self, ni):
         learned = self.rprelu or (self.norm == 'nobn' and self.rules.thresholds)
         return RSign(ni, self.quantizer, self.rules.zero, learned, self.binary != 'real')
@@ -117,7 +119,7 @@ class BiRealBlock(nn.Module):
         self.alpha, self.beta = _alpha(spec), *betas
         self.expected_var = self.beta**-2
         self.sign, self.conv = spec.sign(ni), spec.conv(ni, nf, 3, stride, signs=True)
-        self.norm, self.act = spec.bn(nf), spec.act(nf)
+        self.norm, self.act = spec.bn(nf), spec.act(nf, inplace=True)
         self.shortcut = None if (ni, stride) == (nf, 1) else _transition(ni, nf, stride, spec)
 
     def forward(self, x:Tensor)->Tensor: # (B,ni,H,W) to (B,nf,H/stride,W/stride)
@@ -153,9 +155,9 @@ class ReActBlock(nn.Module):
         self.alpha, self.betas, self.stride = _alpha(spec), betas, stride
         self.expected_var = betas[0]**-2
         self.sign1, self.conv1 = spec.sign(ni), spec.conv(ni, ni, 3, stride, signs=True)
-        self.norm1, self.act1 = spec.bn(ni), spec.act(ni)
+        self.norm1, self.act1 = spec.bn(ni), spec.act(ni, inplace=True)
         self.pool = nn.AvgPool2d(stride) if stride > 1 else None
-        self.sign2, self.act2 = spec.sign(ni), spec.act(nf)
+        self.sign2, self.act2 = spec.sign(ni), spec.act(nf, inplace=True)
         self.conv2 = nn.ModuleList(spec.conv(ni, ni, 1, signs=True) for _ in range(nf//ni))
         self.norm2 = nn.ModuleList(spec.bn(ni) for _ in self.conv2)
 

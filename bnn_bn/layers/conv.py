@@ -66,7 +66,7 @@ def _convolve(conv, x, w, scale):
     images, padding = _padded(conv, _as_batch(x))
     geometry = conv.stride, padding, conv.dilation, conv.groups
     y = scaled_conv2d(images, w, scale, *geometry, signs=(conv.signs, scale is not None))
-    if conv.bias is not None: y = y + conv.bias.view(1, -1, 1, 1)
+    if conv.bias is not None: y = y + conv.bias.to(y.dtype).view(1, -1, 1, 1)
     return y if images.dim() == x.dim() else y[0]
 
 def _check_window(padding, **sizes):
@@ -129,7 +129,14 @@ class ScaledStdConv2d(QuantConv2d):
         check_number(above=0, gamma=gamma)
         check_number(0, floor=floor, eps=eps)
         self.gamma, self.floor, self.eps, self.eps_in_root = gamma, floor, eps, eps_in_root
+        if self.weight[0].numel() == 1:
+            raise ValueError(f'{self}: of one weight a filter, less its mean, nothing is left; take a '
+                             'larger kernel, or a convolution without standardisation')
         self.gain = nn.Parameter(torch.ones_like(self.weight[:, :1, :1, :1]))
+
+    def reset_parameters(self): # as in `nn.Conv2d`, which calls it before there are gains
+        super().reset_parameters()
+        if hasattr(self, 'gain'): nn.init.ones_(self.gain)
 
     def latent(self)->Tensor: # (C_out, C_in/groups, k, k)
         "The standardised weights."

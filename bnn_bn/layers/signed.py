@@ -8,7 +8,7 @@ __all__ = ['SignConv2d', 'NFConv2d', 'ScaleShift']
 # %% ../../nbs/2_no_norm/11d_signed.ipynb #2ba9f360
 import torch
 from torch import nn, Tensor
-from .activations import RSign
+from .activations import RSign, check_maps
 from .conv import QuantConv2d, ScaledStdConv2d
 from .parts import find_part
 
@@ -21,6 +21,11 @@ def _own_sign(channels, binary, quantizer, shift=True):
         raise ValueError(f"binary={binary!r}: allowed are None, 'act' and 'both'")
     if binary is None: return None
     return RSign(channels, find_part('quantizer', quantizer), shift=shift)
+
+def _signs(conv, x):
+    "what a layer convolves: signs of a batch or of one image, or the numbers themselves"
+    if conv.sign is None: return x
+    return conv.sign(x[None])[0] if x.dim() == 3 else conv.sign(x)
 
 def _bits_of(conv):
     "the argument `binary` of a layer that exists"
@@ -46,7 +51,7 @@ class SignConv2d(QuantConv2d):
     one_bit = property(_bits_of, doc="The argument `binary`.")
 
     def forward(self, x:Tensor)->Tensor: # (B,C_in,H,W) to (B,C_out,H',W')
-        return super().forward(x if self.sign is None else self.sign(x))
+        return super().forward(_signs(self, x))
 
 # %% ../../nbs/2_no_norm/11d_signed.ipynb #569cbc5c
 class NFConv2d(ScaledStdConv2d):
@@ -67,6 +72,10 @@ class NFConv2d(ScaledStdConv2d):
         self.target_std, self.centre = 1., None # for `calibrate`
         self.register_buffer('scale', torch.ones(()))
 
+    def reset_parameters(self): # as in `ScaledStdConv2d`, and the fixed number is 1
+        super().reset_parameters()
+        if hasattr(self, 'scale'): self.scale.fill_(1)
+
     one_bit = property(_bits_of, doc="The argument `binary`.")
 
     def kernel(self)->tuple: # as in `ScaledStdConv2d`, times `scale`
@@ -75,7 +84,7 @@ class NFConv2d(ScaledStdConv2d):
         return (w*self.scale, None) if scale is None else (w, scale*self.scale)
 
     def forward(self, x:Tensor)->Tensor: # (B,C_in,H,W) to (B,C_out,H',W')
-        return super().forward(x if self.sign is None else self.sign(x))
+        return super().forward(_signs(self, x))
 
 # %% ../../nbs/2_no_norm/11d_signed.ipynb #eea29281
 class ScaleShift(nn.Module):
@@ -89,5 +98,11 @@ class ScaleShift(nn.Module):
         self.shift = nn.Parameter(torch.zeros(1, ni, 1, 1))
         self.register_buffer('scale', torch.ones(()))
 
+    def reset_parameters(self): # as in torch's layers
+        for ones in (self.gain, self.scale): nn.init.ones_(ones)
+        nn.init.zeros_(self.shift)
+
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,C,H,W)
-        return torch.addcmul(self.shift, x, self.gain*self.scale)
+        check_maps(self, x, self.gain.shape[1])
+        gain, shift = (t.to(x.dtype) for t in (self.gain*self.scale, self.shift))
+        return torch.addcmul(shift, x, gain)

@@ -203,8 +203,8 @@ def _own_fold(folder, name, m, x):
 def has_children(module): return next(module.children(), None) is not None
 
 def leaves(module):
-    "modules without children, in order"
-    return [m for m in module.modules() if not has_children(m)]
+    "modules without children, in order; one at several places comes as often"
+    return [m for _, m in module.named_modules(remove_duplicate=False) if not has_children(m)]
 
 LETTERS = {nn.AdaptiveAvgPool2d: 'p', nn.Flatten: 'f', nn.Linear: 'l'}
 LETTERS |= dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.PReLU), 'a')

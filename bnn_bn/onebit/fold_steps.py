@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 from ..core.errors import CheckpointError, ExportError
-from ..core.unwrap import check_values, own_calls
+from ..core.unwrap import check_values, own_calls, state_once
 from ..layers.activations import RPReLU
 from ..layers.conv import QuantConv2d, ScaledStdConv2d
 from ..layers.signed import NFConv2d, ScaleShift, SignConv2d
+from ..models import BinaryNet
 from ..others.described import StepsNet, describe_network, network_from, noise_of
 from .fold import Folded, Folder, Parts, as_numpy, binary_step, conv_parts, geometry_of
 from .graph import Graph, check_graph
@@ -311,6 +312,16 @@ def _fold_flat(net, i):
     if len(call.shape) != 1: _refuse(call.name, f'makes the shape {call.shape}')
     return x
 
+def _not_packable(model):
+    "why a network without a layer that takes signs is none for `as_steps`"
+    kind = type(model).__name__
+    for name, m in model.named_modules():
+        if isinstance(m, BinaryNet):
+            return (f'{kind} is no BinaryNet, its {name} is one: pack that; what {kind} does to pictures '
+                    'first goes into mean= and std=')
+    return (f'{kind} is no BinaryNet and has no SignConv2d or NFConv2d that takes signs: only networks of '
+            'bnn_bn.models can be folded, and what remove_bn or binarize made of others')
+
 def _fold_step(net, i):
     "what a step makes that belongs to no group"
     call = net.calls[i]
@@ -336,9 +347,7 @@ def as_steps(
             raise ExportError(f'{name} has no running statistics: it normalises by the batch, and a packed '
                               'network has none; train it with track_running_stats=True')
     signed = [m for m in model.modules() if isinstance(m, (SignConv2d, NFConv2d)) and m.sign is not None]
-    if not signed:
-        raise ExportError(f'{type(model).__name__} is no BinaryNet and has no 1-bit layer: only networks of '
-                          'bnn_bn.models can be folded, and what remove_bn or binarize made of others')
+    if not signed: raise ExportError(_not_packable(model))
     check_values(model)
     model = copy.deepcopy(model).cpu().float().eval()
     for name, t in model.state_dict().items():
@@ -348,7 +357,7 @@ def as_steps(
     try: spec = describe_network(model)
     except CheckpointError as e: raise ExportError(str(e)) from None
     with torch.random.fork_rng(devices=[]): net = network_from(spec)
-    net.load_state_dict(model.state_dict())
+    net.load_state_dict(state_once(model))
     return net.eval()
 
 # %% ../../nbs/5_packed/31g_fold_steps.ipynb #ffd651b7

@@ -19,7 +19,7 @@ from ..core.unwrap import check_values, own_calls, unwrapped
 # %% ../../nbs/5_packed/31e_packable.ipynb #643a7708
 def _kinds(module, prefix):
     "type of each module below, by name"
-    return {name: type(m) for name, m in module.named_modules(prefix=prefix)}
+    return {name: type(m) for name, m in module.named_modules(prefix=prefix, remove_duplicate=False)}
 
 def _check_kinds(live, known):
     "ValueError names the first module that is another one, or that is too many or missing"

@@ -52,12 +52,14 @@ class RealNet(BinaryNet):
         super().__init__(body, head, cfg)
         self.least = least
 
-    def forward(self, x:Tensor)->Tensor: # (B,in_chans,H,W) to (B,n_out)
+    def _again(self, **other): return network_of(dict(self.args, **other))
+
+    def _checked(self, x):
         chans = self.cfg['in_chans']
         if x.dim() != 4 or x.shape[1] != chans or min(x.shape[-2:]) < self.least:
             raise ValueError(f'images of shape {tuple(x.shape)}: this network takes '
                              f'(B,{chans},H,W) from {self.least}x{self.least} on')
-        return nn.Sequential.forward(self, x)
+        return x
 
 # %% ../../nbs/4_training/12d_realnet.ipynb #e2b4e957
 def resnet9(
