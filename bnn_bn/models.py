@@ -400,7 +400,7 @@ def forward_head(self:BinaryNet,
 )->Tensor: # (B,n_out), or (B,num_features)
     "Pooling and classifier."
     if not pre_logits or not _layers(self.head, nn.Linear): return self.head(x)
-    for name, part in self.head.named_children():
+    for name, part in self.head._modules.items():
         if name == _classifier_name(self.head): return x
         x = part(x)
 
@@ -473,7 +473,7 @@ def torch_parts(module):
     from fastai.layers import Flatten, LinBnDrop
     if type(module) is Flatten and not module.full: return nn.Flatten()
     if type(module) not in (nn.Sequential, LinBnDrop): return module
-    return nn.Sequential(OrderedDict((n, torch_parts(m)) for n, m in module.named_children()))
+    return nn.Sequential(OrderedDict((n, torch_parts(m)) for n, m in module._modules.items()))
 
 def _is_plain(m):
     "is it a Sequential whose call does nothing more?"

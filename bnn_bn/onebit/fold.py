@@ -247,7 +247,7 @@ def linear_step(folder, name, fc, act, x):
 
 def fold_head(folder, head, x):
     "the linear layers of a head, each with the activation behind it"
-    parts = [(name, m) for name, m in head.named_children() if not isinstance(m, nn.Flatten)]
+    parts = [(name, m) for name, m in head._modules.items() if not isinstance(m, nn.Flatten)]
     for (name, m), (_, after) in zip(parts, [*parts[1:], ('', None)]):
         act = None if isinstance(after, nn.Linear) else after
         if isinstance(m, nn.Linear): x = linear_step(folder, name, m, act, x)
@@ -285,7 +285,7 @@ def fold(
     image = Folded(0, np.zeros(m.cfg['in_chans']))
     x = real_step(folder, 'stem', conv=stem.conv, norm=stem.norm, x=image)
     if hasattr(stem, 'pool'): x = fold_pool(folder, 'stem.pool', stem.pool, x)
-    for name, block in m.body.named_children():
+    for name, block in m.body._modules.items(): # one at several places each time
         if name != 'stem': x = fold_block(folder, name, block, x)
     fold_head(folder, plain_head(m.head), folder.pool('mean', x, 'mean'))
     graph = Graph(m.cfg['in_chans'], folder.nodes, dict(config=m.cfg, **info))

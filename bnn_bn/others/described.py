@@ -135,7 +135,7 @@ def describe(
     "Type and arguments of a module and of those in it."
     kind = type(module)
     if kind is nn.Sequential: # a list, for a header's keys are sorted
-        children = [[n, describe(m, f'{name}.{n}')] for n, m in module.named_children()]
+        children = [[n, describe(m, f'{name}.{n}')] for n, m in module._modules.items()]
         return dict(type='Sequential', children=children)
     if kind.__name__ in _elsewhere and kind.__module__.startswith('torchvision.'):
         args = {k: getattr(module, k) for k in _elsewhere[kind.__name__]}
