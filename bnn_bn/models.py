@@ -265,7 +265,6 @@ def _checked(backbone, stem, n_out, in_chans, width, alpha, gamma, **named):
                          f'{list(backbones)}')
     for k, v in named.items():
         if v not in _choices[k]: raise ValueError(f'{k}={v!r}: allowed are {_choices[k]}')
-    if n_out is None: n_out = 1000
     check_whole(n_out=n_out, in_chans=in_chans)
     check_number(above=0, most=1e30, width=width, alpha=alpha, gamma=gamma)
     return int(n_out), int(in_chans), float(width)
@@ -309,7 +308,7 @@ def binary_net(
     backbone:str='reactnet18', # a key of `backbones`
     norm:str='nobn', # 'nobn' (the paper's), 'bn' (batch norm) or 'naive' (plain removal)
     binary:str='both', # 1-bit 'act'(ivations), 'both' (weights too) or 'real'
-    n_out:int=None, # classes; None: 1000
+    n_out:int=1000, # classes
     stem='imagenet', # 'imagenet' (224 pixels), 'cifar' (32), or (kernel, stride, max pool?)
     in_chans:int=3, # channels of the images
     width:float=1., # factor of all channels; the stem has a multiple of 8, the others of the stem's
