@@ -101,12 +101,12 @@ def check_logits(
 )->float: # the difference of the median image, in units of the largest logit
     "Raise ValueError unless the packed network answers as the network does."
     want, got = model(images), packed(images)
-    off = (want - got).abs().amax(1).median()/want.abs().max().clamp(min=1e-30)
+    off = ((want - got).abs().amax(1).median()/want.abs().max().clamp(min=1e-30)).item()
     if not off <= BOUND:
         raise ExportError('the packed network answers otherwise than the trained one: logits of '
                           f'{len(images)} images are off by {off:.2g} of the largest, '
                           f'more than {BOUND:g}; nothing was made, {_mend(model)}')
-    return off.item()
+    return off
 
 # %% ../../nbs/5_packed/31e_packable.ipynb #21e69fcd
 def _mend(model):
