@@ -127,10 +127,7 @@ class BinaryNet(nn.Sequential):
 
     @property
     def n_out(self)->int: # classes, as the live head makes them
-        linear, conv = (_layers(self.head, kind) for kind in (nn.Linear, nn.Conv2d))
-        if linear: return linear[-1].out_features
-        if conv: return conv[-1].out_channels
-        return self.args['n_out'] if any(True for _ in self.head.parameters()) else self.num_features
+        return _outputs(self)
 
     num_classes = n_out # timm's word
 
@@ -378,6 +375,19 @@ def init_binary(model, rules):
             m.weight.uniform_(0, 1e-3)
     return model
 
+def _outputs(net):
+    "of the last linear layer, else the last convolution; a head without weights keeps the features"
+    linear, conv = (_layers(net.head, kind) for kind in (nn.Linear, nn.Conv2d))
+    if linear: return linear[-1].out_features
+    if conv: return conv[-1].out_channels
+    return net.args['n_out'] if any(True for _ in net.head.parameters()) else net.num_features
+
+def _inputs(head):
+    "channels that its first linear layer or convolution takes; None: it has neither"
+    first = next(iter(_layers(head, (nn.Linear, nn.Conv2d))), None)
+    if isinstance(first, nn.Conv2d): return first.in_channels
+    return None if first is None else first.in_features//(1 + _is_doubled(head))
+
 def _layers(m, kind): return [part for part in m.modules() if isinstance(part, kind)]
 
 def _classifier_name(head):
@@ -412,10 +422,7 @@ def get_classifier(self:BinaryNet)->nn.Module:
 @patch(as_prop=True)
 def num_features(self:BinaryNet)->int:
     "Channels of the map that the head takes."
-    first = next(iter(_layers(self.head, (nn.Linear, nn.Conv2d))), None)
-    if isinstance(first, nn.Conv2d): return first.in_channels
-    if first is not None: return first.in_features//(1 + _is_doubled(self.head))
-    with torch.device('meta'): return self._again().head.fc.in_features
+    with torch.device('meta'): return _inputs(self.head) or _inputs(self._again().head)
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #0ce6be58
 def _last_linear(net):
@@ -671,7 +678,7 @@ def assert_bn_free(
             raise AssertionError(f'{name or "the model"} is a {type(m).__name__}: this network is '
                                  f'not free of normalisation')
 
-# %% ../nbs/2_no_norm/12_models.ipynb #31fa3381
+# %% ../nbs/2_no_norm/12_models.ipynb #b06e7c15
 def _is_real_weight(m, name):
     "the kernel of a real convolution, or the matrix of a linear layer"
     if name != 'weight': return False
@@ -686,6 +693,7 @@ def _each_once(modules):
             if p not in seen: yield m, name, p
             seen.add(p)
 
+# %% ../nbs/2_no_norm/12_models.ipynb #31fa3381
 def decay_groups(
     model:BinaryNet,
     wd:float=1e-5, # weight decay of the first group

@@ -7,6 +7,7 @@ __all__ = ['RSign', 'is_watched', 'RPReLU']
 
 # %% ../../nbs/1_one_bit/01_activations.ipynb #a7132a8f
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn.modules.module import _has_any_global_hook
 from ..core.arguments import check_callable, check_number, check_switch, check_whole
@@ -43,9 +44,6 @@ class RSign(nn.Module):
         super().__init__()
         self.sign, self.zero, self.binary = sign, zero, binary
         self.shift = nn.Parameter(torch.zeros(1, ni, 1, 1)) if shift else None
-
-    def reset_parameters(self): # as in torch's layers
-        if self.shift is not None: nn.init.zeros_(self.shift)
 
     def forward(self,
         x:Tensor, # (B,C,H,W)
@@ -108,10 +106,6 @@ class RPReLU(nn.Module):
         self.slope = nn.Parameter(torch.full((ni,), slope))
         self.shift_out = nn.Parameter(torch.zeros(1, ni, 1, 1))
 
-    def reset_parameters(self): # as in torch's layers
-        for shift in (self.shift_in, self.shift_out): nn.init.zeros_(shift)
-        nn.init.constant_(self.slope, self._first)
-
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,C,H,W)
         x = plain_tensor(x)
         check_maps(self, x, self.shift_in.shape[1])
@@ -119,3 +113,13 @@ class RPReLU(nn.Module):
         over = self.inplace and x.dtype == self.shift_in.dtype and not is_watched(self)
         z = x.add_(self.shift_in) if over else x + self.shift_in
         return _RPReLU.apply(z, self.slope, self.shift_out)
+
+# %% ../../nbs/1_one_bit/01_activations.ipynb #8b2e64d1
+@patch
+def reset_parameters(self:RSign): # as in torch's layers
+    if self.shift is not None: nn.init.zeros_(self.shift)
+
+@patch
+def reset_parameters(self:RPReLU):
+    for shift in (self.shift_in, self.shift_out): nn.init.zeros_(shift)
+    nn.init.constant_(self.slope, self._first)

@@ -69,6 +69,12 @@ def _convolve(conv, x, w, scale):
     if conv.bias is not None: y = y + conv.bias.to(y.dtype).view(1, -1, 1, 1)
     return y if images.dim() == x.dim() else y[0]
 
+def _check_filters(conv):
+    "ValueError where a standardised filter has one weight"
+    if conv.weight[0].numel() > 1: return
+    raise ValueError(f'{conv}: of one weight a filter, less its mean, nothing is left; take a larger '
+                     'kernel, or a convolution without standardisation')
+
 def _check_window(padding, **sizes):
     "ValueError names what is no size of a kernel, and no padding"
     check_sizes(**sizes)
@@ -129,14 +135,8 @@ class ScaledStdConv2d(QuantConv2d):
         check_number(above=0, gamma=gamma)
         check_number(0, floor=floor, eps=eps)
         self.gamma, self.floor, self.eps, self.eps_in_root = gamma, floor, eps, eps_in_root
-        if self.weight[0].numel() == 1:
-            raise ValueError(f'{self}: of one weight a filter, less its mean, nothing is left; take a '
-                             'larger kernel, or a convolution without standardisation')
+        _check_filters(self)
         self.gain = nn.Parameter(torch.ones_like(self.weight[:, :1, :1, :1]))
-
-    def reset_parameters(self): # as in `nn.Conv2d`, which calls it before there are gains
-        super().reset_parameters()
-        if hasattr(self, 'gain'): nn.init.ones_(self.gain)
 
     def latent(self)->Tensor: # (C_out, C_in/groups, k, k)
         "The standardised weights."
@@ -206,6 +206,11 @@ def _deviation(std, n, floor, eps, eps_in_root):
     least = floor/math.sqrt(n)
     slope = torch.where((sigma < least) | (std == 0), 0., slope)
     return sigma.clamp(min=least), slope
+
+@patch
+def reset_parameters(self:ScaledStdConv2d): # `nn.Conv2d` calls it before there are gains
+    QuantConv2d.reset_parameters(self)
+    if hasattr(self, 'gain'): nn.init.ones_(self.gain)
 
 # %% ../../nbs/1_one_bit/02_conv.ipynb #d7cc7c3e
 class _StandardSign(torch.autograd.Function):

@@ -7,6 +7,7 @@ __all__ = ['SignConv2d', 'NFConv2d', 'ScaleShift']
 
 # %% ../../nbs/2_no_norm/11d_signed.ipynb #2ba9f360
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from .activations import RSign, check_maps
 from .conv import QuantConv2d, ScaledStdConv2d
@@ -72,10 +73,6 @@ class NFConv2d(ScaledStdConv2d):
         self.target_std, self.centre = 1., None # for `calibrate`
         self.register_buffer('scale', torch.ones(()))
 
-    def reset_parameters(self): # as in `ScaledStdConv2d`, and the fixed number is 1
-        super().reset_parameters()
-        if hasattr(self, 'scale'): self.scale.fill_(1)
-
     one_bit = property(_bits_of, doc="The argument `binary`.")
 
     def kernel(self)->tuple: # as in `ScaledStdConv2d`, times `scale`
@@ -85,6 +82,12 @@ class NFConv2d(ScaledStdConv2d):
 
     def forward(self, x:Tensor)->Tensor: # (B,C_in,H,W) to (B,C_out,H',W')
         return super().forward(_signs(self, x))
+
+# %% ../../nbs/2_no_norm/11d_signed.ipynb #5e19f3b8
+@patch
+def reset_parameters(self:NFConv2d): # as in `ScaledStdConv2d`, and the fixed number is 1
+    ScaledStdConv2d.reset_parameters(self)
+    if hasattr(self, 'scale'): self.scale.fill_(1)
 
 # %% ../../nbs/2_no_norm/11d_signed.ipynb #eea29281
 class ScaleShift(nn.Module):
