@@ -12,10 +12,10 @@ from torch import nn, fx, Tensor
 from .core.arguments import as_float64, check_number, check_switch, check_type, check_word
 from .core.unwrap import bare, check_values, copied, put_in_place
 from .signal import start
-from .others.netgraph import WINDOWS, note_shapes, op, read_graph, shape_of, without_norm
+from .others.netgraph import WINDOWS, note_shapes, op, read_graph, shape_of
 from .others.variance import block_variances, plan_network
 from .others.normfree import NFConv2d, ScaleShift, put_modules
-from .others.to_bits import binarize, check_example, what_changed # noqa: F401
+from .others.to_bits import binarize, check_example, what_changed, without_norm # noqa: F401
 
 _all_ = ['NFConv2d', 'ScaleShift', 'binarize', 'what_changed']
 

@@ -120,21 +120,6 @@ def split_norm(
         raise ValueError(f"{what}: it is not torch's batch norm with functions behind it; {mend}")
     return new.train(norm.training)
 
-# %% ../../nbs/6_any_network/38_netgraph.ipynb #d3f0a86e
-def without_norm(
-    norm:nn.Module, # a batch norm, for maps of any number of dimensions
-    name:str='it', # its name in the network, for the error
-)->nn.Module: # an Identity; of a subclass, what it does behind the norm
-    "What stays where a batch norm is dropped; ValueError for one that cannot be split."
-    if is_plain(norm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
-        return nn.Identity()
-    if not isinstance(norm, nn.BatchNorm2d):
-        raise ValueError(f'{name} is a {type(norm).__name__}, a batch norm that does more than normalise; '
-                         'put its parts into modules of their own')
-    new = split_norm(norm, name)
-    new.norm = nn.Identity()
-    return new
-
 # %% ../../nbs/6_any_network/38_netgraph.ipynb #c89f6400
 HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
 OTHER_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,

@@ -16,7 +16,27 @@ from ..layers.conv import QuantConv2d
 from ..layers.parts import find_part
 from ..layers.signed import NFConv2d, SignConv2d
 from .described import noise_of
-from .netgraph import HOOKS, own_names, without_norm
+from .netgraph import HOOKS, is_plain, own_names, split_norm
+
+# %% ../../nbs/6_any_network/39c_to_bits.ipynb #c47b9f12
+def check_example(
+    example, # images (B,C,H,W), or a shape of noise; None: there is none
+    single:bool=False, # may a shape be that of one image, (C,H,W)?
+):
+    "ValueError for what is no batch of pictures and no shape of one."
+    if example is None: return
+    images = isinstance(example, Tensor)
+    shape, sizes = (tuple(example.shape), (4,)) if images else (example, (3, 4) if single else (4,))
+    whole = isinstance(shape, (tuple, list)) and all(isinstance(n, int) for n in shape)
+    if not whole or len(shape) not in sizes:
+        what = f' is a tensor of shape {shape}' if images else f'={shape!r}'
+        raise ValueError(f'example{what}: give images (B,C,H,W), or the shape of such a batch')
+    if shape[0] < 2 and (images or not single):
+        raise ValueError(f'example has {shape[0]} image; statistics need 2 or more, better 64')
+    if images and not example.is_floating_point():
+        raise ValueError(f'example is {example.dtype}: give normalised floats, as in training')
+    if images and not example.isfinite().all():
+        raise ValueError('example holds NaN or infinity: look at the loader and its normalisation')
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #c17c4bae
 SIDES = 96, 224, 320, 64, 32, 28 # of images that are tried, in pixels; large ones first: see `_gate`
@@ -60,26 +80,6 @@ def _calls(model, example, kinds, training=False):
     first = (str(error).splitlines() or [''])[0]
     raise ValueError(f'{type(model).__name__}: images of shape {shape} do not pass ({first}); give a '
                      'shape (C,H,W) that does with example')
-
-# %% ../../nbs/6_any_network/39c_to_bits.ipynb #c47b9f12
-def check_example(
-    example, # images (B,C,H,W), or a shape of noise; None: there is none
-    single:bool=False, # may a shape be that of one image, (C,H,W)?
-):
-    "ValueError for what is no batch of pictures and no shape of one."
-    if example is None: return
-    images = isinstance(example, Tensor)
-    shape, sizes = (tuple(example.shape), (4,)) if images else (example, (3, 4) if single else (4,))
-    whole = isinstance(shape, (tuple, list)) and all(isinstance(n, int) for n in shape)
-    if not whole or len(shape) not in sizes:
-        what = f' is a tensor of shape {shape}' if images else f'={shape!r}'
-        raise ValueError(f'example{what}: give images (B,C,H,W), or the shape of such a batch')
-    if shape[0] < 2 and (images or not single):
-        raise ValueError(f'example has {shape[0]} image; statistics need 2 or more, better 64')
-    if images and not example.is_floating_point():
-        raise ValueError(f'example is {example.dtype}: give normalised floats, as in training')
-    if images and not example.isfinite().all():
-        raise ValueError('example holds NaN or infinity: look at the loader and its normalisation')
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #54f86f20
 def _convolutions(model):
@@ -249,6 +249,20 @@ def _row(name, m, why):
     kind = _kind(m)
     return dict(convolution=name, kind=kind, why=why, weights=m.weight.numel(),
                 weight_bits=1 if kind == 'both' else 32, groups=m.groups)
+
+def without_norm(
+    norm:nn.Module, # a batch norm, for maps of any number of dimensions
+    name:str='it', # its name in the network, for the error
+)->nn.Module: # an Identity; of a subclass, what it does behind the norm
+    "What stays where a batch norm is dropped; ValueError for one that cannot be split."
+    if is_plain(norm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
+        return nn.Identity()
+    if not isinstance(norm, nn.BatchNorm2d):
+        raise ValueError(f'{name} is a {type(norm).__name__}, a batch norm that does more than normalise; '
+                         'put its parts into modules of their own')
+    new = split_norm(norm, name)
+    new.norm = nn.Identity()
+    return new
 
 def _dropped_norms(model):
     "batch norm -> what stays of it"
