@@ -162,7 +162,8 @@ def _reference(graph):
 
 def _as_lists(info, channels):
     "names in one word, and numbers for all channels, as the lists that a file holds"
-    out = plain_values(info)
+    try: out = plain_values(info)
+    except ValueError as e: raise PackedFormatError(str(e)) from None
     if isinstance(out.get('classes'), str): out['classes'] = list(out['classes'])
     for k in {'mean', 'std'} & set(out):
         if isinstance(out[k], Real): out[k] = [float(out[k])]*channels
