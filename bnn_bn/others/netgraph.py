@@ -308,7 +308,7 @@ class _ShapeRun(fx.Interpreter):
         if isinstance(y, Tensor):
             n.meta['shape'] = tuple(y.shape)
             given = n.op == 'placeholder' or any('constant' not in a.meta for a in n.all_input_nodes)
-            if not given: n.meta['constant'] = y.double().mean().item()
+            if not given: n.meta['constant'] = y.float().mean().item()
         elif isinstance(y, (tuple, list)): n.meta['parts'] = len(y)
         return y
 
