@@ -19,6 +19,7 @@ def _check_sign(sign, zero, **switches):
     check_callable(none=False, sign=sign)
     check_zero(zero)
     check_switch(**switches)
+    if not switches['binary']: soft_sign(torch.zeros(1), sign) # it is known, or a ValueError says so
 
 def check_maps(m, x, ni):
     "ValueError unless a layer of `ni` channels is given maps (B,ni,H,W)"
@@ -40,7 +41,6 @@ class RSign(nn.Module):
     ):
         check_whole(ni=ni)
         _check_sign(sign, zero, shift=shift, binary=binary)
-        if not binary: soft_sign(torch.zeros(1), sign) # it is known, or a ValueError says so
         super().__init__()
         self.sign, self.zero, self.binary = sign, zero, binary
         self.shift = nn.Parameter(torch.zeros(1, ni, 1, 1)) if shift else None
