@@ -6,9 +6,9 @@
 __all__ = ['Processes', 'several_processes', 'own_device', 'check_alike', 'checked_device']
 
 # %% ../../nbs/4_training/26_processes.ipynb #57e83241
-import atexit, os, warnings
+import os, warnings
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, count
 from datetime import timedelta
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -71,7 +71,7 @@ def _join_metrics(metrics, device):
     totals = [[float(m.total), float(m.count)] for m in sums]
     totals = torch.tensor(totals, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(totals)
-    for m, (total, count) in zip(sums, totals.tolist()): m.total, m.count = total, count
+    for m, (total, n) in zip(sums, totals.tolist()): m.total, m.count = total, n
     kept = [m for m in metrics if hasattr(m, 'preds') and hasattr(m, 'targs')]
     for m in kept: m.preds, m.targs = map(_of_all, (m.preds, m.targs))
     alone = [m.name for m in metrics if m not in sums + kept and not isinstance(m, ValueMetric)]
@@ -175,15 +175,22 @@ def _joined(learn, timeout):
     except ImportError:
         raise ImportError('training in several processes needs accelerate: '
                           'pip install accelerate') from None
-    cpu = device_of(learn.dls).type == 'cpu'
-    wait = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
+    cpu, wait = device_of(learn.dls).type == 'cpu', timedelta(seconds=timeout)
+    if n := next(_joined_before): _connect_again(n, 'gloo' if cpu else 'nccl', wait)
+    wait = InitProcessGroupKwargs(timeout=wait)
     return Processes(sync_bn=False, cpu=cpu, kwargs_handlers=[wait])
 
-def _leave(accelerator):
-    "all have come this far; the connection stays for another fit, until the program ends"
-    accelerator.wait_for_everyone()
-    atexit.unregister(_disconnect)
-    atexit.register(_disconnect)
+_joined_before = count() # times in this program
 
-def _disconnect():
-    if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+def _connect_again(n, backend, wait):
+    "a connection for accelerate to find, under names that no earlier one has used"
+    if torch.distributed.is_initialized(): return # of a block that broke off
+    store, rank, world = next(torch.distributed.rendezvous('env://', timeout=wait))
+    store = torch.distributed.PrefixStore(f'several_processes/{n}', store)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=wait)
+
+def _leave(accelerator):
+    from accelerate.state import AcceleratorState
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    AcceleratorState._reset_state(reset_partial_state=True)
