@@ -14,7 +14,7 @@ def table(monkeypatch): monkeypatch.setattr(models, 'backbones', dict(models.bac
 
 def passes(net, side, width=None):
     "does a picture pass, without being looked at before?"
-    x = torch.randn(1, 1, side, width or side)
+    x = torch.randn(1, 2, side, width or side) # a 1x1 stem needs two channels
     try: nn.Sequential.forward(net, x)
     except RuntimeError: return False
     return True
@@ -36,7 +36,7 @@ def test_a_side_is_refused_where_a_forward_pass_fails(seed):
     r = random.Random(seed)
     row, stem = drawn(r)
     register_backbone('drawn', row)
-    net = binary_net('drawn', stem=stem, in_chans=1, n_out=2).eval()
+    net = binary_net('drawn', stem=stem, in_chans=2, n_out=2).eval()
     for side in [*range(1, 9), *r.sample(range(9, 120), 24)]:
         said = fits('drawn', stem, side)
         assert (said is True) == passes(net, side), (row, stem, side, said)
@@ -45,7 +45,7 @@ def test_a_side_is_refused_where_a_forward_pass_fails(seed):
         assert len(near) == 2 and all(passes(net, int(s)) for s in near), said
 
 def test_each_side_of_a_picture_counts():
-    net = binary_net('reactnet18', width=.125, stem='cifar', in_chans=1, n_out=2).eval()
+    net = binary_net('reactnet18', width=.125, stem='cifar', in_chans=2, n_out=2).eval()
     for sides in (32, 24), (8, 40), (24, 28), (30, 32), (20, 24), (24, 20):
         good = all(fits('reactnet18', 'cifar', s) is True for s in sides)
         assert good == passes(net, *sides)
