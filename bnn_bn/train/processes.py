@@ -89,7 +89,7 @@ def _of_all(tensors):
 @patch
 def _join(self:Processes, metrics): # order 11: before the Recorder reads them
     local = getattr(self.learn.dl, 'to_detach', None) is _keep
-    if local and not self.predicts(): _join_metrics(metrics, self.device())
+    if metrics and local and not self.predicts(): _join_metrics(metrics, self.device())
 @patch
 def after_train(self:Processes): self._join(self.recorder._train_mets[1:]) # but the smooth loss
 @patch
