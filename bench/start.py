@@ -1,11 +1,12 @@
 """What the start of a network is worth: ReActNet-18 on a part of CIFAR-10, one change at a time.
 
-    python bench/start.py --path DATA [--seeds 3] [--only start,agc] [--seconds 3600] [--threads 1]
-                          [--out results/start.json]
+    python bench/start.py --path DATA [--seeds 0 1 2] [--only start agc] [--seconds 3600] [--threads 1]
+                          [--pixels 16] [--amp none] [--out results/start.json]
 
 A quarter of the channels, the first 10,000 training images, 8 epochs of batch 64, Adam, cosine
 with warm-up, 1-bit weights and activations in one step. Everything is chosen on 5,000 training
-images that no fit has seen (`holdout`); the test images are not touched. The file is written after
+images that no fit has seen (`holdout`); the test images are not touched. With `--pixels 16` a run
+takes a third of the time; the held-out images are then made as small. The file is written after
 each run; runs that it holds already are left out, and after `--seconds` no new one begins: the
 same command goes on.
 """
@@ -17,6 +18,7 @@ from bnn_bn.core.files import write_file
 from bnn_bn.learner import DivergenceError
 from bnn_bn.train.recipes import make_dls, make_learner, make_recipe
 from bnn_bn.train.run import show_progress, versions
+from bnn_bn.train.sizes import SmallFirst
 from bnn_bn.signal.start import PARTS, CalibratedStart
 
 BASE = dict(width=.25, steps=1, epochs=8, bs=64, lr=.004, clip=0, ema=0., alpha=.25,
@@ -46,6 +48,10 @@ GROUPS = {
         'no AGC, batch 256, rate .016': dict(bs=256, lr=.016),
         'AGC .02, batch 256, rate .016': dict(bs=256, lr=.016, clip=.02),
         'AGC .16, batch 256, rate .016': dict(bs=256, lr=.016, clip=.16),
+        'rate .032': dict(lr=.032),
+        'AGC .02, rate .032': dict(lr=.032, clip=.02),
+        'as it is, no AGC, batch 256, rate .016': dict(start='', bs=256, lr=.016),
+        'as it is, AGC .02, batch 256, rate .016': AS_IS | dict(bs=256, lr=.016),
     },
     'rate': {
         'rate .002': dict(lr=.002),
@@ -63,10 +69,12 @@ GROUPS = {
     'other': {
         'two steps of 4 epochs': dict(steps=2, epochs=4),
         'mean of the weights .99': dict(ema=.99),
-        'pictures of 16, then 32 pixels': dict(sizes='16,32'),
-        'pictures of 24, then 32 pixels': dict(sizes='24,32'),
         'first slope .1': dict(slope=.1),
         'first slope .5': dict(slope=.5),
+    },
+    'small pictures first': { # of 32 pixels only
+        '16, then 32 pixels': dict(sizes='16,32'),
+        '24, then 32 pixels': dict(sizes='24,32'),
     },
 }
 
@@ -77,14 +85,15 @@ def set_slope(model, slope):
         if name.endswith('.slope'): p.data.fill_(slope)
 
 
-def learner(changes, seed, path):
+def learner(changes, seed, options):
     "the Learner of one run, and its recipe"
-    changes = BASE | changes
+    small = dict(sizes=str(options.pixels)) if options.pixels < 32 else {}
+    changes = BASE | small | changes
     parts, slope = changes.pop('parts', PARTS), changes.pop('slope', None)
     recipe = make_recipe('cifar10-plus', **changes)
     set_seed(seed, reproducible=True)
-    dls = make_dls(recipe, path, 'cpu', images=10000, download=False, seed=seed, holdout=5000)
-    learn = make_learner(recipe, dls, amp='bf16', compiled=True)
+    dls = make_dls(recipe, options.path, 'cpu', images=10000, download=False, seed=seed, holdout=5000)
+    learn = make_learner(recipe, dls, amp=options.amp.replace('none', ''), compiled=True)
     for cb in learn.cbs.filter(lambda c: isinstance(c, CalibratedStart)): cb.parts = parts
     if slope is not None: set_slope(learn.model, slope)
     return learn, recipe
@@ -97,10 +106,10 @@ def fit(learn, recipe):
     else: learn.fit_two_step((recipe.epochs,)*2, recipe.lr, (recipe.wd, 0.), **kw)
 
 
-def run(changes, seed, path):
+def run(changes, seed, options):
     "accuracy on the held-out images after each epoch, in percent, and losses"
     torch._dynamo.reset()
-    learn, recipe = learner(changes, seed, path)
+    learn, recipe = learner(changes, seed, options)
     begin = time.perf_counter()
     try:
         with show_progress(learn):
@@ -114,42 +123,52 @@ def run(changes, seed, path):
                 diverged=diverged, seconds=seconds)
 
 
-def planned(groups, seeds):
+def planned(options):
     "(group, name, changes, seed) of all runs, whole tables first"
-    for seed in range(seeds):
-        for group in groups:
-            for name, changes in GROUPS[group].items(): yield group, name, changes, seed
+    rows = [(group, name, changes) for group, runs in GROUPS.items() for name, changes in runs.items()
+            if {group, name} & set(options.only)]
+    for seed in options.seeds:
+        for row in rows: yield *row, seed
 
 
 def parse_options():
     p = argparse.ArgumentParser(description=__doc__)
     p.formatter_class = argparse.RawDescriptionHelpFormatter
     p.add_argument('--path', required=True)
-    p.add_argument('--seeds', type=int, default=3)
-    p.add_argument('--only', default=','.join(GROUPS), help='groups of runs')
+    p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    p.add_argument('--only', nargs='+', default=list(GROUPS), metavar='NAME', help='groups of runs, or rows of them',
+                   choices=[*GROUPS, *(name for runs in GROUPS.values() for name in runs)])
     p.add_argument('--seconds', type=float, default=3600)
     p.add_argument('--threads', type=int, default=1)
+    p.add_argument('--pixels', type=int, choices=(16, 24, 32), default=32, help='side of the pictures')
+    p.add_argument('--amp', choices=('bf16', 'none'), default='bf16')
     p.add_argument('--out', type=Path, default=Path('results/start.json'))
     return p.parse_args()
 
-def results_in(file):
-    "what the file holds, or the head of a new one"
-    if file.exists(): return json.loads(file.read_text())
+def results_in(options):
+    "what the file holds, or the head of a new one; SystemExit if its runs have other settings"
+    settings, default = dict(pixels=options.pixels, amp=options.amp), dict(pixels=32, amp='bf16')
+    if options.out.exists():
+        done = json.loads(options.out.read_text())
+        there = {k: done.get(k, default[k]) for k in settings}
+        if there == settings: return done
+        raise SystemExit(f'{options.out} has runs of {there}, not {settings}: give another --out')
     return dict(network='reactnet18, width 0.25, 1-bit weights and activations',
                 data='CIFAR-10, 10,000 training images, 5,000 held out',
-                base=BASE, versions=versions(), runs=[])
+                **settings, base=BASE, versions=versions(), runs=[])
 
 def main():
     options = parse_options()
     torch.set_num_threads(options.threads)
-    done, begin = results_in(options.out), time.perf_counter()
+    SmallFirst.run_valid = options.pixels < 32 # then the held-out pictures are as small
+    done, begin = results_in(options), time.perf_counter()
     had = {(r['name'], r['seed']) for r in done['runs']}
-    for group, name, changes, seed in planned(options.only.split(','), options.seeds):
+    for group, name, changes, seed in planned(options):
         if (name, seed) in had: continue
         if time.perf_counter() - begin > options.seconds:
             return print('out of time: the same command goes on')
         print(f'{group}: {name}, seed {seed}', flush=True)
-        result = run(changes, seed, options.path)
+        result = run(changes, seed, options)
         done['runs'].append(dict(group=group, name=name, seed=seed, changes=changes, **result))
         write_file(options.out, json.dumps(done, indent=1).encode())
 
