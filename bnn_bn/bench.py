@@ -11,7 +11,7 @@ import json, os, statistics, subprocess, sys, tempfile, time
 from dataclasses import dataclass, field
 import numpy as np
 from .core.arguments import check_number, check_whole
-from .core.plots import BLUE, GREEN, ORANGE, PINK, YELLOW, open_axes
+from .core.plots import BLUE, GREEN, ORANGE, PINK, YELLOW, label_lines, open_axes
 from .onebit.graph import read_bnn
 
 # %% ../nbs/5_packed/34_bench.ipynb #0edc6a5a
@@ -235,21 +235,25 @@ def plot_throughput(
     table = throughput_table(data).dropna(how='all')
     if not len(table): return None
     groups = list(table.groupby(level=['network', 'threads'], sort=False))
-    fig, axes = plt.subplots(1, len(groups), figsize=(1 + 3*len(groups), 3.2), squeeze=False)
+    fig, axes = plt.subplots(1, len(groups), figsize=(1 + 3*len(groups), 3.2), squeeze=False,
+                             sharey=True)
     for ax, ((net, threads), rows) in zip(axes[0], groups): _panel(ax, net, threads, rows)
     axes[0][0].set_ylabel('pictures a second')
-    axes[0][-1].legend(fontsize=7, frameon=False)
+    label_lines(axes[0][-1], final=False)
     fig.tight_layout()
     return fig
 
 # %% ../nbs/5_packed/34_bench.ipynb #d03d21f5
 def _panel(ax, net, threads, rows):
     "the lines of one network"
+    from matplotlib.ticker import LogLocator
     for (*_, runtime), speeds in rows.iterrows():
         ax.plot(speeds.index, speeds, 'o-', color=LINES.get(runtime), label=runtime)
-    ax.set(xscale='log', yscale='log', xlabel='batch', title=f'{net}\n{threads} threads')
+    ax.set(xscale='log', yscale='log', xlabel='batch', title=f'{net}\n{threads} thread' + 's'*(threads > 1))
     ax.set_xticks(rows.columns, [str(b) for b in rows.columns])
     ax.minorticks_off()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter('{x:g}')
     open_axes(ax)
 
 LINES = {'bnn_bn, 1 bit': BLUE, 'torch': YELLOW, 'torch.compile': ORANGE, 'ONNX Runtime': GREEN,

@@ -277,9 +277,11 @@ def _read_cifar(path, kind):
     "training images and labels, test images and labels; every file is checked first"
     folder, missing = _cifar_folder(path, kind)
     if missing:
+        loaders = kind.name.lower().replace('-', '') + '_dls'
         raise FileNotFoundError(f"{folder}: no {', '.join(missing)}; expected the "
-                                f"{len(kind.files)} files of {kind.name}'s binary version "
-                                '(download=True fetches them)')
+                                f"{len(kind.files)} files of {kind.name}'s binary version; "
+                                f'{loaders}(path, download=True) fetches them, and so does '
+                                'bnn train without --no-download')
     parts = [_read_cifar_file(folder/n, kind.labels, check) for n, check in kind.files.items()]
     x, y = (torch.cat(t) for t in zip(*parts[:-1]))
     return x, y, *parts[-1]

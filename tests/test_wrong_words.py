@@ -123,6 +123,8 @@ train fashion --save-steps 0 :: --save-steps 0: at least 1
 train folder --path text.txt :: text.txt: no such folder
 train folder --path empty :: empty: 0 class folders
 train cifar10 --path full --no-download :: full: no data_batch_1.bin
+train cifar10 --path full --no-download :: bnn train without --no-download
+eval run --data cifar100 --path full :: bnn train without --no-download
 '''.strip().splitlines()
 
 @pytest.mark.parametrize('line', WRONG)

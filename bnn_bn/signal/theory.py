@@ -10,6 +10,7 @@ import copy, math
 import torch, torch.nn.functional as F, pandas as pd
 from torch import nn, Tensor
 from ..core.arguments import check_type, check_whole
+from ..core.plots import BLUE, GREY, label_lines, open_axes
 from ..layers.conv import QuantConv2d
 from .ledger import signal_stats
 
@@ -94,17 +95,11 @@ def plot_theory(
     "Variance: predicted (dashed), measured (blue, with the range of the draws), ledger (dotted)."
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(6, 3))[1]
-    blocks, blue = range(measured.shape[1]), '#0072B2'
-    def label(text, at, below, color, ha='right'):
-        ax.annotate(text, at, (0, below), textcoords='offset points', c=color, ha=ha, fontsize=8)
-    if expected is not None:
-        ax.plot(blocks, list(expected), ':', c='grey')
-        label('ledger', (0, 1), 5, 'grey', ha='left')
-    ax.fill_between(blocks, measured.min(), measured.max(), color=blue, alpha=.2, lw=0)
-    ax.plot(blocks, measured.mean(), '.-', c=blue)
-    ax.plot(blocks, predicted.mean(), '--', c='grey')
-    label('measured', (blocks[-1], measured.mean().iloc[-1]), 8, blue)
-    label('predicted', (blocks[-1], predicted.mean().iloc[-1]), -14, 'grey')
+    blocks = range(measured.shape[1])
+    if expected is not None: ax.plot(blocks, list(expected), ':', c=GREY, label='ledger')
+    ax.fill_between(blocks, measured.min(), measured.max(), color=BLUE, alpha=.2, lw=0)
+    ax.plot(blocks, measured.mean(), '.-', c=BLUE, label='measured')
+    ax.plot(blocks, predicted.mean(), '--', c=GREY, label='predicted')
     ax.set(yscale='log', xlabel='block', ylabel='variance', title=title)
-    ax.spines[['top', 'right']].set_visible(False)
+    label_lines(open_axes(ax), final=False)
     return ax
