@@ -110,6 +110,17 @@ def test_any_optimizer_and_what_decays(learner, name):
     moved = [n for n, p in learn.model.state_dict().items() if not torch.equal(p, before[n])]
     assert len(moved) == len(before)
 
+@pytest.mark.parametrize('opt', [partial(Adam, lr=3e-4), partial(torch.optim.AdamW, lr=3e-4, weight_decay=.1),
+                                 partial(OptimWrapper, opt=torch.optim.AdamW, lr=3e-4)], ids=str)
+def test_the_rate_of_a_partial(few, opt, tmp_path):
+    "is that of a fit without one, as for a plain Learner"
+    ours = bnn_learner(few, mini(), opt_func=opt, path=tmp_path, calibrated=False)
+    with ours.no_bar(), ours.no_logging():
+        ours.fit(1)
+        assert [h['lr'] for h in ours.opt.hypers] == [3e-4]*2 and ours.lr == 3e-4
+        ours.fit(1, 1e-2)
+        assert [h['lr'] for h in ours.opt.hypers] == [1e-2]*2
+
 @pytest.mark.parametrize('call', [lambda l: l.fit(1, 1e-3, wd=.1), lambda l: l.fine_tune(1, 1e-3, wd=.1),
                                   lambda l: l.fit_flat_cos(1, 1e-3, wd=.1), lambda l: l.fit_step(1, 1e-3, wd=.1)])
 def test_the_exempt_never_decay(learner, call):
