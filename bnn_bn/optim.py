@@ -123,7 +123,8 @@ class OptFunc:
     def __call__(self, groups, lr):
         if not hasattr(self.learn, 'model'):
             raise ValueError(f'learn={self.learn!r}: OptFunc(opt, learn) needs its Learner')
-        exempt = exempt_parameters(self.learn.model)
+        exempt, own = exempt_parameters(self.learn.model), getattr(self.opt, 'keywords', {})
+        if 'lr' in own: self.learn.lr = lr = own['lr'] # of a partial, as fastai does
         opt = _made(self.opt, groups, lr)
         if isinstance(self.opt, OptimWrapper): # a built one: its groups are split once
             if not isinstance(opt, DecayWrapper): self.opt = DecayWrapper(opt, exempt)

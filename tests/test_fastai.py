@@ -11,15 +11,17 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 from torch.optim.swa_utils import AveragedModel
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 import fastai.callback.schedule # noqa: F401, Learner.lr_find
-from fastai.basics import Adam, BCEWithLogitsLossFlat, Callback, CrossEntropyLossFlat, Learner, MSELossFlat
-from fastai.basics import OptimWrapper, accuracy, error_rate, params, set_seed
+from fastai.basics import Adam, BCEWithLogitsLossFlat, Callback, CancelEpochException, CancelTrainException
+from fastai.basics import CancelValidException, CrossEntropyLossFlat, DataLoaders, Learner, MSELossFlat
+from fastai.basics import OptimWrapper, accuracy, error_rate, load_learner, mse, params, set_seed
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
-from fastai.callback.training import GradientAccumulation
+from fastai.callback.training import GradientAccumulation, ShortEpochCallback
 from fastai.optimizer import ranger
 from fastai.torch_core import TensorImage
 from bnn_bn import cost
@@ -107,6 +109,17 @@ def test_any_optimizer_and_what_decays(learner, name):
     assert len(learn.opt.hypers) == 2
     moved = [n for n, p in learn.model.state_dict().items() if not torch.equal(p, before[n])]
     assert len(moved) == len(before)
+
+@pytest.mark.parametrize('opt', [partial(Adam, lr=3e-4), partial(torch.optim.AdamW, lr=3e-4, weight_decay=.1),
+                                 partial(OptimWrapper, opt=torch.optim.AdamW, lr=3e-4)], ids=str)
+def test_the_rate_of_a_partial(few, opt, tmp_path):
+    "is that of a fit without one, as for a plain Learner"
+    ours = bnn_learner(few, mini(), opt_func=opt, path=tmp_path, calibrated=False)
+    with ours.no_bar(), ours.no_logging():
+        ours.fit(1)
+        assert [h['lr'] for h in ours.opt.hypers] == [3e-4]*2 and ours.lr == 3e-4
+        ours.fit(1, 1e-2)
+        assert [h['lr'] for h in ours.opt.hypers] == [1e-2]*2
 
 @pytest.mark.parametrize('call', [lambda l: l.fit(1, 1e-3, wd=.1), lambda l: l.fine_tune(1, 1e-3, wd=.1),
                                   lambda l: l.fit_flat_cos(1, 1e-3, wd=.1), lambda l: l.fit_step(1, 1e-3, wd=.1)])
@@ -258,6 +271,68 @@ def test_a_step_leaves_settings_as_they_were(learner):
     with pytest.raises(ValueError, match='no metric'): learn.fit_step(1, 1e-3, wd=.5, monitor='f1')
     assert learn.wd == .01 and isinstance(learn.opt_func, OptFunc)
 
+class Cancel(Callback):
+    "raises at an event of the second epoch, after all others or before them"
+    def __init__(self, event, error, order=200):
+        self.error, self.order = error, order
+        setattr(self, event, self.cancel)
+    def cancel(self):
+        if self.epoch == 1: raise self.error
+
+CANCELLED = dict(train=(Cancel('before_train', CancelTrainException), 'train'),
+                 rest=(ShortEpochCallback(.5, short_valid=False), 'train'),
+                 valid=(Cancel('before_validate', CancelValidException, -50), 'valid'))
+
+@pytest.mark.parametrize('both', [False, True], ids=['valid_metrics', 'all_metrics'])
+@pytest.mark.parametrize('name', CANCELLED)
+def test_a_row_of_an_epoch_that_lacks_a_part(learner, name, both, tmp_path):
+    "each value stands under its name, and what was not measured is empty"
+    learn, (cb, part) = learner(cbs=History(tmp_path/'h.csv')), CANCELLED[name]
+    learn.recorder.train_metrics = both
+    names = dict(train=['train_loss'], valid=['valid_loss', 'accuracy'])[part]
+    if both: names = [f'{part}_loss', f'{part}_accuracy']
+    learn.fit(3, 1e-3, cbs=[cb, keep := Best(monitor='valid_accuracy' if both else 'accuracy')])
+    rows = learn.history.rows
+    assert [k for k, v in rows[1].items() if v is None and k != 'loader_share'] == names
+    for row in rows:
+        losses, shares = ([v for k, v in row.items() if k.endswith(w) and v is not None] for w in ('loss', 'accuracy'))
+        assert all(v > 1.5 for v in losses) and all(0 <= v <= 1 for v in shares) and row['images_per_s'] > 0
+    assert len(rows) == 3 and 0 <= keep.value <= 1
+
+@pytest.mark.parametrize('event', ['before_epoch', 'before_train', 'after_batch', 'before_validate', 'after_validate'])
+def test_a_cancelled_epoch_has_no_row(learner, event):
+    learn = learner(cbs=History())
+    learn.fit(3, 1e-3, cbs=Cancel(event, CancelEpochException))
+    assert [r['epoch'] for r in learn.history.rows] == [1, 3]
+    learn.fit(3, 1e-3, start_epoch=1)
+    assert [r['epoch'] for r in learn.history.rows] == [1, 3, 2, 3]
+
+def test_two_steps_with_metrics_of_both_parts(learner):
+    learn = learner()
+    learn.recorder.train_metrics = True
+    with pytest.raises(ValueError, match="no metric 'accuracy'.*valid_accuracy"): learn.fit_two_step((1, 1), 1e-3)
+    assert bare(learn.model).cfg['binary'] == 'both'
+    found = learn.fit_two_step((1, 1), 1e-3, monitor='valid_accuracy')
+    assert [0 <= step['last'] <= 1 for step in found] == [True, True]
+
+class Board:
+    "as TensorBoard's writer, which holds an open file"
+    def add_scalar(self, *args): pass
+    def __reduce__(self): raise TypeError('an open file')
+
+@pytest.mark.filterwarnings('ignore:load_learner')
+def test_a_learner_is_exported_and_copied_whatever_its_callbacks_hold(learner, tmp_path):
+    "an event and an open file lie in none; who was read or copied trains on"
+    learn = learner(cbs=[History(writer=Board()), Best(), EMA(.9), Throughput(), ExactResume(tmp_path/'s.safetensors')])
+    learn.fit(1, 1e-3)
+    learn.export(tmp_path/'l.pkl')
+    assert learn.history.writer is not None and len(learn.dls.train) == 4
+    for other in load_learner(tmp_path/'l.pkl'), copy.deepcopy(learn):
+        assert other.history.writer is None and other.exact_resume.stop is not learn.exact_resume.stop
+        other.dls = learn.dls
+        other.fit(1, 1e-3)
+        assert len(other.history.rows) == 2
+
 @pytest.mark.parametrize('name', recipes)
 def test_one_epoch_of_a_recipe_trains(name):
     f = schedules[recipes[name].schedule]
@@ -353,6 +428,38 @@ def test_the_metric_fits_the_loss(learner, loss, metrics):
     assert learner(loss_func=loss).metrics.attrgot('name') == metrics
     assert learner(loss_func=loss, metrics=[]).metrics == []
     assert learner(loss_func=loss, metrics=error_rate).metrics.attrgot('name') == ['error_rate']
+
+@pytest.mark.parametrize('loss', [F.mse_loss, F.l1_loss, mse, partial(F.smooth_l1_loss, beta=.5), nn.L1Loss(), None])
+def test_numbers_of_a_picture_have_no_accuracy(learner, dls, loss):
+    "also by a loss that says nothing, such as a function: then the data say it"
+    with_numbers = copy.copy(dls.train_ds)
+    with_numbers.loss_func = MSELossFlat()
+    train = dls.train.new(with_numbers)
+    of_numbers = DataLoaders(train, dls.valid)
+    learn = bnn_learner(of_numbers, mini(), loss_func=loss, calibrated=False)
+    assert learn.metrics == []
+    assert bnn_learner(of_numbers, mini(), loss_func=nn.CrossEntropyLoss()).metrics.attrgot('name') == ['accuracy']
+    assert learner(loss_func=F.cross_entropy).metrics.attrgot('name') == ['accuracy']
+
+def test_decay_that_has_no_effect_is_refused(learner):
+    with pytest.raises(ValueError, match='wd_bn_bias=True: biases'): learner(wd_bn_bias=True)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    assert learner(net, wd_bn_bias=True).wd_bn_bias and not learner(wd_bn_bias=False).wd_bn_bias
+
+def test_points_say_how_many_numbers(tmp_path):
+    "as for fastai's `vision_learner`"
+    from fastai.data.block import DataBlock
+    from fastai.data.transforms import RandomSplitter, get_image_files
+    from fastai.vision.augment import Resize
+    from fastai.vision.data import ImageBlock, PointBlock
+    from PIL import Image
+    for k in range(12): Image.new('RGB', (40, 32), (20*k, 9, 70)).save(tmp_path/f'{k}.png')
+    block = DataBlock((ImageBlock, PointBlock), get_items=get_image_files, splitter=RandomSplitter(seed=0),
+                      get_y=lambda f: torch.tensor([[8., 9.], [3., 20.]]), item_tfms=Resize(32))
+    loaders = block.dataloaders(tmp_path, bs=2, num_workers=0, device='cpu')
+    learn = bnn_vision_learner(loaders, 'reactnet_mini_nobn', pretrained=False, path=tmp_path, calibrated=False)
+    assert learn.metrics == [] and learn.model(loaders.one_batch()[0]).shape == (2, 4)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
 
 def test_several_labels_a_picture_have_a_metric(tmp_path):
     from fastai.data.block import DataBlock, MultiCategoryBlock

@@ -396,6 +396,22 @@ def test_a_fit_more_trains_on(file):
     assert not any(isinstance(c, resume._Place) for c in learn.cbs + again.cbs)
 
 
+def test_a_training_that_begins_with_a_later_epoch(file):
+    "epochs before it are skipped, and a stop within the others goes on to the same bits"
+    def late(*cbs, **kw):
+        fit, seen = learner(), Seen()
+        with fit.no_bar(), fit.no_logging():
+            fit.fit_one_cycle(4, .1, cbs=[*cbs, seen, ExactResume(file, **kw)], start_epoch=2)
+        return all_of(fit), steps_of(seen.steps)
+    whole, steps = late()
+    assert [s[1] for s in steps] == [2]*BATCHES + [3]*BATCHES and load_state(file)['epoch'] == 4
+    file.unlink()
+    stop = threading.Event()
+    with pytest.raises(Interrupted): late(At(stop.set, 3, 1, True), stop=stop)
+    again, rest = late()
+    assert same(again, whole) and rest == steps[BATCHES + 2:]
+
+
 def test_trials_leave_no_state(file, tmp_path):
     learn = learner()
     learn.path = tmp_path

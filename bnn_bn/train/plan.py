@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from ..core.trials import is_trial
 from ..core.unwrap import bare
 from ..images.loaders import device_of
+from ..learner import recorded
 from .recipes import Recipe, make_learner, make_model, shape_of
 from .resume import pack_tree, random_states, restore_random_states, state_of
 from .sizes import parse_sizes, size_at
@@ -238,6 +239,6 @@ def line(self:EpochLog):
     k = f'step {self.number()}, ' if len(self.names) > 1 else ''
     rest = f'about {span(self.left())} left'
     if self.bars: return f'{k}{rest}'
-    pairs = zip(self.recorder.metric_names[1:], self.recorder.log[1:])
+    pairs = recorded(self.recorder, self.recorder.log[1:]).items()
     metrics = ', '.join(f'{name} {v:.4f}' for name, v in pairs if isinstance(v, float))
     return f'{k}epoch {self.epoch + 1}: {metrics}; {rest}'

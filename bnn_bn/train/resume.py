@@ -197,7 +197,7 @@ class Interrupted(KeyboardInterrupt):
 
 class ExactResume(Callback):
     "Save the whole state of a training after each epoch, and begin from a saved one."
-    order = 90 # after everything that has a state
+    order, _stateattrs = 90, ('stop',) # after everything that has a state; no file takes an event
     def __init__(self,
         file, # `*.safetensors`; its last generation is kept beside it
         resume:bool=True, # begin from `file` where it exists? False: ValueError if it does
@@ -211,6 +211,7 @@ class ExactResume(Callback):
         self.file, self.resume, self.steps = full_path(file), resume, steps
         self.stop, self.info, self.finished = stop or threading.Event(), info or {}, False
 
+    def _init_state(self): self.stop = threading.Event() # of a copy, or out of a file
     def settings(self): return dict(self.info, epochs=self.n_epoch, batches=len(self.dls.train))
 
     def save(self, epoch, batch, now=None):
@@ -233,7 +234,7 @@ def before_fit(self:ExactResume):
     if not self.run: return
     self.failed, self.cut, self.halted, self.skip, self.saved = None, False, False, 0, (0, 0)
     state = None if self.finished else load_state(self.file)
-    self.finished = False
+    self.finished, self.start = False, random_states(self.dls)
     self.learn.remove_cb(_Place)
     if state is None: return
     if not self.resume:

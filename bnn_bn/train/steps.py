@@ -14,7 +14,7 @@ from ..checkpoint import save_network
 from ..core.files import write_file
 from ..core.trials import is_trial
 from ..core.unwrap import bare
-from ..learner import DivergenceGuard
+from ..learner import DivergenceGuard, recorded
 from .speed import Throughput
 
 # %% ../../nbs/2_no_norm/24b_history.ipynb #6cfa2109
@@ -92,7 +92,7 @@ class Schedule(Callback):
 # %% ../../nbs/2_no_norm/24b_history.ipynb #e5519df2
 class History(Callback):
     "A row an epoch in a CSV file: place, rate, losses, metrics, skipped steps, speed, time."
-    order = 70 # after the Recorder
+    order, _stateattrs, writer = 70, ('writer',), None # after the Recorder
     def __init__(self,
         file=None, # CSV file; None: `rows` only
         writer=None, # TensorBoard's SummaryWriter, or anything with `add_scalar(name, value, step)`
@@ -103,11 +103,13 @@ class History(Callback):
         self.earlier, self.began = 0., None # hours of earlier sessions; when this one began
 
     def before_fit(self):
-        self.run = not is_trial(self.learn)
+        self.run, self.cancelled = not is_trial(self.learn), False
         if self.run and self.began is None: self.began = time.perf_counter()
     def before_epoch(self): self.start = time.perf_counter()
-    def before_validate(self): self.trained = time.perf_counter()
+    def after_train(self): self.trained = time.perf_counter()
+    def after_cancel_epoch(self): self.cancelled = True # it gets no row
     def after_epoch(self):
+        if self.cancelled: return self.before_fit()
         row = self.row()
         self.rows = self.rows + [row]
         if self.writer: write_scalars(self.writer, row)
@@ -122,11 +124,11 @@ def without_hours(rows):
 @patch
 def row(self:History):
     "the row of the epoch that has ended"
-    metrics = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
+    metrics = recorded(self.recorder, self.recorder.values[-1])
     skipped = sum(len(c.log) for c in self.learn.cbs if isinstance(c, DivergenceGuard))
     return dict(
         self.names, step=self.step, epoch=self.epoch + 1, lr=self.opt.hypers[-1]['lr'],
-        **{k: round(float(v), 6) for k, v in metrics.items()},
+        **{k: v if v is None else round(float(v), 6) for k, v in metrics.items()},
         skipped=skipped, **self.speed(),
         seconds=round(time.perf_counter() - self.start, 2), hours=round(self.hours(), 2))
 
@@ -210,8 +212,8 @@ class Best(Callback):
     def load_state_dict(self, state):
         self.value, self.epoch_, self.weights = state['value'], state['epoch'], state['weights']
     def after_validate(self):
-        value = float(self.recorder.log[list(self.recorder.metric_names).index(self.monitor)])
-        if value > self.value: self.keep(value, self.learn.model)
+        value = recorded(self.recorder, self.recorder.log[1:])[self.monitor]
+        if value is not None and value > self.value: self.keep(float(value), self.learn.model)
     def keep(self, value, model):
         weights = {k: v.detach().cpu().clone() for k, v in bare(model).state_dict().items()}
         self.value, self.epoch_, self.weights = value, self.epoch + 1, weights
@@ -220,12 +222,13 @@ class Best(Callback):
         save_network(model, self.file, epoch=self.epoch_, **found)
 
 # %% ../../nbs/2_no_norm/25_steps.ipynb #6c132863
-import warnings
+import math, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from fastai.basics import Learner, L
 from ..core.arguments import check_number, check_whole
 from ..checkpoint import load_strictly
+from ..learner import recorded
 from ..models import BinaryNet, binary_net
 from ..optim import OptFunc
 from .resume import ExactResume
@@ -350,10 +353,16 @@ def _check_two_steps(learn, epochs, lr, wd, select, monitor='accuracy', **others
     for n in epochs: check_whole(epochs=n)
     for decay in wd: check_number(0, wd=decay)
     check_lr(lr)
-    names = [*learn.metrics.attrgot('name'), 'train_loss', 'valid_loss']
+    names = _watched(learn)
     if monitor not in names:
         raise ValueError(f'no metric {monitor!r} to choose the best epoch by; this Learner has '
                          f'{", ".join(names)}')
+
+def _watched(learn):
+    "names of what the Recorder will measure"
+    r, own = learn.recorder, list(learn.metrics.attrgot('name'))
+    if not (r.train_metrics and r.valid_metrics): return [*own, 'train_loss', 'valid_loss']
+    return [f'{part}_{name}' for part in ('train', 'valid') for name in ['loss', *own]]
 
 @contextmanager
 def _quiet_if_done(first):
@@ -374,4 +383,5 @@ def step_result(
 
 def final(learn, metric='accuracy')->float:
     "The last epoch's value of a metric."
-    return float(learn.recorder.values[-1][list(learn.recorder.metric_names).index(metric) - 1])
+    value = recorded(learn.recorder, learn.recorder.values[-1])[metric]
+    return math.nan if value is None else float(value)

@@ -9,7 +9,7 @@ __all__ = ['nobn_head', 'bnn_vision_learner', 'fastai_arch']
 from functools import partial
 import torch
 from fastai.basics import Learner
-from fastcore.basics import risinstance
+from fastcore.basics import nested_attr, risinstance
 from torch import nn
 from ..images.loaders import first_images
 from ..learner import bnn_learner
@@ -65,7 +65,8 @@ def bnn_vision_learner(
 
 def _classes(dls, n_out):
     "as asked, or as the data say"
-    n_out = getattr(dls, 'c', None) if n_out is None else n_out
+    places = 'c', 'train.after_item.c', 'train.after_batch.c' # those of points are fastai's
+    for place in places: n_out = nested_attr(dls, place) if n_out is None else n_out
     if n_out: return n_out
     raise ValueError('n_out=None, and the data do not say how many classes there are: give n_out=')
 
