@@ -14,6 +14,7 @@ import pandas as pd, torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from .core.arguments import is_whole
 from .core.unwrap import bare
 
 # %% ../nbs/5_packed/30_cost.ipynb #82c00c41
@@ -241,7 +242,7 @@ def _check_model(model):
 
 def _check_shape(model, shape):
     numbers = shape if isinstance(shape, (tuple, list)) else ()
-    if not numbers or not all(isinstance(d, int) and d > 0 for d in numbers):
+    if not numbers or not all(is_whole(d) and d > 0 for d in numbers):
         raise ValueError(f'input_shape={shape!r}: positive whole numbers such as (3, 224, 224) '
                          'are needed')
     dims = [len(m.kernel_size) for m in model.modules() if _kind(m) == 'conv']

@@ -40,6 +40,7 @@ class TensorDL(PictureDL):
         check_whole(bs=bs)
         check_callable(augment=augment, mix=mix)
         if dataset is None: dataset = tensor_set(x, y, vocab, prepare, split_idx)
+        _check_stats(mean, std, dataset.prepare.channels)
         device = dataset.items.x.device if device is None else device
         self.args = dict(mean=mean, std=std, augment=augment, mix=mix)
         self.augment, self.mix = augment, mix
@@ -187,7 +188,6 @@ def tensor_dls(
     if (mean is None) != (std is None):
         raise ValueError(f'mean={mean!r}, std={std!r}: give both or neither')
     if mean is None: mean, std = pixel_stats(x)
-    _check_stats(mean, std, x.shape[1])
     x, y, xv, yv = (t.to(device) for t in (x, y, xv, yv))
     names = class_names(vocab, torch.cat([y, yv]))
     common = dict(mean=mean, std=std, augment=augment, vocab=names, prepare=prepare)
@@ -269,8 +269,8 @@ def _read_cifar_file(file, labels, check):
 # %% ../nbs/4_training/03_data.ipynb #6526eb61
 def _cifar_folder(path, kind):
     "the folder of the files, and the names that it lacks"
-    inner = Path(path)/kind.folder
-    folder = inner if inner.is_dir() else Path(path)
+    path = Path(path).expanduser()
+    folder = path/kind.folder if (path/kind.folder).is_dir() else path
     return folder, [n for n in kind.files if not (folder/n).is_file()]
 
 def _read_cifar(path, kind):
@@ -290,7 +290,7 @@ def _download(path, kind):
     "the official archive, checked and unpacked into `path`, where a file is missing"
     if not _cifar_folder(path, kind)[1]: return
     from torchvision.datasets.utils import download_and_extract_archive
-    try: download_and_extract_archive(kind.url, str(path), md5=kind.md5)
+    try: download_and_extract_archive(kind.url, str(Path(path).expanduser()), md5=kind.md5)
     except Exception as e:
         raise RuntimeError(f"{path}: {', '.join(kind.files)} are not there, and fetching "
                            f'{kind.url} failed ({e}); put these files there by hand') from e

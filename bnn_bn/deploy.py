@@ -11,7 +11,7 @@ from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 import numpy as np
-from .core.arguments import check_switch, check_type, plain_values
+from .core.arguments import check_switch, check_type, is_whole, plain_values
 from .core.errors import PackedFormatError
 from .onebit.graph import Graph, from_bytes, read_bnn, to_bytes, write_bnn
 from .onebit.engine import Engine
@@ -289,7 +289,7 @@ def classify(
             raise ValueError(f'this file does not say the {k} of its images; '
                              f'pack it with its data, pack(learn), or with {k}=, '
                              'or normalise yourself and call the network')
-    if type(top) is not int or top < 1:
+    if not is_whole(top) or top < 1:
         raise ValueError(f'top={top!r}: a whole number of labels is needed, at least 1')
     pictures = split_pictures(pictures, packed.graph.channels)
     if not pictures: raise ValueError('pictures: none were given')

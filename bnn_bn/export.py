@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from . import __version__
-from .core.arguments import check_switch
+from .core.arguments import check_switch, is_whole
 from .core.errors import ExportError
 from .onebit.graph import Graph, Node, check_graph, read_bnn
 from .onebit.engine import Engine, values_of
@@ -266,13 +266,13 @@ def _check(graph, shape):
 def _check_shape(graph, shape):
     def fits(s):
         if isinstance(s, str): return True
-        return isinstance(s, int) and s > 0
+        return is_whole(s) and s > 0
     three = isinstance(shape, (tuple, list)) and len(shape) == 3
     if not three or not all(map(fits, shape)):
         raise ValueError(f'shape={shape!r}: three are needed, (images, rows, columns), '
                          'each a number or a name for any number')
     named = any(isinstance(s, str) for s in shape[1:])
-    if not named: values_of(graph, tuple(shape[1:]))
+    if not named: values_of(graph, tuple(map(int, shape[1:])))
 
 def _check_step(where, n):
     for k, a in n.tensors.items():
@@ -346,6 +346,7 @@ def _export(graph, path, shape, form):
     "the model, checked, and written if there is a path"
     graph = graph_of(graph)
     _check(graph, shape)
+    shape = [s if isinstance(s, str) else int(s) for s in shape]
     m = _model(graph, _written(graph, form), shape, form)
     _need('onnx').checker.check_model(m, full_check=True)
     assert_norm_free(m)
@@ -381,6 +382,7 @@ def run_onnx(
     fuse:bool=False, # let ONNX Runtime multiply scales into weights, as it does by itself
 )->np.ndarray:
     "ONNX Runtime's result, one thread."
+    check_switch(fuse=fuse)
     ort, onnx, model = _need('onnxruntime'), _need('onnx'), _load(model)
     if any(d.domain == QONNX for d in model.opset_import): model = _with_bipolar(onnx, model)
     options = ort.SessionOptions()

@@ -204,6 +204,6 @@ def _folder_loaders(train, valid, seed, common):
     "DataLoaders of two sets of pictures; common: arguments of both `FolderDL`s"
     dls = PictureLoaders(FolderDL(train, shuffle=True, drop_last=True, **common),
                          FolderDL(valid, **common), device=common['device'])
-    if seed is not None: dls.train.rng = random.Random(seed)
+    if seed is not None: dls.train.rng = random.Random(int(seed))
     dls.vocab, dls.c = list(train.vocab), len(train.vocab)
     return dls

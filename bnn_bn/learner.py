@@ -249,18 +249,18 @@ def bnn_learner(
     cbs = _with_own(L(cbs), patience, calibrated, clip_factor)
     split, loss = partial(split_bare, splitter or body_and_head), loss_func or _loss_of(dls)
     if metrics is None: metrics = _metrics_of(loss, _loss_of(dls))
-    opt.learn = Learner(dls, model, loss_func=loss, metrics=metrics, cbs=cbs, opt_func=opt, wd=wd,
-                        splitter=split, **kwargs)
+    opt.learn = Learner(dls, model, loss_func=loss, metrics=metrics, cbs=cbs, opt_func=opt,
+                        wd=None if wd is None else float(wd), splitter=split, **kwargs)
     return opt.learn
 
 # %% ../nbs/2_no_norm/22_learner.ipynb #52d7f717
 def _check_given(dls, wd, calibrated, **functions):
-    _check_dls(dls)
+    check_dls(dls)
     check_number(0, none=True, wd=wd)
     check_callable(**functions)
     if calibrated is not None: check_switch(calibrated=calibrated)
 
-def _check_dls(dls):
+def check_dls(dls):
     "ValueError for one loader, a data set or anything else in place of DataLoaders"
     single = isinstance(dls, (DataLoader, FilteredBase, torch.utils.data.DataLoader))
     if not single and hasattr(dls, 'train') and hasattr(dls, 'valid'): return

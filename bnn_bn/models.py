@@ -147,9 +147,15 @@ def stem_shape(row, stem):
     "kernel, stride, and whether a pool follows"
     return getattr(row, stem) if isinstance(stem, str) else tuple(stem)
 
+def _no_backbone(name):
+    "the error that names those that there are"
+    known = list(backbones)
+    return ValueError(f'backbone={name!r}{did_you_mean(name, known)}: allowed are {known}')
+
 def _row(backbone, block):
     "a row of the table, with another block if one is named"
-    row = backbones[backbone]
+    row = backbones.get(backbone)
+    if row is None: raise _no_backbone(backbone)
     return row if block is None else replace(row, block=find_part('block', block))
 
 def _misfit(row, stem, side):
@@ -228,10 +234,10 @@ def check_side(
 _choices = dict(norm=('nobn', 'bn', 'naive'), binary=('both', 'act', 'real'),
                 shortcut=(None, 'binary', 'real'))
 
-def _check_stem(stem):
-    "a name, or kernel, stride and pool"
-    if stem in ('imagenet', 'cifar'): return
-    if _is_stem(stem): return
+def _checked_stem(stem):
+    "a name, or kernel, stride and pool as Python's own"
+    if isinstance(stem, str) and stem in ('imagenet', 'cifar'): return stem
+    if _is_stem(stem): return int(stem[0]), int(stem[1]), stem[2]
     raise ValueError(f"stem={stem!r}: allowed are 'imagenet', 'cifar' and (odd kernel, stride, "
                      'max pool behind it?), such as (5, 2, True)')
 
@@ -254,17 +260,15 @@ def _classes(n_out, num_classes):
     if num_classes is None: return n_out
     return same_thing(n_out=None if n_out == 1000 else n_out, num_classes=num_classes)
 
-def _checked(backbone, stem, n_out, in_chans, width, alpha, gamma, **named):
-    "classes, channels and width as plain numbers, of numpy's too"
-    _check_stem(stem)
-    if backbone not in backbones:
-        raise ValueError(f'backbone={backbone!r}{did_you_mean(backbone, backbones)}: allowed are '
-                         f'{list(backbones)}')
-    for k, v in named.items():
+def _checked(backbone, stem, n_out, in_chans, width, alpha, gamma, norm, binary, shortcut):
+    "the stem, and the numbers as Python's own, of numpy's too: a file keeps no others"
+    stem = _checked_stem(stem)
+    if not isinstance(backbone, str) or backbone not in backbones: raise _no_backbone(backbone)
+    for k, v in dict(norm=norm, binary=binary, shortcut=shortcut).items():
         if v not in _choices[k]: raise ValueError(f'{k}={v!r}: allowed are {_choices[k]}')
     check_whole(n_out=n_out, in_chans=in_chans)
     check_number(above=0, most=1e30, width=width, alpha=alpha, gamma=gamma)
-    return int(n_out), int(in_chans), float(width)
+    return stem, int(n_out), int(in_chans), float(width), float(alpha), float(gamma)
 
 # %% ../nbs/2_no_norm/11e_network.ipynb #a26e510a
 @dataclass(frozen=True)
@@ -321,8 +325,8 @@ def binary_net(
 )->BinaryNet: # (B,in_chans,H,W) to (B,n_out)
     "A binary network of any backbone, norm and quantisation (2104.08215)."
     stem_bits, n_out = _checked_bits(stem_bits), _classes(n_out, num_classes)
-    n_out, in_chans, width = _checked(backbone, stem, n_out, in_chans, width, alpha, gamma,
-                                      norm=norm, binary=binary, shortcut=shortcut)
+    stem, n_out, in_chans, width, alpha, gamma = _checked(
+        backbone, stem, n_out, in_chans, width, alpha, gamma, norm, binary, shortcut)
     row, rules = _row(backbone, block), get_rules(rules)
     own = dict(shortcut=shortcut, quantizer=quantizer, act=act, block=block, stem_bits=stem_bits)
     spec = Spec(norm, binary, alpha, gamma, rules, **dict(row.parts) | _parts(own))
@@ -491,7 +495,7 @@ from fnmatch import fnmatch
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from .core.arguments import check_whole
+from .core.arguments import check_switch, check_whole
 from .core.unwrap import bare
 from .layers.activations import RPReLU, RSign
 from .layers.signed import ScaleShift
@@ -628,6 +632,7 @@ def list_models(
     pretrained:bool=False, # names of trained networks instead?
 )->list: # names for `create_model`, sorted
     "Names of the networks that match."
+    check_switch(pretrained=pretrained)
     ours = map('_'.join, product(backbones, _choices['norm']))
     names = list(cards()) if pretrained else [*ours, *_real]
     patterns = [pattern] if isinstance(pattern, str) else pattern

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 import bnn_bn
 from .core.errors import PackedFormatError
-from .core.files import write_file
+from .core.files import full_path, write_file
 
 # %% ../nbs/7_appendix/05b_weights.ipynb #e9c3bf12
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def cards(
     folder=None, # with `cards.json` and the files; None: the package's own
 )->dict: # name -> `Card`, sorted
     "All networks that come with the package."
-    file = Path(folder or PRETRAINED)/'cards.json'
+    file = full_path(folder or PRETRAINED)/'cards.json'
     if not file.exists(): return {}
     table = json.loads(file.read_text())
     return {name: Card(name=name, **table[name]) for name in sorted(table)}
@@ -119,7 +119,7 @@ def pretrained_path(
     folder=None, # as in `cards`
 )->Path: # of its packed file
     "Where the packed file of that name lies; its bytes are not checked."
-    path = Path(folder or PRETRAINED)/card(name, folder).file
+    path = full_path(folder or PRETRAINED)/card(name, folder).file
     if not path.is_file():
         raise FileNotFoundError(f'{path}: the file of {name} is missing; install the package again')
     return path
@@ -135,7 +135,7 @@ def add_pretrained(
     **facts # the other fields of `Card`
 )->Card:
     "Put a packed network and its card into the folder."
-    folder, known = Path(folder or PRETRAINED), cards(folder)
+    folder, known = full_path(folder or PRETRAINED), cards(folder)
     if not re.fullmatch(r'[\w.-]+', name):
         raise ValueError(f'name={name!r}: letters, digits, -, _ and . only')
     if name in known and not force:

@@ -100,10 +100,11 @@ class RPReLU(nn.Module):
     ):
         check_whole(ni=ni)
         check_number(slope=slope)
+        check_switch(inplace=inplace)
         super().__init__()
-        self.inplace, self._first = inplace, slope
+        self.inplace, self._first = inplace, float(slope)
         self.shift_in = nn.Parameter(torch.zeros(1, ni, 1, 1))
-        self.slope = nn.Parameter(torch.full((ni,), slope))
+        self.slope = nn.Parameter(torch.full((ni,), self._first))
         self.shift_out = nn.Parameter(torch.zeros(1, ni, 1, 1))
 
     def forward(self, x:Tensor)->Tensor: # (B,C,H,W) to (B,C,H,W)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
-from ..core.arguments import check_number, check_word
+from ..core.arguments import check_callable, check_number, check_type, check_word
 from .binarize import approx_sign, in_transform
 from .activations import RSign, RPReLU, is_watched
 from .conv import QuantConv2d, ScaledStdConv2d, get_padding
@@ -77,6 +77,8 @@ class Spec:
         check_word(('nobn', 'bn', 'naive'), norm=self.norm)
         check_word(('real', 'act', 'both'), binary=self.binary)
         check_number(above=0, alpha=self.alpha, gamma=self.gamma)
+        check_type(Rules, "a Rules, such as get_rules('default'),", rules=self.rules)
+        check_callable(quantizer=self.quantizer, own_act=self.own_act)
 
     def bn(self, nf): return nn.BatchNorm2d(nf) if self.norm == 'bn' else nn.Identity()
     def act(self, nf, inplace=False): # inplace: nobody else reads what it takes

@@ -8,7 +8,7 @@ __all__ = ['LEVELS', 'eight_bits', 'zero_point', 'to_bytes', 'Pixels', 'PixelCon
 # %% ../../nbs/1_one_bit/02e_pixels.ipynb #f0a41692
 import torch
 from torch import Tensor
-from ..core.arguments import as_float64
+from ..core.arguments import as_float64, check_type
 from .conv import QuantConv2d, ScaledStdConv2d, scaled_conv2d
 
 # %% ../../nbs/1_one_bit/02e_pixels.ipynb #2815b108
@@ -111,6 +111,7 @@ def set_pixels(
     mean, std, # of the pictures, black being 0 and white 1: a number, or one for each channel
 )->Pixels: # the same
     "Say how the pictures are normalised; ValueError names what is no mean or deviation."
+    check_type(Pixels, 'a convolution of pixels, such as PixelConv2d,', conv=conv)
     given = dict(mean=mean, std=std)
     for name, v in given.items():
         try: t = torch.as_tensor(v, dtype=torch.float64).expand(conv.in_channels)

@@ -9,6 +9,7 @@ __all__ = ['SignConv2d', 'NFConv2d', 'ScaleShift']
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
+from ..core.arguments import check_whole
 from .activations import RSign, check_maps
 from .conv import QuantConv2d, ScaledStdConv2d
 from .parts import find_part
@@ -96,6 +97,7 @@ class ScaleShift(nn.Module):
     def __init__(self,
         ni:int, # channels
     ):
+        check_whole(ni=ni)
         super().__init__()
         self.gain = nn.Parameter(torch.ones(1, ni, 1, 1))
         self.shift = nn.Parameter(torch.zeros(1, ni, 1, 1))

@@ -7,10 +7,11 @@ __all__ = ['binarize', 'what_changed']
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #6bc29939
 import copy
+from collections.abc import Iterable
 from difflib import get_close_matches
 import torch, pandas as pd
 from torch import nn, Tensor
-from ..core.arguments import check_switch
+from ..core.arguments import check_switch, check_type, is_whole
 from ..core.unwrap import bare, copied, unwrapped
 from ..layers.conv import QuantConv2d
 from ..layers.parts import find_part
@@ -27,7 +28,7 @@ def check_example(
     if example is None: return
     images = isinstance(example, Tensor)
     shape, sizes = (tuple(example.shape), (4,)) if images else (example, (3, 4) if single else (4,))
-    whole = isinstance(shape, (tuple, list)) and all(isinstance(n, int) for n in shape)
+    whole = isinstance(shape, (tuple, list)) and all(map(is_whole, shape))
     if not whole or len(shape) not in sizes:
         what = f' is a tensor of shape {shape}' if images else f'={shape!r}'
         raise ValueError(f'example{what}: give images (B,C,H,W), or the shape of such a batch')
@@ -89,6 +90,7 @@ def _convolutions(model):
 def _skipped(skip, convs):
     "names that the user wants to keep real; ValueError for a word that fits none"
     if callable(skip): return {n for n, m in convs.items() if skip(n, m)}
+    check_type(Iterable, 'a name, names, or a function of name and layer', skip=skip)
     words = [skip] if isinstance(skip, str) else list(skip)
     found = {w: {n for n in convs if n == w or n.startswith(f'{w}.')} for w in words}
     for word, names in found.items():

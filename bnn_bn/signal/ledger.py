@@ -119,7 +119,8 @@ def in_order(module, args, kwargs):
 def _images(model, data):
     "The images of a batch, a tuple or DataLoaders, where the model is"
     if hasattr(data, 'one_batch'): data = data.one_batch()
-    x = data if isinstance(data, Tensor) else data[0]
+    x = data[0] if isinstance(data, (tuple, list)) and data else data
+    check_type(Tensor, 'a tensor (B,C,H,W), a batch or DataLoaders', data=x)
     like = one_param(model)
     return x.to(like.device, like.dtype)
 
@@ -166,6 +167,7 @@ def plot_sigprop(
 ): # the axes
     "Draw the expected variance (dashed grey) and the measured one (blue) at each block."
     import matplotlib.pyplot as plt
+    check_word(('var', 'mean_sq'), stat=stat)
     table = signal_stats(model, data)
     if ax is None: ax = plt.subplots(figsize=(6, 3))[1]
     _draw_lines(ax, table[stat], table.expected)

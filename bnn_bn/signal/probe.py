@@ -13,7 +13,7 @@ import torch, torch.nn.functional as F, pandas as pd
 from torch import nn, Tensor
 from fastai.callback.core import Callback
 from fastai.torch_core import rank_distrib
-from ..core.arguments import check_number, check_switch, check_whole
+from ..core.arguments import check_number, check_switch, check_type, check_whole
 from ..layers.activations import RSign
 from ..layers.conv import QuantConv2d
 from ..core.plots import BLUE, open_axes
@@ -47,6 +47,12 @@ def dead_channels(
     return pd.DataFrame(rows, columns=['layer', 'channel', 'always'])
 
 # %% ../../nbs/3_measured/10b_probe.ipynb #aea1cfd5
+def _check_images(xb):
+    "ValueError unless these are floats in a tensor"
+    check_type(Tensor, 'a tensor (B,C,H,W)', xb=xb)
+    if xb.is_floating_point(): return
+    raise ValueError(f'xb: images of dtype {xb.dtype}; give them as in training, normalised floats')
+
 def _is_compiled(model):
     return any(getattr(m, '_compiled_call_impl', None) is not None for m in model.modules())
 
@@ -112,6 +118,7 @@ def probe(
 )->pd.DataFrame: # a row a block: mean, var, mean_sq, expected, grad, grad_weights, dead, saturated
     "Signal, gradient and health of the channels at each block; the model is left as it was."
     model = bare(model)
+    _check_images(xb)
     blocks, rows = find_blocks(model), []
     with _no_trace(model) as hooks, torch.enable_grad():
         inputs, signs = _record(blocks, hooks)
@@ -179,8 +186,9 @@ def smoothed_cosine(
     "The cosine between a gradient and that of `f` blurred by a Gaussian."
     check_number(above=0, sigma=sigma)
     check_whole(3, n=n)
+    check_whole(0, seed=seed)
     step = sigma * x.float().square().mean().sqrt().item()
-    u = torch.randn(n, *x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+    u = torch.randn(n, *x.shape, generator=torch.Generator().manual_seed(int(seed))).to(x)
     slopes = [(float(f(x + step*d)) - float(f(x - step*d))) / (2*step) for d in u]
     a, flat = torch.tensor(slopes, dtype=torch.float64), u.flatten(1).cpu().double()
     along = a * (flat @ (grad.flatten().cpu().double() / grad.norm().item()))
@@ -192,6 +200,7 @@ def ste_cosine(
     sigma:float=.1, n:int=500, # as in `smoothed_cosine`
 )->pd.DataFrame: # a row a block: cosine and its standard error
     "How well the straight-through gradient agrees with the slope of the blurred loss, per block."
+    _check_images(xb)
     model, rows = bare(model), []
     blocks = find_blocks(model)
     with _no_trace(model) as hooks:

@@ -79,7 +79,7 @@ def predict_variance(
     convs = [m for m in model.modules() if isinstance(m, QuantConv2d)]
     if not convs:
         raise ValueError(f'{type(model).__name__} has no QuantConv2d whose law could be predicted')
-    gen, law = torch.Generator().manual_seed(seed), copy.deepcopy(model).cpu().float()
+    gen, law = torch.Generator().manual_seed(int(seed)), copy.deepcopy(model).cpu().float()
     for m in list(law.modules()):
         for name, c in list(m.named_children()):
             if isinstance(c, QuantConv2d): setattr(m, name, ConvLaw(c, gen))

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
+from ..core.arguments import check_whole, is_whole
 from ..core.files import full_path, write_file
 from ..onebit.graph import Graph, check_graph
 from ..onebit.counting import PRODUCTS, pack_signs, words
@@ -171,13 +172,14 @@ class Picture:
 def picture_of(graph, size):
     "the size asked for or kept in the file, and the number that each byte stands for"
     info = graph.info
-    size = info.get('size') if size is None else size
+    if size is None: size = info.get('size')
     known = isinstance(size, (list, tuple)) and len(size) == 2
-    if not known or not all(type(v) is int and v > 0 for v in size):
+    if not known or not all(is_whole(v) and v > 0 for v in size):
+        end = '; this file does not say them' if size is None else ''
         raise ValueError(f'size={size!r}: rows and columns of the pictures are needed, such as '
-                         '(32, 32); this file does not say them')
+                         f'(32, 32){end}')
     whole = pixel_stem(graph) is not None
-    return Picture(*size, graph.channels, byte_values(info, graph.channels), whole)
+    return Picture(*map(int, size), graph.channels, byte_values(info, graph.channels), whole)
 
 # %% ../../nbs/5_packed/36b_export_c.ipynb #382bd5e3
 def byte_values(info, channels):
@@ -295,8 +297,7 @@ def c_name(path, name):
 def check_ram(program, picture, ram):
     "an error where the program needs more bytes than there are"
     if ram is None: return
-    if isinstance(ram, bool) or not isinstance(ram, int) or ram < 1:
-        raise ValueError(f'ram={ram!r}: a number of bytes is needed')
+    check_whole(ram=ram)
     needed = sum(ram_parts(program, picture))
     if needed > ram:
         step = max(program.steps, key=lambda s: s.made.pixels*s.made.channels)

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from fastcore.xdg import xdg_cache_home
 from llvmlite import binding, ir
-from ..core.files import write_file
+from ..core.files import full_path, write_file
 from ..onebit import kernels, tiles
 from ..onebit.counting import Wasm, load_numba
 from ..onebit.kernels import ROW_BYTES, do_share, row_at
@@ -335,7 +335,7 @@ def web_kernels(
     folder=None, # where modules are kept; None: bnn_bn/wasm in the user's cache folder
 )->dict: # exact, relaxed: a WebAssembly module each, as bytes
     "The kernels for a browser, compiled once."
-    folder = Path(folder or xdg_cache_home()/'bnn_bn/wasm')
+    folder = full_path(folder or xdg_cache_home()/'bnn_bn/wasm')
     found = {kind: kept(folder, kind) for kind in KINDS}
     if all(found.values()): return found
     with tempfile.TemporaryDirectory() as new:

@@ -16,6 +16,7 @@ import fastai.callback.schedule # noqa: F401, Learner.fit_one_cycle
 from fastai.callback.channelslast import ChannelsLast
 from fastcore.basics import patch
 from fastcore.script import call_parse
+from ..core.arguments import check_whole
 from ..core.files import full_path, locked, read_table, write_figure, write_file
 from ..checkpoint import save_network
 from ..data import fashion_mini
@@ -52,7 +53,8 @@ def train_one(
 )->tuple: # the Learner, and a dict of its result
     "Train one contestant; the same seed on the same machine gives the same numbers."
     if kind not in labels: raise ValueError(f'kind={kind!r}: allowed are {list(labels)}')
-    set_seed(seed, reproducible=True)
+    check_whole(0, 2**32 - 1, seed=seed)
+    set_seed(seed := int(seed), reproducible=True)
     dls.train.rng = random.Random(seed)
     if history: history.names = dict(network=kind, seed=seed)
     more = [*cbs, *([history] if history else [])]

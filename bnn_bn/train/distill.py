@@ -14,7 +14,7 @@ from fastai.callback.core import Callback
 from fastai.data.transforms import Normalize
 from fastai.torch_core import one_param
 from fastcore.basics import patch
-from ..core.arguments import check_number
+from ..core.arguments import check_number, check_type
 from ..images.protocol import Finishing
 from .teachers import Teacher, check_pair, per_channel
 from .teachers import load_teacher # noqa: F401, for those who look for it here
@@ -71,6 +71,7 @@ class Distill(Callback):
         label_weight:float=0., # share of the learner's own loss, from 0 (as published) to 1
         mean=None, std=None, # what normalised the batches, of each channel; None: the loader says
     ):
+        check_type(nn.Module, 'a torch.nn.Module', teacher=teacher)
         _check_mix(T, label_weight)
         check_pair(mean, std)
         self.teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)

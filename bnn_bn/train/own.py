@@ -12,6 +12,7 @@ from functools import partial
 from inspect import signature
 import torch
 from fastai.data.core import DataLoaders
+from ..core.arguments import check_whole
 from ..core.errors import DataError
 from ..data import CIFAR10_STATS, tensor_dls
 from ..images.augment import random_crop, random_flip
@@ -76,16 +77,19 @@ def picture_dls(
     seed:int=None, # of the order and the augmentation; None: from Python's `random`
 )->DataLoaders: # of colour pictures (B,3,size,size); its `inventory` says what was found
     "A folder of own pictures, one folder a class, as fastai DataLoaders."
+    check_whole(size=size, bs=bs)
+    check_whole(0, none=True, seed=seed)
     found = take_inventory(path, valid)
     _check_size(size, len(found.files('train')) + len(found.files('valid')))
     prepare = Preparation((size, size))
+    if augment is None: augment = move(size)
     x, y, xv, yv = _read(found, prepare, skip_bad)
     mixed = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)) # for the first few
     mean, std = CIFAR10_STATS
     dls = tensor_dls(x[mixed], y[mixed], xv, yv, bs=min(bs, len(x)), device=device,
-                     augment=augment or move(size), vocab=found.classes, mean=mean, std=std,
+                     augment=augment, vocab=found.classes, mean=mean, std=std,
                      prepare=prepare)
-    if seed is not None: dls.train.rng = random.Random(seed)
+    if seed is not None: dls.train.rng = random.Random(int(seed))
     dls.inventory = found
     return dls
 

@@ -16,7 +16,7 @@ from fastai.basics import accuracy
 from fastai.callback.channelslast import ChannelsLast
 from fastai.metrics import top_k_accuracy
 from fastcore.basics import compose
-from ..core.arguments import check_number, check_whole
+from ..core.arguments import check_number, check_switch, check_whole, check_word, plain_values
 from ..core.files import full_path
 from ..images.augment import cutout, flip_and_crop, random_flip
 from ..images.loaders import device_of, first_images
@@ -109,7 +109,7 @@ def make_recipe(
     _check_real(r)
     _check_own(r)
     parse_sizes(r.sizes)
-    return r
+    return replace(r, **plain_values(changes)) # numbers of numpy as the file of a run keeps them
 
 # %% ../../nbs/4_training/27_recipes.ipynb #ef92ae66
 _words = dict(model=[*backbones, *real_nets], steps=(1, 2), schedule=schedules, stem_bits=(0, 8),
@@ -176,7 +176,7 @@ def make_dls(
 ):
     "fastai DataLoaders for a recipe."
     check_whole(none=True, images=images)
-    check_whole(0, holdout=holdout, valid_images=valid_images)
+    check_whole(0, seed=seed, holdout=holdout, valid_images=valid_images)
     _check_data(r, path)
     if r.data == 'imagenet':
         if images or holdout or valid_images or r.mixup or r.cutout:
@@ -186,7 +186,7 @@ def make_dls(
     dls = _small_dls(r, path, device, download)
     dls = _few_valid(_few(_held_out(dls, holdout), images), valid_images)
     dls.train.mix = dls.train.args['mix'] = _mix(r, dls.c)
-    dls.train.rng = random.Random(seed)
+    dls.train.rng = random.Random(int(seed))
     return dls
 
 datasets = dict(cifar10=cifar10_dls, cifar100=cifar100_dls, imagenet=folder_dls,
@@ -301,6 +301,8 @@ def start_of(
     return starting_weights(_config(r), shape[-1], shape[1])
 
 # %% ../../nbs/4_training/27_recipes.ipynb #7a0d96a9
+_halves = dict(bf16=torch.bfloat16, fp16=torch.float16)
+
 def make_learner(
     r:Recipe,
     dls, # as `make_dls` makes them, or any others of images and classes
@@ -310,8 +312,10 @@ def make_learner(
     cbs=None, # more callbacks
 ): # its `began_from` says from where the network begins
     "A Learner for a recipe, with the fastest form of its optimizer and channels_last."
+    check_word(('', *_halves), amp=amp)
+    check_switch(compiled=compiled)
     extra = [ChannelsLast(), Throughput(), *_recipe_callbacks(r, _count(dls), teacher_file)]
-    if amp: extra.append(Autocast(dict(bf16=torch.bfloat16, fp16=torch.float16)[amp]))
+    if amp: extra.append(Autocast(_halves[amp]))
     if compiled: extra.append(Compile())
     shape = shape_of(dls)
     start = start_of(r, shape)

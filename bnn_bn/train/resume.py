@@ -17,6 +17,7 @@ from fastai.basics import Callback, CancelEpochException, CancelFitException, L,
 from fastai.basics import OptimWrapper, get_random_states, rank_distrib, to_device
 from fastai.callback.training import GradientAccumulation
 from ..checkpoint import read_tensors, write_tensors
+from ..core.arguments import check_switch, check_type, is_whole
 from ..core.files import full_path
 from ..core.errors import CheckpointError
 from ..images.loaders import device_of
@@ -205,9 +206,10 @@ class ExactResume(Callback):
         stop=None, # event that asks for an end at the next safe place, see `stop_signals`
         info:dict=None, # plain values that must be the same when resuming, such as a run's settings
     ):
-        if steps is not None and steps < 1:
+        if steps is not None and (not is_whole(steps) or steps < 1):
             raise ValueError(f'steps={steps}: at least 1 is needed, '
                              'or None for the ends of epochs only')
+        _check_given(resume, info)
         self.file, self.resume, self.steps = full_path(file), resume, steps
         self.stop, self.info, self.finished = stop or threading.Event(), info or {}, False
 
@@ -223,6 +225,12 @@ class ExactResume(Callback):
         except OSError as e: _warn(self, e)
 
 # %% ../../nbs/4_training/24_resume.ipynb #7483d4ba
+def _check_given(resume, info):
+    "an error names what no state can hold, before the training"
+    check_switch(resume=resume)
+    check_type(dict, 'a dict of plain values', none=True, info=info)
+    pack_tree(info or {}, 'info')
+
 def _warn(cb, e):
     cb.failed = e
     warnings.warn(f'{cb.file}: not written ({e}); the state before stays, training goes on',

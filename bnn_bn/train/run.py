@@ -16,7 +16,7 @@ from torch import nn
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from fastai.basics import distrib_barrier, rank_distrib, set_seed
 from .. import __version__
-from ..core.arguments import check_type, check_whole
+from ..core.arguments import check_type, check_whole, plain_values
 from ..core.files import full_path, locked, read_table, write_figure, write_file
 from ..core.places import check_apart
 from ..checkpoint import save_model, tensors_digest
@@ -81,7 +81,7 @@ def train(
     few = dict(images=images, holdout=holdout, valid_images=valid_images)
     r, dls = prepared(r, path, dls, seed=seed, device=device, download=download, **few)
     amp, compiled = _choose(r, dls, amp, compiled, old)
-    config = dict(recipe=row_of(r), seed=seed, **_known(few), amp=amp, compiled=compiled)
+    config = dict(recipe=row_of(r), **_known(dict(seed=seed, **few)), amp=amp, compiled=compiled)
     with _alone(out), or_nothing(out):
         learn = _learner(r, dls, out, writer, teacher_file=teacher_file, amp=amp, compiled=compiled)
         return _train(learn, r, out, config, command, force=force, resume=resume, steps=save_steps)
@@ -99,7 +99,7 @@ def prepared(
     "Seeds and data of a training."
     device = checked_device(device if dls is None else device or device_of(dls))
     check_whole(0, 2**32 - 1, seed=seed)
-    set_seed(seed, reproducible=device.type == 'cpu')
+    set_seed(int(seed), reproducible=device.type == 'cpu')
     if dls is None: return r, make_dls(r, path, device, seed=seed, **few)
     if not _is_same(device, device_of(dls)):
         raise ValueError(f"device='{device}': dls are on {device_of(dls)}")
@@ -181,8 +181,8 @@ def _finish(learn, r, out, result, facts):
 # %% ../../nbs/4_training/28_run.ipynb #8f7c9322
 def _known(few):
     "settings that are kept with a run: those it always had, and new ones where they are used"
-    always = 'images', 'holdout'
-    return {k: v for k, v in few.items() if v or k in always}
+    always = 'seed', 'images', 'holdout'
+    return plain_values({k: v for k, v in few.items() if v or k in always})
 
 def row_of(r):
     "the fields of a recipe; those of own pictures with them only, so that earlier runs go on"

@@ -11,13 +11,13 @@ import copy, math, os, shutil, sys, time, traceback, warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 import torch
 from torch import nn
 from fastai.callback.core import Callback
 from fastai.torch_core import one_param
 from fastcore.basics import patch
 from fastcore.xdg import xdg_cache_home
+from ..core.files import full_path
 from ..core.autocast import Autocast, bf16_is_fast, unscale # noqa: F401, for those who look here
 from .ema import EMA, ema_decay # noqa: F401
 from .throughput import Throughput, rates # noqa: F401
@@ -35,7 +35,7 @@ def keep_compiled(
     folder=None, # None: bnn_bn/inductor in the user's cache folder
 ):
     "Have torch.compile keep its code in a folder that stays, unless the user chose one."
-    folder = Path(folder or xdg_cache_home()/'bnn_bn/inductor')
+    folder = full_path(folder or xdg_cache_home()/'bnn_bn/inductor')
     os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(folder))
 
 # %% ../../nbs/4_training/21_speed.ipynb #d1bb5168

@@ -9,7 +9,7 @@ __all__ = ['schedules', 'cosine', 'one_cycle', 'rate_factor', 'rates_used', 'che
 import csv, io, math, time
 from itertools import accumulate
 from fastai.basics import Callback, patch, rank_distrib
-from ..core.arguments import check_number, check_word
+from ..core.arguments import check_number, check_type, check_word, plain_values
 from ..checkpoint import save_network
 from ..core.files import write_file
 from ..core.trials import is_trial
@@ -65,11 +65,14 @@ def rates_used(
 # %% ../../nbs/2_no_norm/24b_history.ipynb #90137202
 def check_lr(
     lr, # a rate, a slice of rates as in fastai, or a rate for each group
-):
+): # the same in Python's floats: fastai takes a number of numpy for an array
     "ValueError unless all are finite numbers above 0."
     rates = [lr.start, lr.stop] if isinstance(lr, slice) else lr
-    if not isinstance(rates, (list, tuple)): rates = [rates]
+    if not isinstance(rates, (list, tuple)) or not rates: rates = [rates]
     for rate in rates: check_number(above=0, none=isinstance(lr, slice), lr=rate)
+    plain = [rate if rate is None else float(rate) for rate in rates]
+    if isinstance(lr, slice): return slice(*plain)
+    return plain if isinstance(lr, (list, tuple)) else plain[0]
 
 class Schedule(Callback):
     "Set the learning rate before each step from the place in the training; it has no state."
@@ -79,8 +82,7 @@ class Schedule(Callback):
         kind:str='linear', # a key of `schedules`
     ):
         check_word(schedules, schedule=kind)
-        check_lr(lr)
-        self.lr, self.kind = lr, kind
+        self.lr, self.kind = check_lr(lr), kind
     def before_fit(self):
         self.opt.set_hypers(lr=self.lr) # maybe a slice: then each group has a peak of its own
         self.peaks = [h['lr'] for h in self.opt.hypers]
@@ -200,7 +202,8 @@ class Best(Callback):
         monitor:str='accuracy', # name of a metric, the higher the better
         facts:dict=None, # plain values that are kept in the file, such as the names of the classes
     ):
-        self.file, self.monitor, self.facts = file, monitor, facts or {}
+        check_type(dict, 'a dict of plain values', none=True, facts=facts)
+        self.file, self.monitor, self.facts = file, monitor, plain_values(facts or {})
         self.value, self.epoch_, self.weights = -math.inf, 0, None
 
     def before_fit(self):
@@ -258,13 +261,15 @@ def _binary_net(model):
 _OF_RESUME = 'resume', 'steps', 'stop', 'info' # arguments of `ExactResume`
 _KNOWN = *_OF_RESUME, 'schedule', 'monitor', 'cbs', 'facts' # with those of each step's fit
 
-def _check_words(name, words, out):
+def _check_words(name, words, out, best=None):
     "TypeError for a word that is not known, or that means nothing without a folder"
     for k in words:
         if k not in _KNOWN:
             raise TypeError(f'{name}: unexpected argument {k!r}{did_you_mean(k, _KNOWN)}')
         if k in _OF_RESUME and not out:
             raise TypeError(f'{name}: {k} is of the saved state, which needs out=, a folder')
+    if best is not None and not out:
+        raise TypeError(f'{name}: best is the name of a file in a folder, which needs out=')
 
 # %% ../../nbs/2_no_norm/25_steps.ipynb #c5538b98
 @contextmanager
@@ -301,10 +306,10 @@ def fit_step(self:Learner,
     **kwargs # of `ExactResume`: `resume`, `steps`, `stop`, `info`
 )->Best:
     "One training with a fresh optimizer; with `out`, it can be killed and resumed exactly."
-    _check_words('fit_step', kwargs, out)
+    _check_words('fit_step', kwargs, out, best)
     check_whole(epochs=epochs)
-    check_lr(lr)
     check_number(0, none=True, wd=wd)
+    lr, wd = check_lr(lr), wd if wd is None else float(wd)
     keep = Best(Path(out)/best if out and best else None, monitor, facts)
     resume = [ExactResume(Path(out)/f'state-{step}.safetensors', **kwargs)] if out else []
     histories = self._grab_cbs(History) + L(cbs).filter(lambda c: isinstance(c, History))
@@ -330,7 +335,8 @@ def fit_two_step(self:Learner,
     for i, (binary, file) in enumerate(steps):
         _binarise(self, binary, weights)
         with _quiet_if_done(i == 0):
-            keep = self.fit_step(epochs[i], lr, wd=wd[i], step=i + 1, out=out, best=file, **kwargs)
+            best = file if out else None
+            keep = self.fit_step(epochs[i], lr, wd=wd[i], step=i + 1, out=out, best=best, **kwargs)
         if select == 'best': weights = keep.weights
         results.append(step_result(self, keep, i + 1))
     return results

@@ -12,7 +12,8 @@ from fastai.basics import Learner
 from fastcore.basics import nested_attr, risinstance
 from torch import nn
 from ..images.loaders import first_images
-from ..learner import bnn_learner
+from ..core.arguments import check_number, check_switch, check_type, check_whole
+from ..learner import bnn_learner, check_dls
 from ..models import BinaryNet, create_model
 
 # %% ../../nbs/4_training/22c_vision.ipynb #0a37b2e4
@@ -24,6 +25,11 @@ def nobn_head(
     concat_pool:bool=False, # fastai's pool of means and maxima? It cannot be packed
 )->nn.Sequential: # (B,nf,H,W) to (B,n_out)
     "fastai's `create_head` without its batch norms."
+    check_whole(nf=nf, n_out=n_out)
+    check_type((tuple, list), 'a list of widths', lin_ftrs=lin_ftrs)
+    for width in lin_ftrs: check_whole(lin_ftrs=width)
+    check_switch(concat_pool=concat_pool)
+    check_number(ps=ps)
     if not 0 <= ps < 1: raise ValueError(f'ps={ps}: a share from 0 to below 1 is needed')
     widths = [nf*(1 + concat_pool), *lin_ftrs]
     layers = [_pool(concat_pool), nn.Flatten()]
@@ -31,6 +37,7 @@ def nobn_head(
     dropout = [nn.Dropout(ps)] if ps else []
     return nn.Sequential(*layers, *dropout, nn.Linear(widths[-1], n_out))
 
+# %% ../../nbs/4_training/22c_vision.ipynb #c40f6d83
 def _pool(concat_pool):
     if not concat_pool: return nn.AdaptiveAvgPool2d(1)
     from fastai.layers import AdaptiveConcatPool2d
@@ -65,6 +72,7 @@ def bnn_vision_learner(
 
 def _classes(dls, n_out):
     "as asked, or as the data say"
+    check_dls(dls)
     places = 'c', 'train.after_item.c', 'train.after_batch.c' # those of points are fastai's
     for place in places: n_out = nested_attr(dls, place) if n_out is None else n_out
     if n_out: return n_out
