@@ -137,8 +137,8 @@ def test_values_keep_their_underscores(words):
     given = parser_for('export', 'bnn export').parse_args([*words.replace('--out', '--web').split()])
     assert (given.source, given.out, given.web) == ('x', 'a_b', 'c_d-e')
 
-@pytest.mark.parametrize('words', ['-- FILE PLACES', '--which w -- FILE PLACES', 'FILE -- PLACES', 'FILE --which w -- PLACES',
-                                   'FILE x --which w -- PLACES', '-- FILE x PLACES'])
+@pytest.mark.parametrize('words', ['-- FILE PLACES', '--which w -- FILE PLACES', 'FILE -- PLACES',
+                                   'FILE --which w -- PLACES', 'FILE x --which w -- PLACES', '-- FILE x PLACES'])
 @pytest.mark.parametrize('file, places', (('a', 'b'), ('-a', '-b --which')))
 def test_what_is_behind_a_lone_dash_is_no_option(words, file, places):
     "wherever options stand, and however many places are before it"
