@@ -137,6 +137,17 @@ def test_values_keep_their_underscores(words):
     given = parser_for('export', 'bnn export').parse_args([*words.replace('--out', '--web').split()])
     assert (given.source, given.out, given.web) == ('x', 'a_b', 'c_d-e')
 
+@pytest.mark.parametrize('words', ['-- FILE PLACES', '--which w -- FILE PLACES', 'FILE -- PLACES',
+                                   'FILE --which w -- PLACES', 'FILE x --which w -- PLACES', '-- FILE x PLACES'])
+@pytest.mark.parametrize('file, places', (('a', 'b'), ('-a', '-b --which')))
+def test_what_is_behind_a_lone_dash_is_no_option(words, file, places):
+    "wherever options stand, and however many places are before it"
+    if '--' in words.split('FILE')[1]: file = 'a'
+    line = words.replace('FILE', file).replace('PLACES', places).split()
+    given = parser_for('classify', 'bnn classify').parse_args(line)
+    assert given.file == file and given.pictures == ['x']*('x' in words) + places.split()
+    assert given.which == ('w' if 'which w' in words else 'best')
+
 @pytest.mark.parametrize('words', ['', 'DIR', '--folder DIR', '--folder=DIR', '--clean DIR', 'DIR --clean'])
 def test_the_folder_of_runs(words):
     "by its place or by its option, not by both"

@@ -1,5 +1,6 @@
 "The runtime alone: which modules it needs, its wheel, a folder without torch, and a small server."
-import ast, json, os, socket, subprocess, sys, urllib.error, urllib.request
+import ast, json, os, re, socket, subprocess, sys, urllib.error, urllib.request
+from configparser import ConfigParser
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -350,6 +351,16 @@ def test_damaged_and_missing_files(tmp_path):
         refused = pytest.raises((ValueError, FileNotFoundError), match=says)
         with refused: deploy_folder(file, tmp_path/'new')
     assert [f.name for f in tmp_path.iterdir()] == ['a.bnn']
+
+
+def test_the_package_asks_for_what_its_runtime_asks_for():
+    "both have the engine, which needs numpy 2; Pillow comes with fastai"
+    project = (ROOT/'tools/runtime.py').read_text()
+    runtime = set(ast.literal_eval(re.search(r'^dependencies = (.*)$', project, re.M)[1]))
+    config = ConfigParser(delimiters=['='], interpolation=None)
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    assert 'numba' in runtime and any(r.startswith('numpy>=') for r in runtime)
+    assert runtime - {'pillow'} <= set(config['DEFAULT']['requirements'].split())
 
 
 def test_make():

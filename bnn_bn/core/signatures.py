@@ -111,15 +111,29 @@ def _hyphened(word):
     name, is_given, value = word[2:].partition('=')
     return f'{flag_of(name)}{is_given}{value}'
 
+# %% ../../nbs/7_appendix/05e_signatures.ipynb #7c41e9d2
 class Parser(argparse.ArgumentParser):
     "argparse's, with one line for an error; an option may have underscores for hyphens."
     def parse_args(self, args=None, namespace=None):
-        words = hyphened(sys.argv[1:] if args is None else [str(a) for a in args])
-        if self._mutually_exclusive_groups: return super().parse_args(words, namespace)
-        return self.parse_intermixed_args(words, namespace)
+        words = _hidden(hyphened(sys.argv[1:] if args is None else [str(a) for a in args]))
+        at_once = self._mutually_exclusive_groups
+        parse = super().parse_args if at_once else self.parse_intermixed_args
+        found = parse(words, namespace)
+        for name, value in vars(found).items(): setattr(found, name, _shown(value))
+        return found
 
     def error(self, message):
-        self.exit(2, f'{self.prog}: {message}; {self.prog} --help lists all options\n')
+        self.exit(2, f'{self.prog}: {_shown(message)}; {self.prog} --help lists all options\n')
+
+def _hidden(words):
+    "a mark before each - behind a lone --, by which argparse does not see that it begins with one"
+    end = words.index('--') + 1 if '--' in words else len(words)
+    return words[:end] + [f'\0{w}' if w.startswith('-') else w for w in words[end:]]
+
+def _shown(value):
+    "without the marks, which no word of a command line can have"
+    if isinstance(value, list): return [_shown(v) for v in value]
+    return value.replace('\0', '') if isinstance(value, str) else value
 
 # %% ../../nbs/7_appendix/05e_signatures.ipynb #2a661a35
 def add_option(
