@@ -1,5 +1,5 @@
 "The weights that come with the package, the way from a run to a card, and what packing refuses."
-import csv, json, re, shutil, subprocess, sys
+import csv, itertools, json, re, shutil, subprocess, sys
 from fnmatch import fnmatch
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -103,6 +103,16 @@ def test_pack_of_unpack(name, width, seed):
     back = unpack(graph)
     assert compare_graphs(fold(back), graph) == []
     assert check_logits(model, back, noise_images(model, 4)) <= BOUND
+
+
+@pytest.mark.parametrize('norm, block', itertools.product(('naive', 'bn'), ('bireal', 'react')))
+def test_thresholds_without_a_shift_come_back(norm, block):
+    "signs that learn no threshold have that of the activation before them, or of the stem's norm"
+    torch.manual_seed(0)
+    model = scramble(create_model(f'birealnet18_{norm}', n_out=4, width=.125, stem='cifar', block=block,
+                                  act='rprelu'), 0)
+    graph = fold(model)
+    assert compare_graphs(fold(unpack(graph)), graph) == []
 
 
 @pytest.mark.parametrize('kind,stem', (('18', 'cifar'), ('mini', 'imagenet')))
