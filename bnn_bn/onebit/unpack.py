@@ -103,7 +103,8 @@ def _binary(walk, node, convs, norms, factor, act, c):
         fill_filters(conv, norm, factor, torch.tensor(signs[part]).float(), scale[part], walk.g)
     _set_bias(norms, act, bias, np.tile(c, len(signs)//len(c)))
     walk.offset, walk.act = np.zeros(len(signs)), act
-    if isinstance(act, RPReLU): act.slope.copy_(torch.tensor(node.tensors['slope']))
+    slope = getattr(act, 'slope', None) if isinstance(act, RPReLU) else getattr(act, 'weight', None)
+    if slope is not None: slope.copy_(torch.tensor(node.tensors['slope']))
 
 # %% ../../nbs/5_packed/31f_unpack.ipynb #1e2c87b0
 def _shortcut(walk, name, conv, norm, factor):
@@ -179,7 +180,8 @@ def unpack(
         raise PackedFormatError(f'the config of the file makes no network ({e})') from None
     with torch.no_grad():
         try: _fill(model, _Walk(graph.nodes, 0), graph.nodes)
-        except (KeyError, IndexError, RuntimeError) as e:
+        except PackedFormatError: raise
+        except (KeyError, IndexError, RuntimeError, ValueError) as e:
             raise PackedFormatError(f'the file is not what its config says ({type(e).__name__}: '
                              f'{e})') from None
         restore_latent(model, graph.info.get('latent', {}))
@@ -195,6 +197,7 @@ def _stem_bias(model, nodes):
     if not isinstance(first, XnorBlock):
         sign = first.sign1 if isinstance(first, ReActBlock) else first.sign
         return -wanted if sign.shift is None else np.zeros(len(wanted))
+    if first.shortcut is not None: return np.zeros(len(wanted)) # which mixes the channels
     return _bias_of_both(nodes[1].tensors['bias'], wanted) # the bias is its residual's
 
 def _bias_of_both(bias, wanted):
