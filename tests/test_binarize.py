@@ -149,6 +149,22 @@ def test_acts():
     with pytest.raises(ValueError, match=r"act='prelu': layer1.0.relu is called for \[64, 256\]"):
         binarize(tv.resnet50(), act='prelu')
 
+class ChannelsLast(nn.Module):
+    "a linear layer for each pixel, as in ConvNeXt"
+    def __init__(self, channels):
+        super().__init__()
+        self.fc, self.act = nn.Linear(channels, channels), nn.GELU()
+    def forward(self, x): return self.act(self.fc(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+def test_acts_where_channels_come_last():
+    "such an activation stays: one of ours would have a number for each row"
+    net = binarize(small(nn.Conv2d(8, 8, 3), ChannelsLast(8)), act='prelu', example=(3, 32, 32))
+    assert type(net[1]) is nn.PReLU and type(net[3].act) is nn.GELU
+    assert net(torch.randn(2, 3, 40, 24)).shape == (2, 5)
+    alone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), ChannelsLast(8), *ending(8))
+    with pytest.raises(ValueError, match=r"act='prelu': no layer.*works on maps \(B,C,H,W\)"):
+        binarize(alone, act='prelu')
+
 def test_own_sign_and_norms():
     class Third(torch.autograd.Function):
         @staticmethod

@@ -1,11 +1,12 @@
 "The weights that come with the package, the way from a run to a card, and what packing refuses."
-import csv, json, re, shutil, subprocess, sys
+import csv, itertools, json, re, shutil, subprocess, sys
 from fnmatch import fnmatch
 from pathlib import Path
 import numpy as np, pytest, torch
 from torch import nn
 from bnn_bn.onebit.graph import from_bytes
 from bnn_bn.checkpoint import load_network, save_network
+from bnn_bn.core.errors import PackedFormatError
 from bnn_bn.deploy import load_packed, pack
 from bnn_bn.onebit.fold import FoldedNet, fold
 from bnn_bn.models import create_model, list_models, reactnet_nobn
@@ -103,6 +104,39 @@ def test_pack_of_unpack(name, width, seed):
     back = unpack(graph)
     assert compare_graphs(fold(back), graph) == []
     assert check_logits(model, back, noise_images(model, 4)) <= BOUND
+
+
+@pytest.mark.parametrize('norm, block', itertools.product(('naive', 'bn'), ('bireal', 'react')))
+def test_thresholds_without_a_shift_come_back(norm, block):
+    "signs that learn no threshold have that of the activation before them, or of the stem's norm"
+    torch.manual_seed(0)
+    model = scramble(create_model(f'birealnet18_{norm}', n_out=4, width=.125, stem='cifar', block=block,
+                                  act='rprelu'), 0)
+    graph = fold(model)
+    assert compare_graphs(fold(unpack(graph)), graph) == []
+
+
+@pytest.mark.parametrize('norm', ('nobn', 'naive', 'bn'))
+@pytest.mark.parametrize('act', ('prelu', 'none'))
+def test_other_activations_come_back(norm, act):
+    "each slope of a PReLU is that of the file"
+    torch.manual_seed(0)
+    model = scramble(create_model(f'reactnet_mini_{norm}', n_out=4, width=.125, stem='cifar', act=act), 0)
+    for m in model.modules():
+        if isinstance(m, nn.PReLU): nn.init.normal_(m.weight)
+    graph = fold(model, **latent_info(model))
+    assert compare_graphs(fold(unpack(graph)), graph) == []
+
+
+def test_what_cannot_come_back_is_said_by_name():
+    "a stem's bias that a shortcut mixes; a file whose arrays are not those of its config"
+    torch.manual_seed(0)
+    graph = fold(scramble(create_model('vgg11_bn', n_out=4, width=.05, stem='cifar', block='xnor'), 0))
+    with pytest.raises(PackedFormatError, match='block1.2: bias'): unpack(graph)
+    for name in ('reactnet_mini_bn', 'birealnet18_bn'):
+        graph = fold(create_model(name, n_out=4, width=.25, stem='cifar').eval())
+        graph.info['config']['width'] = .125
+        with pytest.raises(PackedFormatError, match='not what its config says'): unpack(graph)
 
 
 @pytest.mark.parametrize('kind,stem', (('18', 'cifar'), ('mini', 'imagenet')))

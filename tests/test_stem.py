@@ -314,6 +314,30 @@ def test_trained_so_is_taken_as_it_is(norm, channels):
     with torch.no_grad(): want = net(x)
     assert (want - torch.tensor(packed(u))).abs().median() < 1e-4*want.abs().max()
 
+@settings(max_examples=30, deadline=None)
+@given(SEEDS)
+def test_a_sum_of_0_counts_as_plus(seed):
+    "where whole sum and mean cancel, the map is 0 or a little above, rounded once or twice; one less is below"
+    g = np.random.default_rng(seed)
+    t = dict(weight=g.standard_normal((64, 3, 3, 3)).astype(np.float32), bias=np.zeros(64, np.float32))
+    head = dict(weight=np.ones((1, 64, 1, 1), np.float32), bias=np.zeros(1, np.float32))
+    graph = Graph(3, [Node('conv', (0,), t), Node('mean', (1,)), Node('conv', (2,), head)])
+    t = int8_stem(graph, .5, g.uniform(.1, 2, 3)).nodes[0].tensors
+    left = t['weight'].sum((1, 2, 3), dtype=np.int64)/2 # the mean lies half a level below its byte
+    even = left == np.rint(left)
+    for at, signs in ((0, {0, 1}), (-1, {-1})):
+        sums = (at - left[even]).astype(np.float32)
+        scale, bias = (t[k][even] for k in ('scale', 'bias'))
+        once = (sums.astype(float)*scale + bias).astype(np.float32)
+        for y in (once, sums*scale + bias): assert set(np.sign(y)) <= signs
+
+@pytest.mark.parametrize('seed', (2, 3))
+def test_a_fresh_network_is_packed_where_sums_are_0(seed):
+    "its signs have no shift yet, so every sum of 0 stands on a threshold"
+    torch.manual_seed(seed)
+    net = reactnet_bn('mini', n_out=10, stem='cifar', stem_bits=8).eval()
+    assert pack(net, mean=.5, std=.25).takes_bytes
+
 def test_a_stem_that_knows_nothing_is_told():
     net = reactnet_nobn('mini', n_out=10, in_chans=1, stem='cifar', width=.5, stem_bits=8).eval()
     packed = pack(net, **PICTURES)

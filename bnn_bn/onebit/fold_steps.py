@@ -290,12 +290,21 @@ def _fold_window(net, i):
     elif padding or kernel != stride: _refuse(call.name, 'is an average pool of overlapping windows')
     return Made(net.folder.pool(call.word, _only(x, call.name), call.name, **sides), shape=call.shape)
 
+def _is_flattened(calls, i):
+    "do only linear layers read a step's whole map? They know its size"
+    def known(k):
+        word = calls[k].word
+        return word in ('linear', 'number') or word in ('flatten', 'same') and _is_flattened(calls, k)
+    return all(map(known, calls[i].users))
+
 def _fold_pool(net, i):
     "an adaptive pool, or a mean over rows and columns"
     call, x = net.calls[i], net.source(i)
     size, wanted, folded = x.shape[1:], call.shape[1:] or (1, 1), _only(x, call.name)
     if math.prod(wanted) == 1: # of any map, also where the one described has one pixel already
         return Made(net.folder.pool('mean', folded, call.name), shape=(*x.shape[:1], 1, 1))
+    if not _is_flattened(net.calls, i):
+        _refuse(call.name, f'makes {wanted} pixels of a map of any size, which no linear layer reads')
     if wanted == size: return x
     if size == (1, 1): return x._replace(spread=math.prod(wanted))
     steps = {s/w for s, w in zip(size, wanted)}

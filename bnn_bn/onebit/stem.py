@@ -35,6 +35,11 @@ def pixel_stem(
     return next((n for n in graph.nodes if n.op == 'iconv'), None)
 
 # %% ../../nbs/5_packed/31a_stem.ipynb #617d2962
+def rounded_up(a):
+    "the least float32 numbers from a on"
+    near = a.astype(np.float32)
+    return np.where(near < a, np.nextafter(near, np.float32(np.inf)), near)
+
 def whole_weights(t, mean, std):
     "arrays of an `iconv`, from those of a real convolution"
     w = t['weight'].astype(np.float64)*t.get('scale', np.ones(1)).reshape(-1, 1, 1, 1)
@@ -45,7 +50,7 @@ def whole_weights(t, mean, std):
     scale = scale.astype(np.float32)
     rest = zero_points(mean) - 255.*mean.astype(np.float64)
     shift = scale.astype(np.float64)*(q.sum((2, 3)) @ rest)
-    new = dict(weight=q.astype(np.int8), scale=scale, bias=(t['bias'] + shift).astype(np.float32))
+    new = dict(weight=q.astype(np.int8), scale=scale, bias=rounded_up(t['bias'] + shift))
     return new | {k: t[k] for k in ('slope',) if k in t} | dict(mean=mean, std=std)
 
 # %% ../../nbs/5_packed/31a_stem.ipynb #238f5e1c

@@ -16,7 +16,7 @@ from ..layers.conv import ScaledStdConv2d
 from ..layers.blocks import BiRealBlock, ReActBlock, XnorBlock
 from ..layers.pixels import Pixels, set_pixels
 from ..models import BinaryNet, binary_net
-from .fold import fold, thresholds
+from .fold import conv_parts, fold, thresholds
 from .graph import LEVELS, Graph, from_bytes, read_bnn
 from .stem import pixel_stem
 from .latent import f32, fill_filters, fill_real, find_shift, missed, next_float
@@ -43,16 +43,22 @@ def _set_sign(walk, node, ask, parameter, guess, allowed=None):
     def ask_behind(a): return f32(ask(a) - walk.offset).astype(float)
     shift, t = find_shift(ask_behind, f32(guess), wanted, allowed)
     parameter.copy_(torch.tensor(shift).view_as(parameter))
+    _shift_before(walk, missed(t, wanted))
+
+def _shift_before(walk, rest):
+    "what thresholds are off by goes into the activation before, if it can shift"
     if not isinstance(walk.act, RPReLU): return
-    rest = missed(t, wanted)
     walk.act.shift_out += torch.tensor(f32(rest)).view_as(walk.act.shift_out)
     walk.offset = walk.offset + rest
 
 # %% ../../nbs/5_packed/31f_unpack.ipynb #989eb146
 def _rsign(walk, node, sign, beta, residual=None, call=None):
     "thresholds of an RSign of beta x; `residual`: what becomes of an offset on its way to the sum"
-    if sign.shift is None: return
     call = call or (lambda x: sign(x, beta)) # what is computed of x, to the bit
+    wanted = node.tensors['threshold'].astype(float)
+    if sign.shift is None:
+        t = f32(thresholds(call, len(wanted))[0] - walk.offset)
+        return _shift_before(walk, missed(t.astype(float), wanted))
     def ask(shift):
         sign.shift.copy_(torch.tensor(shift).view_as(sign.shift))
         return thresholds(call, len(shift))[0]
@@ -61,8 +67,7 @@ def _rsign(walk, node, sign, beta, residual=None, call=None):
         bias = node.tensors['bias']
         c = np.tile(residual(rest), len(bias)//len(rest))
         return (f32(c + _addend(bias, c)) == bias).reshape(-1, len(rest)).all(0)
-    guess = -beta*node.tensors['threshold'].astype(float)
-    _set_sign(walk, node, ask, sign.shift, guess, allowed if residual else None)
+    _set_sign(walk, node, ask, sign.shift, -beta*wanted, allowed if residual else None)
 
 # %% ../../nbs/5_packed/31f_unpack.ipynb #f6223aff
 def _addend(wanted, c):
@@ -98,7 +103,8 @@ def _binary(walk, node, convs, norms, factor, act, c):
         fill_filters(conv, norm, factor, torch.tensor(signs[part]).float(), scale[part], walk.g)
     _set_bias(norms, act, bias, np.tile(c, len(signs)//len(c)))
     walk.offset, walk.act = np.zeros(len(signs)), act
-    if isinstance(act, RPReLU): act.slope.copy_(torch.tensor(node.tensors['slope']))
+    slope = getattr(act, 'slope', None) if isinstance(act, RPReLU) else getattr(act, 'weight', None)
+    if slope is not None: slope.copy_(torch.tensor(node.tensors['slope']))
 
 # %% ../../nbs/5_packed/31f_unpack.ipynb #1e2c87b0
 def _shortcut(walk, name, conv, norm, factor):
@@ -108,7 +114,7 @@ def _shortcut(walk, name, conv, norm, factor):
     if conv.binary:
         fill_filters(conv, norm, factor, torch.tensor(w).float(), node.tensors['scale'], walk.g)
     else: fill_real(conv, norm, factor, w)
-    scale = node.tensors['scale'].astype(float) if conv.binary else 1.
+    w, scale, _ = conv_parts(conv, norm, factor) # not yet rounded, as folding has them
     return lambda offset: (w.astype(float).sum((2, 3)) @ offset)*scale
 
 def _bireal(walk, name, m):
@@ -174,7 +180,8 @@ def unpack(
         raise PackedFormatError(f'the config of the file makes no network ({e})') from None
     with torch.no_grad():
         try: _fill(model, _Walk(graph.nodes, 0), graph.nodes)
-        except (KeyError, IndexError, RuntimeError) as e:
+        except PackedFormatError: raise
+        except (KeyError, IndexError, RuntimeError, ValueError) as e:
             raise PackedFormatError(f'the file is not what its config says ({type(e).__name__}: '
                              f'{e})') from None
         restore_latent(model, graph.info.get('latent', {}))
@@ -187,8 +194,10 @@ _blocks = {BiRealBlock: _bireal, ReActBlock: _react, XnorBlock: _xnor}
 def _stem_bias(model, nodes):
     "the bias of the stem's batch norm, where nothing behind it can take its place; else 0"
     first, wanted = model.body.block1, nodes[0].tensors['threshold'].astype(float)
-    if isinstance(first, BiRealBlock) and first.sign.shift is None: return -wanted
-    if not isinstance(first, XnorBlock): return np.zeros(len(wanted))
+    if not isinstance(first, XnorBlock):
+        sign = first.sign1 if isinstance(first, ReActBlock) else first.sign
+        return -wanted if sign.shift is None else np.zeros(len(wanted))
+    if first.shortcut is not None: return np.zeros(len(wanted)) # which mixes the channels
     return _bias_of_both(nodes[1].tensors['bias'], wanted) # the bias is its residual's
 
 def _bias_of_both(bias, wanted):

@@ -179,12 +179,20 @@ def _new_layer(name, old, kind, **bits):
 ACTS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Mish, nn.PReLU,
         nn.Hardtanh)
 
+def _channels_last(called):
+    "activations behind a linear layer that reads maps, whose channels then are last"
+    pairs, out = zip(called, list(called)[1:]), set()
+    for before, m in pairs:
+        if not isinstance(before, nn.Linear): continue
+        if called[m][0] == (*called[before][0][:-1], before.out_features): out.add(m)
+    return out
+
 def _new_acts(model, called, act):
-    "activation -> the one that takes its place, for each that works on maps"
+    "activation -> the one that takes its place, for each that works on maps (B,C,H,W)"
     if act is None: return {}
-    make, out = find_part('act', act), {}
+    make, out, others = find_part('act', act), {}, _channels_last(called)
     for name, m in model.named_modules():
-        if type(m) not in ACTS or m not in called: continue
+        if type(m) not in ACTS or m not in called or m in others: continue
         if not all(len(s) == 3 and s[1]*s[2] > 1 for s in called[m]): continue # of a gate, or a head
         if any(getattr(m, h) for h in HOOKS): raise ValueError(f'act={act!r}: {name} has a hook: remove it first')
         channels = sorted({s[0] for s in called[m]})
@@ -194,8 +202,8 @@ def _new_acts(model, called, act):
         like = next(model.parameters())
         out[m] = make(channels[0]).to(like.device, like.dtype).train(m.training)
     if out: return out
-    raise ValueError(f'act={act!r}: no layer among {", ".join(a.__name__ for a in ACTS)} works on maps; '
-                     'where activations are called as functions, make them layers')
+    raise ValueError(f'act={act!r}: no layer among {", ".join(a.__name__ for a in ACTS)} works on maps '
+                     '(B,C,H,W); where activations are called as functions, make them layers')
 
 # %% ../../nbs/6_any_network/39c_to_bits.ipynb #618e8a57
 @torch.no_grad()
