@@ -49,7 +49,7 @@ def bnn(
 ):
     "The command: run a subcommand, or list them."
     words = sys.argv[1:] if args is None else list(args)
-    with _while_it_is_read(): _bnn(words)
+    with _any_letter(), _while_it_is_read(): _bnn(words)
 
 def run_command(
     name:str, # a key of `commands`
@@ -84,9 +84,20 @@ def _while_it_is_read():
     try:
         try: yield
         finally: print(end='', flush=True)
-    except BrokenPipeError:
+    except OSError as e:
+        if e.filename is not None: raise # of a file, which is not the output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) # for what is still to be written
-        raise SystemExit(128 + 13) from None
+        if isinstance(e, BrokenPipeError): raise SystemExit(128 + 13) from None
+        raise SystemExit(f'bnn: the output cannot be written ({e.strerror})') from None
+
+@contextmanager
+def _any_letter():
+    "the letters of a name that the encoding of the output lacks are printed as escapes"
+    out, before = sys.stdout, getattr(sys.stdout, 'errors', None)
+    if not hasattr(out, 'reconfigure'): return (yield)
+    out.reconfigure(errors='backslashreplace')
+    try: yield
+    finally: out.reconfigure(errors=before)
 
 
 # %% ../nbs/5_packed/37_cli.ipynb #4f0b6818
@@ -128,7 +139,7 @@ def _unknown(word):
 def _by_first_name(name):
     "the entry point for the name that a command had first, such as `bnn_pack`"
     def call():
-        with _while_it_is_read(): run_command(name, sys.argv[1:], f'bnn_{name}')
+        with _any_letter(), _while_it_is_read(): run_command(name, sys.argv[1:], f'bnn_{name}')
     return call
 
 bnn_demo, bnn_train, bnn_eval = map(_by_first_name, ('demo', 'train', 'eval'))

@@ -312,35 +312,39 @@ from .core.errors import DataError, ExportError
 from .core.signatures import by_place
 from .deploy import classify
 from .export import to_onnx, to_qonnx
+from .images.inventory import ENDINGS, is_picture
 from .onebit.kernels import warm
 from .targets.export_c import to_c, with_stem
 from .targets.runtime import deploy_folder
 from .targets.web import to_web
 
 # %% ../nbs/5_packed/36d_targets.ipynb #70c6481c
-_SUFFIXES = '.png', '.jpg', '.jpeg', '.bmp', '.gif', '.tif', '.tiff', '.webp'
-
 def _pictures(words):
     "name and source of each picture"
     found = []
     for word in words:
-        if word == '-': found.append(('-', sys.stdin.buffer.read()))
+        if word == '-': found.append(('-', _piped()))
         elif Path(word).is_dir(): found += [(str(f), f) for f in _in_folder(Path(word))]
         elif Path(word).is_file(): found.append((word, Path(word)))
+        elif Path(word).exists(): raise DataError(f'{word}: a pipe or a device; - reads from a pipe')
         else: raise FileNotFoundError(f'{word}: no such picture or folder')
     return found
 
-def _has_pictures(folder): return any(f.suffix.lower() in _SUFFIXES for f in folder.iterdir())
+def _piped():
+    if sys.stdin is None: raise DataError('-: the standard input is closed; pipe a picture into it')
+    return sys.stdin.buffer.read()
+
+def _has_pictures(folder): return any(is_picture(f) for f in folder.iterdir())
 
 def _in_folder(folder):
     "its pictures, by their endings"
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES)
+    files = sorted(f for f in folder.iterdir() if is_picture(f))
     if files: return files
     inside = sorted(p for p in folder.iterdir() if p.is_dir() and _has_pictures(p))
     if inside:
         raise DataError(f'{folder}: no picture in this folder itself; give those in it: '
                         f'{" ".join(map(str, inside[:5]))}')
-    raise DataError(f'{folder}: no picture in this folder; endings are {", ".join(_SUFFIXES)}')
+    raise DataError(f'{folder}: no picture in this folder; endings are {", ".join(ENDINGS)}')
 
 # %% ../nbs/5_packed/36d_targets.ipynb #0db8825d
 @call_parse

@@ -1,6 +1,7 @@
 "What other users met at other doors, by the kinds of the users' cases: each a property."
 import copy
 import warnings
+from pathlib import Path
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,7 @@ from bnn_bn.agc import adaptive_clip_grad
 from bnn_bn.checkpoint import load_info, load_network, save_network
 from bnn_bn.convert import remove_bn
 from bnn_bn.core.errors import DataError, DivergenceError
+from bnn_bn.core.files import full_path, write_file
 from bnn_bn.data import fashion_mini, tensor_dls
 from bnn_bn.deploy import classify, load_packed, pack
 from bnn_bn.images.loaders import describe
@@ -88,6 +90,16 @@ def test_classes_as_the_data_hold_them(dls):
     names = [str(v) for v in dls.vocab]
     for found in (dls.train_ds.vocab, L(dls.vocab), dict(enumerate(names)).values(), np.array(names)):
         assert pack(mini(), classes=found).info['classes'] == names
+
+def test_a_tilde_that_is_no_home(tmp_path, monkeypatch):
+    "a file whose name begins with one is that file; a home that is not known is said"
+    monkeypatch.chdir(tmp_path)
+    write_file('~no-such-user.bin', b'1')
+    assert full_path('~no-such-user.bin').read_bytes() == b'1'
+    assert [p.name for p in tmp_path.iterdir()] == ['~no-such-user.bin']
+    def unknown(path): raise RuntimeError('Could not determine home directory.')
+    monkeypatch.setattr(Path, 'expanduser', unknown)
+    with pytest.raises(ValueError, match='~/net.bnn: the home folder'): full_path('~/net.bnn')
 
 @pytest.mark.parametrize('path', ['', '.', '/'])
 def test_a_file_needs_a_name(path, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 import pytest
 import torch
+from PIL import Image
 from bnn_bn.core.errors import DataError
 from bnn_bn.train.failures import readable
 
@@ -60,6 +61,25 @@ def test_a_reader_that_ends_ends_the_command(words, unbuffered, tmp_path):
     said = p.stderr.read()
     p.stderr.close()
     assert (p.wait(), said) == (141, '')
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
+@pytest.mark.parametrize('words', [*PIPED, ['runs', '--help']], ids=' '.join)
+def test_output_for_which_the_disk_has_no_room(words, tmp_path):
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run([sys.executable, '-m', 'bnn_bn', *words], cwd=tmp_path, env=env, text=True,
+                              stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1 and done.stderr.count('\n') == 1, done.stderr
+    assert done.stderr.startswith('bnn: the output cannot be written (')
+
+def test_letters_that_the_output_lacks(tmp_path):
+    "in names of pictures, and bytes that are none; the command goes on as with any other name"
+    names = [b'caf\xc3\xa9.png', b'caf\xe9.png'] if sys.platform == 'linux' else ['caf\u00e9.png']
+    for name in names: Image.new('L', (32, 32)).save(os.path.join(os.fsencode(tmp_path), os.fsencode(name)))
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', PYTHONIOENCODING='ascii')
+    done = subprocess.run([sys.executable, '-m', 'bnn_bn', 'classify', 'fashion-reactnet_mini', '.'],
+                          cwd=tmp_path, env=env, text=True, capture_output=True)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(names), done.stderr
 
 SPELT = [('bnn_train', 'fashion --valid-images -1'), ('bnn', 'train fashion --valid-images -1'),
          ('bnn', 'train fashion --save-steps -1'), ('bnn', 'train fashion --dry-run --bs 0')]

@@ -1,5 +1,5 @@
 "The runtime alone: which modules it needs, its wheel, a folder without torch, and a small server."
-import ast, json, os, re, socket, subprocess, sys, urllib.error, urllib.request
+import ast, json, os, re, shutil, socket, subprocess, sys, urllib.error, urllib.request
 from configparser import ConfigParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -321,6 +321,27 @@ def test_nothing_is_overwritten(tmp_path):
     (tmp_path/'empty').mkdir()
     assert (deploy_folder(NAME, tmp_path/'empty')/'net.bnn').is_file()
     with pytest.raises(FileExistsError, match='bnn_runtime'): write_runtime(tmp_path/'empty')
+
+
+def test_an_empty_folder_is_filled_and_stays_the_same(tmp_path, monkeypatch):
+    "the one in which somebody stands, by a link, or one whose disk is full"
+    here = tmp_path/'here'
+    here.mkdir()
+    before = here.stat().st_ino
+    (tmp_path/'link').symlink_to(here, target_is_directory=True)
+    monkeypatch.chdir(here)
+    with monkeypatch.context() as m:
+        def full(*args, **kw): raise OSError(28, 'No space left on device')
+        m.setattr(Path, 'write_text', full)
+        with pytest.raises(OSError, match="here'$"): deploy_folder(NAME, '../here')
+    names = {'README.txt', 'bnn_runtime', 'classify.py', 'net.bnn', 'requirements.txt', 'serve.py'}
+    for name in ('.', tmp_path/'link'):
+        assert not list(here.iterdir())
+        deploy_folder(NAME, name)
+        assert here.stat().st_ino == before and (tmp_path/'link').is_symlink()
+        assert {p.name for p in here.iterdir()} == names
+        for p in here.iterdir(): shutil.rmtree(p) if p.is_dir() else p.unlink()
+    assert {p.name for p in tmp_path.iterdir()} == {'here', 'link'}
 
 
 @pytest.mark.parametrize('change,word', (

@@ -20,7 +20,7 @@ from bnn_bn.train.resume import ExactResume, Interrupted, load_state, previous_f
 from bnn_bn.train.resume import save_state
 from bnn_bn.train import recipes as recipes_of_runs, run
 from bnn_bn.train.run import evaluate
-from bnn_bn.train.runs import clean_runs
+from bnn_bn.train.runs import clean_runs, read_run
 from bnn_bn.train.speed import EMA, Autocast, has_compiler
 
 BIN = Path(sys.executable).parent
@@ -203,6 +203,24 @@ def ended(tmp_path_factory):
     out = tmp_path_factory.mktemp('ended')/'run'
     assert attempt(replace(TINY, epochs=1), out)
     return out
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_list_of_runs_says_what_made_them(ended, tmp_path, monkeypatch):
+    "the command, of a run that has ended; or its data. A service may have no standard output to print to"
+    monkeypatch.setattr(sys, 'stdout', None)
+    assert attempt(replace(TINY, epochs=1), tmp_path/'run', command='bnn_train fashion --epochs 1')
+    monkeypatch.undo()
+    assert read_run(tmp_path/'run').recipe == 'bnn_train fashion'
+    (tmp_path/'run/result.json').unlink()
+    assert read_run(tmp_path/'run').recipe == read_run(ended).recipe == 'fashion'
+
+@pytest.mark.filterwarnings('ignore')
+def test_going_on_and_beginning_anew_are_not_both_meant(ended, tmp_path):
+    out = shutil.copytree(ended, tmp_path/'run')
+    before = contents(out)
+    with pytest.raises(ValueError, match='resume=True .*force=True'):
+        attempt(replace(TINY, epochs=1), out, resume=True, force=True)
+    assert contents(out) == before
 
 def contents(out): return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.iterdir()}
 

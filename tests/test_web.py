@@ -22,6 +22,7 @@ from bnn_bn.onebit.stem import int8_stem
 from bnn_bn.onebit.unpack import unpack
 from bnn_bn.targets.export_c import picture_of
 from bnn_bn.targets.wasm import KINDS, web_kernels
+from bnn_bn.targets import web
 from bnn_bn.targets.web import Image, float_plan, lay_out, moved, normalised, place, to_web
 
 ROOT = Path(__file__).parent.parent
@@ -329,6 +330,28 @@ def test_nothing_is_overwritten(tmp_path):
     assert {f.name for f in (tmp_path/'full').iterdir()} == {'mine.txt'}
     to_web(tiny(), tmp_path/'full', force=True)
     assert {f.name for f in (tmp_path/'full').iterdir()} == FILES | {'mine.txt'}
+
+
+@pytest.mark.parametrize('there', ['', 'empty', 'page'])
+def test_a_disk_that_is_full_leaves_what_was_there(there, tmp_path, monkeypatch):
+    "a new folder is not there, an old page is whole; and a page comes into the folder where one stands"
+    page, real, left = tmp_path/'page', web.write_file, [3]
+    if there: page.mkdir()
+    if there == 'page': to_web(tiny(), page)
+    before = {f.name: f.read_bytes() for f in page.glob('*')}
+    def until_full(path, data):
+        left[0] -= 1
+        if not left[0]: raise OSError(28, 'No space left on device', str(path))
+        real(path, data)
+    with monkeypatch.context() as m:
+        m.setattr(web, 'write_file', until_full)
+        with pytest.raises(OSError, match=f"'{page}'$"): to_web(tiny(size=[16, 16]), page, force=True)
+    assert {f.name: f.read_bytes() for f in page.glob('*')} == before
+    assert [p.name for p in tmp_path.iterdir()] == (['page'] if there else [])
+    page.mkdir(exist_ok=True)
+    monkeypatch.chdir(page)
+    to_web(tiny(), '.', force=True)
+    assert {f.name for f in page.iterdir()} == FILES
 
 
 def zeros(*shape, dtype=np.uint8): return np.zeros(shape, dtype)

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from bnn_bn import commands as done
 from bnn_bn.checkpoint import save_network
+from bnn_bn.images.inventory import ENDINGS
 from bnn_bn.models import create_model
 from bnn_bn.onebit.graph import read_bnn
 from bnn_bn.weights import pretrained_path
@@ -58,6 +59,10 @@ def test_what_is_no_network(name, word, room, monkeypatch):
 WRONG = '''
 eval run --which ../net :: --which ../net
 eval run --which last :: --which last is not there, but best
+eval nowhere --which model :: nowhere: no such file
+eval run/best.safetensors --which model :: --which model: chooses from the folder of a run, and run/best.safetensors
+classify net.bnn p.png --which model :: --which model: chooses from the folder of a run, and net.bnn is none
+bench fashion-reactnet_mini --which mdoel :: --which mdoel: chooses from the folder of a run, and fashion-reactnet_mini
 eval run --threads -1 :: --threads -1: at least 1
 eval run --threads x :: --threads: invalid int value: 'x'
 eval run --device cuda:77 :: --device cuda:77: this machine has
@@ -120,6 +125,8 @@ train fashion --path full :: --path full: the pictures of fashion
 train fashion --threads -2 :: --threads -2: at least 1
 train fashion --out text.txt :: text.txt: a file, no directory
 train fashion --save-steps 0 :: --save-steps 0: at least 1
+train fashion --out new --resume --force :: --resume goes on with a run, and --force deletes it
+train fashion --out new --compile no --teacher-file w.pth :: --teacher-file w.pth: of which network? Name it by
 train folder --path text.txt :: text.txt: no such folder
 train folder --path empty :: empty: 0 class folders
 train cifar10 --path full --no-download :: full: no data_batch_1.bin
@@ -144,6 +151,26 @@ def test_a_place_that_takes_nothing(room, monkeypatch):
         said = run(*words)
         one_line(said, f'{words[-1]}: ')
         assert 'tmp' not in said.err and 'Errno' not in said.err
+
+def test_a_pipe_is_no_picture_file(room, tmp_path, monkeypatch):
+    "and says how one is read from; nothing can be read where the standard input is closed"
+    monkeypatch.chdir(room)
+    if hasattr(os, 'mkfifo'):
+        os.mkfifo(tmp_path/'pipe')
+        one_line(run('classify', 'net.bnn', tmp_path/'pipe'), 'pipe: a pipe or a device; - reads')
+    monkeypatch.setattr('sys.stdin', None)
+    one_line(run('classify', 'net.bnn', '-'), '-: the standard input is closed')
+
+def test_pictures_of_a_folder_have_the_endings_of_a_training(room, tmp_path, monkeypatch):
+    "and hidden files, as macOS writes beside each of them, are none"
+    monkeypatch.chdir(room)
+    for ending in ENDINGS: Image.new('L', (32, 32)).save(tmp_path/f'a{ending}', KIND.get(ending))
+    (tmp_path/'._a.png').write_text('x')
+    said = run('classify', 'net.bnn', tmp_path)
+    assert said.code == 0, said.err
+    assert [Path(line.partition(': ')[0]).suffix for line in said.out.splitlines()] == sorted(ENDINGS)
+
+KIND = {'.jfif': 'JPEG', '.pgm': 'PPM'} # of Pillow, where the ending does not say it
 
 def test_answers_that_differ_are_not_written(room, monkeypatch):
     monkeypatch.chdir(room)

@@ -26,8 +26,12 @@ def full_path(
     path, # text or `Path`; a first `~` is the user's home
 )->Path:
     "The path that is meant; ValueError for what is none."
-    if isinstance(path, (str, os.PathLike)): return Path(path).expanduser()
-    raise ValueError(f'a {type(path).__name__} is no path: a text or a Path is needed')
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f'a {type(path).__name__} is no path: a text or a Path is needed')
+    try: return Path(path).expanduser()
+    except RuntimeError: # of pathlib: there is no such user
+        if Path(path).parts[0] != '~': return Path(path) # a file's name then, as in shells
+    raise ValueError(f'{path}: the home folder of this user is not known; write it out')
 
 # %% ../../nbs/7_appendix/05_files.ipynb #c2446943
 _count = itertools.count()
@@ -69,13 +73,16 @@ def named_errors(
     "An OSError of the block that names no file, or a temporary one of this file, names this one."
     try: yield
     except OSError as e:
-        if e.filename is None or _is_temporary(e.filename, Path(path)): e.filename = str(path)
+        no_name = e.filename is None and e.errno is not None # ours have words of their own, no number
+        if no_name or _is_temporary(e.filename, Path(path)): e.filename = str(path)
         raise
 
 def _is_temporary(name, path):
-    "does a file lie beside the path, with a longer name?"
-    there = Path(os.fsdecode(name)) if isinstance(name, (str, bytes, os.PathLike)) else None
-    return there is not None and there.parent == path.parent and there.name.startswith(f'{path.name}.')
+    "does it lie beside the path or in it, with its name and more, or in a folder of such a name?"
+    if not isinstance(name, (str, bytes, os.PathLike)): return False
+    there, path = Path(os.fsdecode(name)).absolute(), path.absolute()
+    return any(p.parent in (path.parent, path) and p.name.startswith(f'{path.name}.')
+               for p in (there, *there.parents))
 
 # %% ../../nbs/7_appendix/05_files.ipynb #c0081f24
 def in_the_way(

@@ -23,7 +23,7 @@ ENDINGS = ('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.gif', '.ppm', '.pgm', '.t
 
 def _is_hidden(p): return p.name.startswith('.') or p.name == '__MACOSX'
 
-def _is_picture(p): return p.suffix.lower() in ENDINGS and not _is_hidden(p)
+def is_picture(p): return p.suffix.lower() in ENDINGS and not _is_hidden(p)
 
 def _folders(path):
     "the folders in a folder, by name"
@@ -68,9 +68,9 @@ def _classes(folder, odd):
     found = {}
     for p in _folders(folder):
         files = _files(p)
-        odd += [f for f in files if not _is_picture(f)]
+        odd += [f for f in files if not is_picture(f)]
         name = unicodedata.normalize('NFC', p.name) # an é may also be an e and an accent
-        found[name] = found.get(name, []) + [f for f in files if _is_picture(f)]
+        found[name] = found.get(name, []) + [f for f in files if is_picture(f)]
     odd += [f for f in sorted(folder.iterdir()) if not f.is_dir()]
     return found
 

@@ -6,12 +6,13 @@
 __all__ = ['needed_modules', 'write_runtime', 'deploy_folder']
 
 # %% ../../nbs/5_packed/36c_runtime.ipynb #8d703a50
-import ast, importlib.metadata, importlib.util, os, sys, tempfile
+import ast, importlib.metadata, importlib.util, sys
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from .. import __version__
-from ..core.files import full_path, make_folder, named_errors
+from ..core.files import full_path
+from ..core.places import filled_at_once
 from ..onebit.engine import values_of
 from ..deploy import PackedNet, load_packed
 from .export_c import class_names, picture_of
@@ -273,11 +274,8 @@ def deploy_folder(
     check_free(folder)
     texts = {'classify.py': PROGRAM, 'serve.py': SERVER, 'requirements.txt': requirements(),
              'README.txt': READ_ME}
-    make_folder(folder.parent)
-    with named_errors(folder), tempfile.TemporaryDirectory(prefix=f'{folder.name}.', dir=folder.parent) as d:
-        made = Path(d)/'made'
+    with filled_at_once(folder) as made:
         write_runtime(made)
         packed.save(made/'net.bnn')
         for name, text in texts.items(): (made/name).write_text(text, encoding='utf-8')
-        os.replace(made, folder)
     return folder

@@ -14,6 +14,7 @@ import numpy as np
 from ..core.arguments import check_switch
 from ..core.errors import ExportError
 from ..core.files import full_path, write_file
+from ..core.places import filled_at_once
 from ..onebit.counting import TABLE_PRODUCTS, make_table
 from ..onebit.engine import Engine, images, largest_window, make_plan
 from ..onebit.graph import to_bytes
@@ -236,7 +237,8 @@ def to_web(
     samples = check_samples(samples, picture)
     check_folder(folder, force)
     files = {'net.js': net_script(graph, picture, samples, float_too).encode()} | page_files()
-    for name, data in sorted(files.items()): write_file(folder/name, data)
+    with filled_at_once(folder) as made:
+        for name, data in files.items(): write_file(made/name, data)
     return folder
 
 # %% ../../nbs/5_packed/36c_web_floats.ipynb #bf0ed544

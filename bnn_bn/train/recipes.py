@@ -357,6 +357,9 @@ def _count(dls):
 def _recipe_callbacks(r, n_out, teacher_file):
     "teacher, mean of the weights and growing pictures, as far as the row asks for them"
     cbs = [WhitenFirst()] if r.model in real_nets else []
+    if teacher_file and not r.teacher:
+        raise ValueError(f'teacher_file={teacher_file}: of which network? Name it by teacher=, or '
+                         'leave the file out')
     if r.teacher:
         teacher = load_teacher(network_file(r.teacher), n_out, teacher_file)
         cbs.append(Distill(teacher, r.temperature, r.label_weight))

@@ -246,6 +246,8 @@ def _config_of(out, resume, force=False, save_steps=None):
     if save_steps is not None and save_steps < 1:
         raise ValueError(f'save_steps={save_steps}: at least 1 is needed; leave it out to save after '
                          'each epoch only')
+    if resume and force:
+        raise ValueError('resume=True goes on with a run, and force=True deletes it; give one of them')
     file = out/'config.json'
     if resume and file.exists(): return _read_config(file)
     if force or rank_distrib(): return {} # the first process looks after it
@@ -319,7 +321,7 @@ def show_progress(
     names=(), # of the steps
 ):
     "A line an epoch, on a terminal with fastai's bars; nothing from other processes."
-    bars = sys.stdout.isatty() and not rank_distrib()
+    bars = sys.stdout is not None and sys.stdout.isatty() and not rank_distrib()
     log = EpochLog(work, names, bars)
     if not bars: learn.logger = lambda row: None
     with nullcontext() if bars else learn.no_bar(), learn.added_cbs(log): yield
@@ -490,10 +492,13 @@ def find_network(word, which='best'):
     word = str(word)
     if not word: raise ValueError('an empty name: the folder of a run, a file, or a name of the '
                                   'package is needed')
-    if word in cards() and not Path(word).exists(): return Found(word)
-    file = network_in(full_path(word), which)
-    if file.exists(): return Found(str(file), file)
-    raise FileNotFoundError(f'{file}: no such file{did_you_mean(word, cards())}')
+    is_name, file = word in cards() and not Path(word).exists(), network_in(full_path(word), which)
+    if not is_name and not file.exists():
+        raise FileNotFoundError(f'{file}: no such file{did_you_mean(word, cards())}')
+    if which != 'best' and not full_path(word).is_dir():
+        raise ValueError(f'which={which}: chooses from the folder of a run, and {word} is none; leave '
+                         'it out')
+    return Found(word) if is_name else Found(str(file), file)
 
 # %% ../../nbs/4_training/28a_measure.ipynb #406035c6
 def recipe_beside(file):

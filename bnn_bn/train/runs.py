@@ -20,7 +20,7 @@ from .failures import readable
 class Run:
     "What the folder of a run says."
     folder: str
-    recipe: str            # command or recipe
+    recipe: str            # command and recipe; its data while it goes on, or where Python began it
     norm: str              # 'nobn', 'bn' or 'naive'
     epochs: int            # done, of all steps
     best: float            # accuracy of the best epoch of the last step, a share; None before it
@@ -51,6 +51,11 @@ def _accuracies(file, rows):
     try: return [float(r['accuracy']) for r in rows if r['step'] == rows[-1]['step']]
     except (KeyError, TypeError, ValueError): raise _no_history(file) from None
 
+def _made_by(folder, config):
+    "the command of a run, which stands in its result, or the data of its recipe"
+    command = config.get('command') or _read(folder/'result.json').get('command') # a demo's, a run's
+    return ' '.join(str(command or config['recipe'].get('data', '')).split()[:2])
+
 def _no_history(file):
     return DataError(f'{file}: not the history of a run; give the folder that bnn train wrote (--out)')
 
@@ -72,7 +77,7 @@ def read_run(
     rows = _rows(folder, recipe.get('norm'))
     of_step = _accuracies(folder/'history.csv', rows)
     return Run(
-        folder=str(folder), recipe=' '.join(str(config.get('command', '')).split()[:2]),
+        folder=str(folder), recipe=_made_by(folder, config),
         norm=recipe.get('norm', ''), epochs=len(rows),
         best=max(of_step, default=None), last=of_step[-1] if of_step else None,
         ended=(folder/'result.json').exists(),
