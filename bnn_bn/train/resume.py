@@ -206,10 +206,7 @@ class ExactResume(Callback):
         stop=None, # event that asks for an end at the next safe place, see `stop_signals`
         info:dict=None, # plain values that must be the same when resuming, such as a run's settings
     ):
-        if steps is not None and (not is_whole(steps) or steps < 1):
-            raise ValueError(f'steps={steps}: at least 1 is needed, '
-                             'or None for the ends of epochs only')
-        _check_given(resume, info)
+        _check_given(resume, steps, info)
         self.file, self.resume, self.steps = full_path(file), resume, steps
         self.stop, self.info, self.finished = stop or threading.Event(), info or {}, False
 
@@ -225,9 +222,11 @@ class ExactResume(Callback):
         except OSError as e: _warn(self, e)
 
 # %% ../../nbs/4_training/24_resume.ipynb #7483d4ba
-def _check_given(resume, info):
+def _check_given(resume, steps, info):
     "an error names what no state can hold, before the training"
     check_switch(resume=resume)
+    if steps is not None and (not is_whole(steps) or steps < 1):
+        raise ValueError(f'steps={steps}: at least 1 is needed, or None for the ends of epochs only')
     check_type(dict, 'a dict of plain values', none=True, info=info)
     pack_tree(info or {}, 'info')
 
