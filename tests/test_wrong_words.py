@@ -93,13 +93,13 @@ export run there.onnx :: there.onnx: is there already; --force
 export run x.tflite :: x.tflite: the ending says the form
 export run text.txt/x.onnx :: text.txt/x.onnx: text.txt is a file
 export run x.c --size -1 :: --size -1: a whole number
-export run x.c --ram -1 :: --ram -1: a number of bytes
+export run x.c --ram -1 :: --ram -1: a whole number from 1 on
 export run x.onnx --size 64 :: --size 64: not for .onnx
 export run x.onnx --ram 64 :: --ram 64: not for .onnx
 export run --web x --ram 64 :: --ram 64: not for a page
 export run --web full :: --web full is there already and is not empty
 export run --web text.txt :: --web text.txt is there already and is no folder
-export run --web text.txt/x :: text.txt/x: text.txt is a file
+export run --web text.txt/x :: text.txt is a file, no folder
 export untold.safetensors x.c :: --size 0: untold.safetensors does not say the size
 export untold.safetensors --web x :: --size 0: untold.safetensors does not say the size
 deploy run full :: deploy: full is there already and is not empty
