@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from .core.arguments import check_switch, check_type, is_whole, plain_values
 from .core.errors import PackedFormatError
+from .core.files import full_path
 from .onebit.graph import Graph, from_bytes, read_bnn, to_bytes, write_bnn
 from .onebit.engine import Engine
 from .onebit.stem import int8_stem, pixel_stem
@@ -232,7 +233,7 @@ def _graph_of(path):
     "the graph, and how errors call the file"
     if isinstance(path, Path): return read_bnn(path), path
     if not isinstance(path, str): return read_bnn(path), getattr(path, 'name', 'the data')
-    if not _is_word(path) or Path(path).expanduser().exists(): return read_bnn(path), path
+    if not _is_word(path) or full_path(path).exists(): return read_bnn(path), path
     from bnn_bn.weights import card, cards, pretrained_bytes
     if Path(path).suffix and path not in cards(): return read_bnn(path), path
     file = card(path).file

@@ -96,6 +96,7 @@ def test_a_tilde_that_is_no_home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_file('~no-such-user.bin', b'1')
     assert full_path('~no-such-user.bin').read_bytes() == b'1'
+    with pytest.raises(ValueError, match='no pretrained network .~no-such-user'): load_packed('~no-such-user')
     assert [p.name for p in tmp_path.iterdir()] == ['~no-such-user.bin']
     def unknown(path): raise RuntimeError('Could not determine home directory.')
     monkeypatch.setattr(Path, 'expanduser', unknown)

@@ -111,7 +111,8 @@ def test_any_optimizer_and_what_decays(learner, name):
     assert len(moved) == len(before)
 
 @pytest.mark.parametrize('opt', [partial(Adam, lr=3e-4), partial(torch.optim.AdamW, lr=3e-4, weight_decay=.1),
-                                 partial(OptimWrapper, opt=torch.optim.AdamW, lr=3e-4)], ids=['fastai', 'torch', 'wrapped'])
+                                 partial(OptimWrapper, opt=torch.optim.AdamW, lr=3e-4)],
+                         ids=['fastai', 'torch', 'wrapped'])
 def test_the_rate_of_a_partial(few, opt, tmp_path):
     "is that of a fit without one, as for a plain Learner"
     ours = bnn_learner(few, mini(), opt_func=opt, path=tmp_path, calibrated=False)

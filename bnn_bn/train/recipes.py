@@ -30,7 +30,7 @@ from ..others.realnet import real_nets
 from ..others.whitened import WhitenFirst
 from ..signal.ledger import gamma_of
 from .sizes import SmallFirst, parse_sizes
-from .speed import EMA, Autocast, Compile, Throughput, fused
+from .speed import EMA, Autocast, Compile, Throughput, fused, half_types
 from .steps import schedules
 
 # %% ../../nbs/4_training/27_recipes.ipynb #1beaa52c
@@ -301,8 +301,6 @@ def start_of(
     return starting_weights(_config(r), shape[-1], shape[1])
 
 # %% ../../nbs/4_training/27_recipes.ipynb #7a0d96a9
-_halves = dict(bf16=torch.bfloat16, fp16=torch.float16)
-
 def make_learner(
     r:Recipe,
     dls, # as `make_dls` makes them, or any others of images and classes
@@ -312,10 +310,10 @@ def make_learner(
     cbs=None, # more callbacks
 ): # its `began_from` says from where the network begins
     "A Learner for a recipe, with the fastest form of its optimizer and channels_last."
-    check_word(('', *_halves), amp=amp)
+    check_word(('', *half_types), amp=amp)
     check_switch(compiled=compiled)
     extra = [ChannelsLast(), Throughput(), *_recipe_callbacks(r, _count(dls), teacher_file)]
-    if amp: extra.append(Autocast(_halves[amp]))
+    if amp: extra.append(Autocast(half_types[amp]))
     if compiled: extra.append(Compile())
     shape = shape_of(dls)
     start = start_of(r, shape)
