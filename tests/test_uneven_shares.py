@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 import pytest
 import torch
+from torch.distributed import is_initialized
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from fastai.basics import SGD, Callback, DataLoader, Metric, accuracy, set_seed
 from fastai.metrics import F1Score
@@ -82,13 +83,26 @@ def left_behind():
     try:
         with several_processes(learn), learn.no_bar(), learn.no_logging(): learn.fit(1, 0., cbs=Broken())
     except ZeroDivisionError: pass
-    wrong = dict(wrappers=kept, network=learn.model is not network, share=other.shard != (0, 1),
+    threads = [f.read_text() for f in Path('/proc/self/task').glob('*/comm')] # on Linux
+    wrong = dict(threads=any('gloo' in name for name in threads), connection=is_initialized(),
+                 wrappers=kept, network=learn.model is not network, share=other.shard != (0, 1),
                  own=learn.dls.train.shard != (0, 1), loader=learn.dls.valid is not before)
     return [k for k, v in wrong.items() if v]
 
+def broken_by_one():
+    "the error of a fit in which the last process breaks off alone, and the loss of a fit after it"
+    learn, error = learner(), None
+    last = os.environ.get('RANK') == str(PROCESSES-1)
+    try:
+        with several_processes(learn), learn.no_bar(), learn.no_logging():
+            learn.fit(4, 0., cbs=Broken() if last else None)
+    except Exception as e: error = type(e).__name__
+    with several_processes(learn), learn.no_bar(), learn.no_logging(): learn.fit(1, 0.)
+    return error, float(learn.recorder.values[-1][1])
+
 def write_values(file):
     "in each process"
-    found = dict(values=values(), predictions=predictions(), left=left_behind())
+    found = dict(values=values(), predictions=predictions(), left=left_behind(), broken=broken_by_one())
     Path(f"{file}{os.environ.get('RANK', '')}").write_text(json.dumps(found))
 
 CODE = """
@@ -107,7 +121,7 @@ def dealt_out(tmp_path_factory):
     launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
     command = [*launch, '--nproc_per_node', PROCESSES, folder/'program.py', folder/'values.json']
     done = subprocess.run([*map(str, command)], env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     return [json.loads((folder/f'values.json{rank}').read_text()) for rank in range(PROCESSES)]
 
 @pytest.fixture(scope='module')
@@ -133,3 +147,9 @@ def test_a_metric_that_cannot_be_joined_is_named_once(alone, dealt_out):
 
 def test_nothing_stays_of_several_processes(dealt_out):
     for found in dealt_out: assert not found['left']
+
+def test_one_that_breaks_off_is_noticed_by_the_others(dealt_out):
+    "at once, and all can train together again"
+    errors, losses = zip(*(found['broken'] for found in dealt_out))
+    assert errors == ('RuntimeError',)*(PROCESSES-1) + ('ZeroDivisionError',)
+    assert len(set(losses)) == 1 and losses[0] == losses[0]

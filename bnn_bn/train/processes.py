@@ -6,8 +6,9 @@
 __all__ = ['Processes', 'several_processes', 'own_device', 'check_alike', 'checked_device']
 
 # %% ../../nbs/4_training/26_processes.ipynb #57e83241
-import os, warnings
+import gc, os, warnings
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import chain, count
 from datetime import timedelta
 import torch
@@ -130,13 +131,16 @@ def several_processes(
     processes, logger = _joined(learn, timeout), learn.logger
     learn.add_cb(processes)
     if rank_distrib(): learn.logger = lambda row: None
+    together = False
     try:
         yield learn
-        _leave(processes.accelerator)
+        processes.accelerator.wait_for_everyone()
+        together = True
     finally:
         processes.give_back()
         learn.detach_distributed()
         learn.logger = logger
+        _leave(processes.accelerator, together)
 
 def own_device():
     "The GPU of this process, as torchrun numbers them on a machine; 'cpu' where there is none."
@@ -175,6 +179,7 @@ def _joined(learn, timeout):
     except ImportError:
         raise ImportError('training in several processes needs accelerate: '
                           'pip install accelerate') from None
+    import_module('torch.distributed.nn') # its functions would keep a connection made before it
     cpu, wait = device_of(learn.dls).type == 'cpu', timedelta(seconds=timeout)
     if n := next(_joined_before): _connect_again(n, 'gloo' if cpu else 'nccl', wait)
     wait = InitProcessGroupKwargs(timeout=wait)
@@ -189,8 +194,10 @@ def _connect_again(n, backend, wait):
     store = torch.distributed.PrefixStore(f'several_processes/{n}', store)
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=wait)
 
-def _leave(accelerator):
+def _leave(accelerator, together):
+    "closes the connection; NCCL's stays open after an error, for it would wait for the others"
     from accelerate.state import AcceleratorState
-    accelerator.wait_for_everyone()
+    if not together and accelerator.device.type != 'cpu': return
     accelerator.end_training()
     AcceleratorState._reset_state(reset_partial_state=True)
+    gc.collect() # what the network's wrapper still holds of it
