@@ -273,11 +273,12 @@ def test_another_picture_size(tmp_path):
 
 
 @needs_gcc
-def test_not_a_number(tmp_path):
-    "as in the engine: all logits of an image that holds a NaN"
+@pytest.mark.parametrize('bad', (np.nan, np.inf, -np.inf))
+def test_not_a_number(bad, tmp_path):
+    "as in the engine: all logits of an image that holds a NaN or an infinity"
     graph = load_packed('fashion-reactnet_mini').graph
     x = np.zeros((1, 1, 32, 32), np.float32)
-    x[0, 0, 5, 7] = np.nan
+    x[0, 0, 5, 7] = bad
     library = compiled(to_c(graph, tmp_path/'net.c'))
     out, classes = call(library, 'net_floats', x, (32, 32), 10)
     assert classes == [-2] and np.isnan(out).all() and np.isnan(Engine(graph)(x)).all()

@@ -17,6 +17,7 @@ from bnn_bn.onebit.fold import FoldedNet, fold
 from bnn_bn.onebit.graph import Graph, Node, from_bytes, to_bytes
 from bnn_bn.onebit.kernels import packed_conv2d
 from bnn_bn.models import create_model, list_models
+from bnn_bn.layers.pixels import set_pixels
 
 HERE = [w for w in ways if has_way(w)]
 ROOT = Path(__file__).parent.parent
@@ -523,19 +524,31 @@ def test_ctrl_c_in_a_call():
     assert not net.lock.locked() and (net(x) == want).all()
 
 
-def test_nan_pixels():
-    "an image with a NaN gives NaN, as when trained; the others of its batch are as before"
+@pytest.mark.parametrize('bad', (np.nan, np.inf, -np.inf))
+def test_nan_pixels(bad):
+    "an image with a NaN or an infinity gives NaN; the others of its batch are as before"
     net, x = tiny(2), np.ones((3, 3, 8, 8), np.float32)
     want = net(x)
-    x[1, 0, 3, 3] = np.nan
+    x[1, 0, 3, 3] = bad
     got = net(x)
     assert np.isnan(got[1]).all() and (got[[0, 2]] == want[[0, 2]]).all()
+
+
+@pytest.mark.parametrize('bad', (np.nan, np.inf, -np.inf))
+@pytest.mark.parametrize('name, stem_bits', (
+    ('xnornet18_bn', None), ('vgg11_nobn', None), ('birealnet18_bn', None), ('reactnet_mini_nobn', None),
+    ('vgg11_nobn', 8), ('reactnet_mini_nobn', 8)))
+def test_nan_pixels_as_when_trained(name, stem_bits, bad):
+    "also where no real shortcut carries them past the signs; for eight bits infinity is a byte"
     torch.manual_seed(0)
-    model = create_model('xnornet18_bn', n_out=10, width=.125).eval()
+    model = create_model(name, n_out=10, in_chans=3, width=.125, stem_bits=stem_bits).eval()
+    if stem_bits: set_pixels(model.body.stem.conv, .4, .3)
     x = np.zeros((1, 3, 64, 64), np.float32)
-    x[0, 0, 9, 9] = np.nan
-    with torch.no_grad(): assert torch.isnan(model(torch.tensor(x))).any()
-    assert np.isnan(pack(model)(x)).all()
+    x[0, 0, 9, 9] = bad
+    with torch.no_grad(): trained = torch.isnan(model(torch.tensor(x)))
+    assert trained.all() == trained.any() == (stem_bits is None or np.isnan(bad))
+    packed = pack(model)(x)
+    assert (np.isnan(packed) == trained.numpy()).all()
 
 
 @pytest.mark.parametrize('threads', (0, -1, 1.5, True, '2', None, 10**6))

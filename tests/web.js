@@ -24,7 +24,7 @@ try {
     kind: network.kind, refusal: refusal(network, bnn_net.height - 4),
     numbers: whole(network),
     float_numbers: bnn_net.float && whole(await bnn.loadFloats(bnn_net, bnn_kernels, network.kind)),
-    nan: [...network.runFloats(new Float32Array(n).fill(NaN))].map(String),
+    bad: [NaN, Infinity].map(v => [...network.runFloats(new Float32Array(n).fill(v))].map(String)),
     logits: all(network)}),
   error => tell({error: error.message}));
 } catch (e) { tell({error: e.message}); }

@@ -70,8 +70,8 @@ var bnn = (function () {
     runFloats(numbers, height = this.net.height, width = this.net.width) {
       this.check(numbers, height, width);
       this.input.set(this.taken(numbers));
-      return numbers.some(Number.isNaN) ? new Float32Array(this.net.outputs).fill(NaN)
-                                        : this.compute();
+      const bad = this.net.whole ? Number.isNaN : v => !Number.isFinite(v); // Infinity is a byte
+      return numbers.some(bad) ? new Float32Array(this.net.outputs).fill(NaN) : this.compute();
     }
 
     // what the memory takes of normalised numbers: their bytes, distances from zero points, or them

@@ -401,15 +401,18 @@ class Engine:
 
     def __call__(self,
         x:np.ndarray, # images (B,channels,H,W), float32, normalised as in training; or bytes
-    )->np.ndarray: # (B,n_out); NaN for an image that holds a NaN
+    )->np.ndarray: # (B,n_out); NaN for an image that holds one, or an infinity that is no byte
         "Run the network; bytes are taken where its stem has eight bits."
         x = check_images(x, self.graph.channels, self.pixels is not None)
         out = np.empty((len(x), self.n_out), np.float32)
         if not len(x): return out
         given = x if self.pixels is None else as_pixels(x, self.pixels)
         with self.lock: run(self, given, out)
-        if np.isnan(x.min()): out[np.isnan(x).any((1, 2, 3))] = np.nan # a sign of NaN would be -1
+        bad = np.isnan if self.pixels is not None else _not_finite # infinity is a byte, 0 or 255
+        if bad(x.min()) or bad(x.max()): out[bad(x).any((1, 2, 3))] = np.nan # signs would hide it
         return out
+
+def _not_finite(x): return ~np.isfinite(x)
 
 # %% ../../nbs/5_packed/31f_engine.ipynb #243eb5a0
 MOST_PLANS = 32

@@ -437,7 +437,7 @@ MACROS = r'''#ifndef ${prefix}_H
 #define ${prefix}_RAM $ram_bytes
 #define ${prefix}_FLASH $flash_bytes
 #define ${prefix}_WRONG_SIZE (-1)    /* the picture has another size than the network was exported for */
-#define ${prefix}_NOT_A_NUMBER (-2)  /* the image holds a NaN; so do all logits then */
+#define ${prefix}_NOT_A_NUMBER (-2)  /* a NaN or an infinity in the image: all logits are NaN */
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -490,8 +490,8 @@ int ${name}_floats(const float *image, int32_t height, int32_t width, float *log
     int32_t i, j;
     source x = {.numbers = image, .row = $width, .column = 1, .channel = $plane};
     if (height != $height || width != $width) return ${prefix}_WRONG_SIZE;
-    for (i = 0; i < $height*$width*$channels; i++) if (image[i] != image[i]) {
-        for (j = 0; j < $outputs; j++) logits[j] = image[i];
+    for (i = 0; i < $height*$width*$channels; i++) if (image[i] - image[i] != 0) {
+        for (j = 0; j < $outputs; j++) logits[j] = image[i] - image[i];
         return ${prefix}_NOT_A_NUMBER;
     }
     return run(&x, logits);
