@@ -123,6 +123,17 @@ def test_newest_state_damaged(whole, tmp_path):
     resume(out) # best.safetensors is written if a later epoch is better
     assert same_tensors(*(tensors(d/'model.safetensors') for d in (out, whole)))
 
+def test_lost_states_are_said(whole, tmp_path, capsys):
+    "a run without its states begins anew, in a line that says so; one with them goes on without it"
+    out = tmp_path/'run'
+    subprocess.run(['cp', '-r', str(whole), str(out)], check=True)
+    resume(out)
+    assert 'no state' not in capsys.readouterr().out
+    for f in *out.glob('state-*'), out/'result.json': f.unlink()
+    resume(out)
+    assert f'{out}: no state is there to go on from; the run begins anew' in capsys.readouterr().out
+    same_run(whole, out)
+
 class Killed(BaseException):
     "what nothing catches: after it, the run is what lies on the disk, as after SIGKILL"
 

@@ -249,6 +249,8 @@ def _config_of(out, resume, force=False, save_steps=None):
     if resume and force:
         raise ValueError('resume=True goes on with a run, and force=True deletes it; give one of them')
     file = out/'config.json'
+    if resume and not rank_distrib() and not (_states(out) or (out/'result.json').exists()):
+        print(f'{out}: no state is there to go on from; the run begins anew', flush=True)
     if resume and file.exists(): return _read_config(file)
     if force or rank_distrib(): return {} # the first process looks after it
     if file.exists():
