@@ -13,6 +13,7 @@ import numpy as np
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..layers.activations import RPReLU
+from ..core.arguments import check_switch
 from ..core.errors import ExportError
 from .graph import Graph, Node, check_graph
 from .stem import as_pixels, int8_stem, zero_points
@@ -255,6 +256,7 @@ def fold_head(folder, head, x):
 
 def check_model(model, zero_is_plus):
     "an error for what cannot be folded"
+    check_switch(zero_is_plus=zero_is_plus)
     if not isinstance(model, BinaryNet):
         raise ExportError(f'{type(model).__name__} is no BinaryNet: only networks of bnn_bn.models '
                           'can be folded')
