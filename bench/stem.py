@@ -1,11 +1,11 @@
 """What a first convolution in eight bits costs: agreement and accuracy with and without it.
 
     python bench/stem.py --cifar DATA --fashion DATA --out results/stem.json
-    python bench/stem.py --train --out results/stem.json [--epochs 2] [--images 2500] [--seeds 0]
+    python bench/stem.py --train --out results/stem.json [--epochs 8] [--images 2500] [--seeds 0 1 2]
 
 Two pretrained networks answer the 10,000 test images of their set with the real stem and with
 `int8_stem` of it (`agree`). DATA are the folders with the binary version of CIFAR-10 and with the
-idx files of Fashion-MNIST. With `--train`, `reactnet_mini` learns the embedded pictures with and
+idx files of Fashion-MNIST. With `--train`, the recipe `fashion` trains `reactnet_mini` with and
 without `stem_bits=8`, and the real one is quantised afterwards (`trained`). With `--speed`, the
 engine with the real stem and with the whole one run in turns on ReActNet-18 and -A at 224 pixels,
 one thread (`speed`); the whole one reads bytes.
@@ -23,19 +23,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 import numpy as np, torch
 from fastai.basics import set_seed
-import fastai.callback.schedule # noqa: F401, Learner.fit_one_cycle
 import fastai.callback.progress # noqa: F401, Learner.no_bar
 from bnn_bn.bench import take_turns, usual_rivals
 from bnn_bn.core.files import write_file
-from bnn_bn.data import fashion_mini, read_cifar10
+from bnn_bn.data import read_cifar10
 from bnn_bn.deploy import load_packed, pack
-from bnn_bn.learner import bnn_learner
-from bnn_bn.models import binary_net, reactnet_nobn
+from bnn_bn.models import reactnet_nobn
 from bnn_bn.onebit.counting import get_way, has_way, ways
 from bnn_bn.onebit.engine import Engine, set_images
 from bnn_bn.onebit.graph import to_bytes, write_bnn
 from bnn_bn.onebit.kernels import Job, run_plan
 from bnn_bn.onebit.stem import int8_stem
+from bnn_bn.train.recipes import make_dls, make_learner, make_recipe
 from bnn_bn.train.run import versions
 
 def fashion_test(folder):
@@ -74,11 +73,10 @@ def compare(name, u, labels):
 def train(seed, bits, epochs, images):
     "accuracy of one network on the 2,000 test pictures: as trained, packed, and quantised afterwards"
     set_seed(seed)
-    dls = fashion_mini(bs=64, n=images, device='cpu')
-    net = binary_net('reactnet_mini', n_out=10, in_chans=1, stem='cifar', width=.5, alpha=.5,
-                     gamma=1.1547, stem_bits=bits)
-    learn = bnn_learner(dls, net)
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, .02)
+    recipe = make_recipe('fashion', epochs=epochs, stem_bits=bits or 0)
+    learn = make_learner(recipe, make_dls(recipe, device='cpu', images=images, seed=seed))
+    with learn.no_bar(), learn.no_logging(): learn.fit_step(epochs, recipe.lr, schedule=recipe.schedule)
+    dls, net = learn.dls, learn.model
     x, y = (torch.cat(t) for t in zip(*dls.valid))
     def right(f): return float((torch.cat([f(p) for p in x.split(250)]).argmax(1) == y).float().mean())
     with torch.no_grad(): row = dict(accuracy=right(net.eval()))
@@ -152,9 +150,9 @@ def parse_options():
     p.add_argument('--alone', action='store_true', help='measure `alone`')
     p.add_argument('--rounds', type=int, default=9, help='of turns')
     p.add_argument('--out', type=Path, required=True, help='JSON file of the result')
-    p.add_argument('--epochs', type=int, default=2, help='of --train')
-    p.add_argument('--images', type=int, default=2500, help='of --train')
-    p.add_argument('--seeds', type=int, nargs='+', default=[0], help='of --train')
+    p.add_argument('--epochs', type=int, default=8, help='of --train')
+    p.add_argument('--images', type=int, help='of --train, the first so many')
+    p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='of --train')
     return p.parse_args()
 
 def measurements(a):
