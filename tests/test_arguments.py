@@ -21,7 +21,6 @@ from bnn_bn.data import TensorDL, fashion_mini, tensor_dls
 from bnn_bn.deploy import classify, load_packed, pack
 from bnn_bn.export import run_onnx, to_onnx
 from bnn_bn.onebit.fold import fold
-from bnn_bn.onebit.packable import as_packable
 from bnn_bn.folder import folder_dls, imagenet_transforms
 from bnn_bn.images.augment import cutout, pca_lighting, random_crop, random_flip
 from bnn_bn.images.inventory import read_pictures, take_inventory
@@ -114,7 +113,6 @@ DOORS = {
     'create_model': (call(create_model, name='reactnet_mini_nobn', n_out=10),
         dict(n_out=COUNT, in_chans=COUNT, width=ABOVE, alpha=ABOVE[:-2], gamma=ABOVE, stem=WORD)),
     'fold': (lambda h, **w: fold(h['net'], **w), dict(zero_is_plus=SWITCH)),
-    'as_packable': (lambda h, **w: as_packable(h['net'], **w), dict(zero_is_plus=SWITCH)),
     'list_models': (call(list_models), dict(pretrained=SWITCH)),
     'check_side': (call(check_side, backbone='reactnet_mini', stem='cifar', side=32), dict(backbone=WORD)),
     'TensorDL': (call(TensorDL, x=_bytes(8), y=torch.arange(8) % 2, bs=4),

@@ -11,7 +11,6 @@ import torch
 from torch import nn, Tensor
 from ..layers.conv import QuantConv2d, ScaledStdConv2d
 from ..layers.pixels import PixelConv2d, PixelStdConv2d
-from ..core.arguments import check_switch
 from ..core.errors import ExportError
 from ..models import BinaryNet, binary_net, joined
 from .fold import plain_head
@@ -66,7 +65,6 @@ def as_packable(
     zero_is_plus:bool=False, # take sign(0) = 0 (reference rules) as +1, in signals and weights?
 )->BinaryNet: # a copy on the CPU, in float32 and evaluation mode
     "The network as folding reads it; ValueError names the first module that cannot be packed."
-    check_switch(zero_is_plus=zero_is_plus)
     model = joined(unwrapped(model, ExportError))
     if not isinstance(model, BinaryNet):
         raise ExportError(f'{type(model).__name__} is no BinaryNet: '
