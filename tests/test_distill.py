@@ -1,6 +1,7 @@
 "Distillation beyond one notebook: several processes, fastai's tensors, autocast, the real timm."
 import importlib.util
 import pytest, torch
+import torch.distributed.nn # noqa: F401, its functions would keep a connection made before it
 from torch import nn
 from fastai.basics import Callback, set_seed
 import fastai.callback.progress # noqa: F401, Learner.no_bar
