@@ -1,6 +1,5 @@
 "The calibrated start where a notebook cannot show it: two steps, files, processes, modes and devices."
 import copy, gc, json
-from pathlib import Path
 import pytest, torch
 import torch.distributed as dist
 import torch.distributed.nn # noqa: F401, its functions would keep a connection made before it
@@ -19,6 +18,7 @@ from bnn_bn.signal.ledger import plot_sigprop, signal_stats
 from bnn_bn.signal.probe import dead_channels, flip_ratio, probe, signs
 from bnn_bn.signal.start import CalibratedStart, calibrate, is_fresh, start_parameters
 import bnn_bn.train.steps # noqa: F401, Learner.fit_two_step
+from test_uneven_shares import threads
 
 torch.manual_seed(0)
 IMAGES = torch.randn(32, 1, 32, 32)
@@ -151,8 +151,7 @@ def _process(rank, world, file, out):
     torch.save({n: p.detach() for n, p in start_parameters(net).items()}, f'{out}/{rank}.pt')
     dist.destroy_process_group()
     gc.collect() # a thread of the connection that is at work while Python shuts down aborts it
-    names = [f.read_text() for f in Path('/proc/self/task').glob('*/comm')]
-    assert not [n for n in names if 'gloo' in n]
+    assert not [name for name in threads() if 'gloo' in name]
 
 
 def test_two_processes_start_where_one_does(tmp_path):
