@@ -34,6 +34,7 @@ GROUPS = {
         'gains': dict(parts=('gains',)),
         'gains and shifts': dict(parts=('gains', 'shifts')),
         'gains and thresholds': dict(parts=('gains', 'thresholds')),
+        'shifts and thresholds': dict(parts=('shifts', 'thresholds')),
         'all three': {},
         'batch norm': dict(norm='bn'),
     },
