@@ -281,7 +281,8 @@ def test_saved_as_it_is_or_refused(how, tmp_path):
 
 RUNS = {'cifar10-reactnet18': 'results/cifar10_gpu/full-teacher-nobn.json',
         'cifar10-reactnet18-w50': 'results/cifar10_full/half_nobn-0.json',
-        'cifar10-reactnet18-w50-bn': 'results/cifar10_full/half_bn-0.json'}
+        'cifar10-reactnet18-w50-bn': 'results/cifar10_full/half_bn-0.json',
+        'cifar10-reactnet18-w25': 'results/cifar10_longer/q30-0-nobn-r008.json'}
 
 @pytest.mark.parametrize('name', RUNS)
 def test_the_front_page_says_what_was_measured(name):
