@@ -10,6 +10,7 @@ __all__ = ['FASHION_CLASSES', 'CIFAR10_CLASSES', 'CIFAR10_STATS', 'CIFAR100_STAT
 import hashlib, math, numbers
 from contextlib import nullcontext
 from importlib import resources
+from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 from torch import Tensor
@@ -21,7 +22,6 @@ from .images.protocol import Finishing, Pairs, PictureDL, PictureLoaders, Sharde
 from .images.protocol import checked_tensors, class_names, tensor_set
 from fastcore.basics import AttrDict, patch
 from .core.errors import DataError
-from .core.files import full_path
 
 # %% ../nbs/4_training/03_data.ipynb #1ffe0e62
 class TensorDL(PictureDL):
@@ -269,7 +269,7 @@ def _read_cifar_file(file, labels, check):
 # %% ../nbs/4_training/03_data.ipynb #6526eb61
 def _cifar_folder(path, kind):
     "the folder of the files, and the names that it lacks"
-    path = full_path(path)
+    path = Path(path).expanduser()
     folder = path/kind.folder if (path/kind.folder).is_dir() else path
     return folder, [n for n in kind.files if not (folder/n).is_file()]
 
@@ -290,7 +290,7 @@ def _download(path, kind):
     "the official archive, checked and unpacked into `path`, where a file is missing"
     if not _cifar_folder(path, kind)[1]: return
     from torchvision.datasets.utils import download_and_extract_archive
-    try: download_and_extract_archive(kind.url, str(full_path(path)), md5=kind.md5)
+    try: download_and_extract_archive(kind.url, str(Path(path).expanduser()), md5=kind.md5)
     except Exception as e:
         raise RuntimeError(f"{path}: {', '.join(kind.files)} are not there, and fetching "
                            f'{kind.url} failed ({e}); put these files there by hand') from e

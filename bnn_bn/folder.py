@@ -16,7 +16,6 @@ from fastcore.basics import num_cpus
 from .core.arguments import as_device, check_number, check_type, check_whole, check_word
 from .images.augment import pca_lighting, seeded
 from .core.errors import DataError
-from .core.files import full_path
 from .images.pictures import Preparation, read_picture
 from .images.protocol import Finishing, PictureDL, PictureLoaders, Prepared, picture_set
 
@@ -191,7 +190,7 @@ def folder_dls(
     check_type(str, 'the name of a folder', train=train, valid=valid)
     if workers is None: workers = _default_workers()
     tfms = imagenet_transforms(size, scale)
-    found = [_image_folder(full_path(path)/p) for p in (train, valid)]
+    found = [_image_folder(Path(path).expanduser()/p) for p in (train, valid)]
     _check_classes(*found)
     sets, n = [_folder_set(f, i, tfms) for i, f in enumerate(found)], len(found[0])
     if bs > n:

@@ -24,10 +24,8 @@ from bnn_bn.checkpoint import load_info, load_network, save_network
 from bnn_bn.convert import remove_bn
 from bnn_bn.core.errors import DataError, DivergenceError
 from bnn_bn.core.files import full_path, write_file
-from bnn_bn.data import cifar10_dls, cifar100_dls, fashion_mini, tensor_dls
+from bnn_bn.data import fashion_mini, tensor_dls
 from bnn_bn.deploy import classify, load_packed, pack
-from bnn_bn.folder import folder_dls
-from bnn_bn.images.inventory import take_inventory
 from bnn_bn.images.loaders import describe
 from bnn_bn.learner import bnn_learner
 from bnn_bn.models import reactnet_bn, reactnet_nobn
@@ -103,13 +101,6 @@ def test_a_tilde_that_is_no_home(tmp_path, monkeypatch):
     def unknown(path): raise RuntimeError('Could not determine home directory.')
     monkeypatch.setattr(Path, 'expanduser', unknown)
     with pytest.raises(ValueError, match='~/net.bnn: the home folder'): full_path('~/net.bnn')
-
-@pytest.mark.parametrize('read, words', [(cifar10_dls, dict(download=False)), (cifar100_dls, dict(download=False)),
-                                         (folder_dls, {}), (take_inventory, {})])
-def test_data_below_a_tilde_that_is_no_home(read, words, tmp_path, monkeypatch):
-    "the folder of that name is looked for, and its absence said, as for any other"
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match='^~no-such-user'): read('~no-such-user', **words)
 
 @pytest.mark.parametrize('path', ['', '.', '/'])
 def test_a_file_needs_a_name(path, tmp_path, monkeypatch):

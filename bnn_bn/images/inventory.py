@@ -15,7 +15,6 @@ import numpy as np
 from fastcore.basics import num_cpus
 from ..core.arguments import check_number, check_type
 from ..core.errors import DataError
-from ..core.files import full_path
 from .pictures import Preparation
 
 # %% ../../nbs/4_training/04c_inventory.ipynb #5022b19d
@@ -145,7 +144,7 @@ def take_inventory(
     valid:float=0., # share of each class that is held out where there is no such part; 0: a fifth
 )->Inventory:
     "Look through a folder of pictures; DataError where its classes cannot be trained."
-    path, odd = full_path(path), []
+    path, odd = Path(path).expanduser(), []
     check_number(0, valid=valid)
     if valid >= 1: raise ValueError(f'valid={valid}: a share from 0 to below 1 is needed')
     if not path.is_dir(): raise FileNotFoundError(f'{path}: no such folder')
